@@ -1,0 +1,112 @@
+/**
+ * This node's own files: the data folder, and nothing else.
+ *
+ * A path is visible under its final name only after `commit`, whole and verified. Everything before lies in a
+ * staging folder on the same filesystem.
+ */
+import { Context, type Effect, type Option, Schema, type Scope, type Stream } from "effect"
+import type { ByteSink } from "./ByteSink.ts"
+import { Sha256 } from "./FileEntry.ts"
+import { FilePath } from "./FilePath.ts"
+
+/** A whole file on this disk: what was hashed, and what `stat` said of it right then. */
+export const Held = Schema.Struct({
+  sha256: Sha256,
+  /** Length in bytes. */
+  size: Schema.Natural,
+  /** Time of the last change, in nanoseconds since 1970. */
+  mtime: Schema.BigInt,
+  /** The file's number on its filesystem. */
+  inode: Schema.BigInt
+})
+export interface Held extends Schema.Schema.Type<typeof Held> {}
+
+/** A file as `stat` shows it; nothing is known of its bytes. */
+export interface FileStat {
+  readonly path: FilePath
+  readonly size: number
+  readonly mtime: bigint
+  readonly inode: bigint
+}
+
+/**
+ * The disk refused. `NoSpace`: it is full. `NotFound`: no such file. `Unsafe`: a symbolic link or something that is
+ * no file stands in the way, and following it could lead out of the data folder. `Io`: anything else.
+ */
+export class BackendError extends Schema.TaggedError<BackendError>()("BackendError", {
+  operation: Schema.String,
+  path: Schema.String,
+  reason: Schema.Literals(["NoSpace", "NotFound", "Unsafe", "Io"]),
+  detail: Schema.String
+}) {
+  override get message(): string {
+    return `${this.operation} ${this.path}: ${this.detail}`
+  }
+}
+
+/** The bytes that were staged are not those that were expected. They have been dropped. */
+export class DigestMismatch extends Schema.TaggedError<DigestMismatch>()("DigestMismatch", {
+  path: FilePath,
+  expected: Sha256,
+  actual: Sha256
+}) {
+  override get message(): string {
+    return `${this.path}: the bytes have sha256 ${this.actual}, not ${this.expected}`
+  }
+}
+
+/** A file already stands under the final name. It stays as it is, and so do the staged bytes. */
+export class AlreadyExists extends Schema.TaggedError<AlreadyExists>()("AlreadyExists", { path: FilePath }) {
+  override get message(): string {
+    return `${this.path} already exists in the data folder`
+  }
+}
+
+/** Bytes on their way to a final name, hashed as they are written, in order. */
+export interface Staged extends ByteSink<BackendError> {
+  /** Bytes in place and in the running hash: the next byte to ask for. */
+  readonly length: Effect.Effect<number>
+  /** Drops every byte so far and begins at 0. */
+  readonly restart: Effect.Effect<void, BackendError>
+  /**
+   * Makes the bytes durable and ends the hash; nothing can be written afterwards. The bytes then outlive this scope
+   * and this process, until `commit` or `discard`. `token` finds them again through {@link Backend} `unseal`.
+   */
+  readonly seal: Effect.Effect<{ readonly sha256: Sha256; readonly size: number; readonly token: string }, BackendError>
+  /**
+   * Shows the bytes under their final name: seal, rename, never over another file, sync the folder. Not
+   * interruptible. With `DigestMismatch` nothing is kept.
+   */
+  readonly commit: (expected: Sha256) => Effect.Effect<Held, DigestMismatch | AlreadyExists | BackendError>
+  /** Drops the bytes for good. */
+  readonly discard: Effect.Effect<void, BackendError>
+}
+
+export class Backend extends Context.Service<Backend, {
+  /**
+   * Opens a staging file for `path`. With `expected`, the digest of the whole file, an earlier try for the same path
+   * and digest goes on where it ended, rounded down to 1 MiB, and closing the scope keeps what has arrived. Without,
+   * it begins empty, and closing the scope drops what was not sealed.
+   */
+  readonly stage: (path: FilePath, expected?: Sha256) => Effect.Effect<Staged, BackendError, Scope.Scope>
+  /** Finds sealed bytes again, after a restart too, and hashes them anew; `none` when they are gone. */
+  readonly unseal: (path: FilePath, token: string) => Effect.Effect<Option.Option<Staged>, BackendError, Scope.Scope>
+  /** Feeds `length` bytes from `offset` into a sink. Fails with `NotFound` or `Io` when the file is shorter. */
+  readonly read: <E>(
+    path: FilePath,
+    offset: number,
+    length: number,
+    sink: ByteSink<E>
+  ) => Effect.Effect<void, BackendError | E>
+  /** Hashes what lies under a final name; `none` when nothing does. */
+  readonly adopt: (path: FilePath) => Effect.Effect<Option.Option<Held>, BackendError>
+  readonly stat: (path: FilePath) => Effect.Effect<Option.Option<FileStat>, BackendError>
+  /** Every file under a folder (`""`: all), without our own. Names that are no valid paths are left out. */
+  readonly list: (folder: string) => Stream.Stream<FileStat, BackendError>
+  /** Deletes a file and whatever is staged for it. Fine when it is absent. */
+  readonly remove: (path: FilePath) => Effect.Effect<void, BackendError>
+  /** Sets a file aside, out of sight and never deleted. Fine when it is absent. */
+  readonly quarantine: (path: FilePath) => Effect.Effect<void, BackendError>
+  /** Bytes that this process may still write. */
+  readonly freeSpace: Effect.Effect<number, BackendError>
+}>()("file-replication/Backend") {}

@@ -1,0 +1,119 @@
+/** Fetches the bytes of one file from one peer. */
+import { Context, type Effect, Schema } from "effect"
+import type { ByteSink } from "./ByteSink.ts"
+import { type FileEntry, NodeId } from "./FileEntry.ts"
+import { FilePath } from "./FilePath.ts"
+import type { Peer } from "./PeerResolver.ts"
+
+const asked = { peer: NodeId, path: FilePath }
+
+/** The peer's manifest has another digest than ours. No byte was taken. */
+export class ChecksumMismatch extends Schema.TaggedError<ChecksumMismatch>()("ChecksumMismatch", {
+  ...asked,
+  detail: Schema.String
+}) {
+  override get message(): string {
+    return `${this.peer} has other bytes for ${this.path}: ${this.detail}`
+  }
+}
+
+/** The peer does not hold the file. */
+export class FileNotOnPeer extends Schema.TaggedError<FileNotOnPeer>()("FileNotOnPeer", {
+  ...asked,
+  code: Schema.Literals(["not_found", "manifest"])
+}) {
+  override get message(): string {
+    return this.code === "manifest"
+      ? `${this.path} is not in the manifest of ${this.peer}`
+      : `${this.peer} does not hold ${this.path}`
+  }
+}
+
+/** The peer refuses to begin at this offset. */
+export class BadOffset extends Schema.TaggedError<BadOffset>()("BadOffset", { ...asked, offset: Schema.Natural }) {
+  override get message(): string {
+    return `${this.peer} refuses to serve ${this.path} from byte ${this.offset}`
+  }
+}
+
+/** The peer refused. `auth`: it does not accept us; check the shared secret, the cluster name and the clocks. */
+export class PeerRejected extends Schema.TaggedError<PeerRejected>()("PeerRejected", {
+  ...asked,
+  code: Schema.Literals(["auth", "backend", "raft", "invalid_path", "busy", "unknown"]),
+  /** How long to leave the peer alone, when it said so. */
+  retryAfterMillis: Schema.optionalKey(Schema.Natural)
+}) {
+  override get message(): string {
+    return this.code === "auth"
+      ? `${this.peer} rejected our authentication: check the shared secret, the cluster name and the clocks`
+      : `${this.peer} refused to serve ${this.path} (${this.code})`
+  }
+}
+
+/** No connection. */
+export class PeerUnreachable extends Schema.TaggedError<PeerUnreachable>()("PeerUnreachable", {
+  ...asked,
+  detail: Schema.String
+}) {
+  override get message(): string {
+    return `${this.peer} can't be reached: ${this.detail}`
+  }
+}
+
+/** The peer stopped sending. */
+export class Stalled extends Schema.TaggedError<Stalled>()("Stalled", {
+  ...asked,
+  /** What we waited for. */
+  phase: Schema.Literals(["ack", "body"]),
+  /** How long, milliseconds. */
+  millis: Schema.Int
+}) {
+  override get message(): string {
+    return `${this.peer} made no progress for ${this.millis} ms while we waited for the ${this.phase} of ${this.path}`
+  }
+}
+
+/** The peer closed before the last byte. What arrived is kept. */
+export class ShortBody extends Schema.TaggedError<ShortBody>()("ShortBody", {
+  ...asked,
+  expected: Schema.Natural,
+  received: Schema.Natural
+}) {
+  override get message(): string {
+    return `${this.peer} closed after ${this.received} of ${this.expected} bytes of ${this.path}`
+  }
+}
+
+/** The peer does not keep to the protocol. */
+export class ProtocolViolation extends Schema.TaggedError<ProtocolViolation>()("ProtocolViolation", {
+  ...asked,
+  detail: Schema.String
+}) {
+  override get message(): string {
+    return `${this.peer} broke the protocol over ${this.path}: ${this.detail}`
+  }
+}
+
+export type FetchError =
+  | ChecksumMismatch
+  | FileNotOnPeer
+  | BadOffset
+  | PeerRejected
+  | PeerUnreachable
+  | Stalled
+  | ShortBody
+  | ProtocolViolation
+
+export class FetchClient extends Context.Service<FetchClient, {
+  /**
+   * Writes exactly `size_bytes − offset` bytes of a file into a sink, after the peer's answer was found to agree with
+   * the entry. The bytes themselves are checked by whoever stages them. A failure of the sink stays the sink's.
+   * Interruption closes the connection at once.
+   */
+  readonly fetch: <E>(
+    peer: Peer,
+    entry: FileEntry,
+    offset: number,
+    sink: ByteSink<E>
+  ) => Effect.Effect<void, FetchError | E>
+}>()("file-replication/FetchClient") {}

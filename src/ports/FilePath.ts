@@ -1,0 +1,61 @@
+/**
+ * What a path of a replicated file may look like.
+ *
+ * A path is relative, `/`-separated and already clean, so that the same text means the same file on every node and
+ * can never lead out of the data folder. A request over the wire and a registration ask for the same; a
+ * registration asks for more.
+ */
+import { Schema } from "effect"
+
+/** Our own folder inside the data folder, as long as `storage.state_path` is not set to another. */
+export const reservedFolder = ".replication"
+
+const maxPathBytes = 4096
+const maxComponentBytes = 255
+
+const utf8Length = (text: string): number => Buffer.byteLength(text, "utf8")
+
+/** Why a path may not be asked for over the wire; `undefined` when it may. */
+export const wireOffence = (path: string): string | undefined => {
+  if (path === "") return "it is empty"
+  if (path.includes("\0")) return "it contains a NUL byte"
+  if (path.startsWith("/")) return "it is absolute"
+  if (path.includes("\\")) return "it contains a back-slash"
+  if (/^[A-Za-z]:/.test(path)) return "it starts with a drive letter"
+  for (const component of path.split("/")) {
+    if (component === "") return "it contains an empty component"
+    if (component === "." || component === "..") return `it contains the component "${component}"`
+  }
+  return undefined
+}
+
+/** Why a path may not be registered in a manifest; `undefined` when it may. */
+export const offence = (path: string): string | undefined => {
+  if (/^[A-Za-z][A-Za-z0-9+.-]*:\/\//.test(path)) return "it is a URL"
+  const wire = wireOffence(path)
+  if (wire !== undefined) return wire
+  if (!path.isWellFormed()) return "it is not valid Unicode"
+  if (utf8Length(path) > maxPathBytes) return `it is longer than ${maxPathBytes} bytes`
+  const components = path.split("/")
+  if (components.some((component) => utf8Length(component) > maxComponentBytes)) {
+    return `one of its components is longer than ${maxComponentBytes} bytes`
+  }
+  if (components[0]?.toLowerCase() === reservedFolder) return `"${reservedFolder}" is reserved`
+  return undefined
+}
+
+/** A path that may be registered. */
+export const FilePath = Schema.String.pipe(
+  Schema.check(Schema.makeFilter((path: string) => {
+    const why = offence(path)
+    return why === undefined ? true : `not a path that can be replicated: ${why}`
+  })),
+  Schema.brand("FilePath")
+)
+export type FilePath = typeof FilePath.Type
+
+/** Every folder above a path, outermost first: `a/b/c` gives `a`, `a/b`. */
+export const folders = (path: string): Array<string> => {
+  const parts = path.split("/")
+  return parts.slice(1).map((_, index) => parts.slice(0, index + 1).join("/"))
+}

@@ -1,0 +1,150 @@
+/**
+ * What this node holds and what it owes, durably, by path.
+ *
+ * It is a cache of the truth on disk and of what the manifest asks for. One row a path:
+ *
+ * ```
+ *            owe                      settle
+ *   absent ───────▶ Owed ─────────────────────────▶ Verified
+ *     ▲              │ ▲                              │  │
+ *     │       forget │ └──────────── owe ─────────────┘  │ forget
+ *     │              ▼   (other bytes, or gone from disk)│
+ *     └───────── Unlinking ◀─────────────────────────────┘
+ *      unlinked
+ * ```
+ *
+ * A file that this node writes is *pending* besides, from the moment its bytes are sealed until it is settled.
+ */
+import { Context, type Effect, type Option, Schema, type Stream } from "effect"
+import { Held } from "./Backend.ts"
+import { FileEntry, NodeId, type Registered, Revision } from "./FileEntry.ts"
+import { FilePath } from "./FilePath.ts"
+import { Cursor } from "./Manifest.ts"
+
+/** What one peer said when it was last asked for a file. */
+export const PeerAnswer = Schema.Struct({
+  peer: NodeId,
+  /** Milliseconds since 1970. */
+  at: Schema.Int,
+  /** The tag of the error: `FileNotOnPeer`, `PeerUnreachable`, … */
+  kind: Schema.String,
+  /** A sentence for people. */
+  detail: Schema.String
+})
+export interface PeerAnswer extends Schema.Schema.Type<typeof PeerAnswer> {}
+
+/** A file that must still arrive. */
+export interface Owed {
+  readonly _tag: "Owed"
+  readonly file: Registered
+  /** Since when, milliseconds since 1970. */
+  readonly since: number
+  /** Rounds of attempts that ended without the file. */
+  readonly rounds: number
+  /** When it is tried next, milliseconds since 1970. */
+  readonly due: number
+  /** Why it is still owed, in a sentence. */
+  readonly reason: string
+  readonly answers: ReadonlyArray<PeerAnswer>
+}
+
+/** A file whose bytes were hashed on this disk and agree with the manifest. */
+export interface Verified {
+  readonly _tag: "Verified"
+  readonly file: Registered
+  readonly held: Held
+}
+
+/** A file that was deleted from the manifest and must leave this disk. */
+export interface Unlinking {
+  readonly _tag: "Unlinking"
+  readonly path: FilePath
+  readonly revision: Revision
+  /** When it may be unlinked, milliseconds since 1970. */
+  readonly due: number
+}
+
+export type Row = Owed | Verified | Unlinking
+
+/** A file of our own, sealed in staging under `token`, not settled yet. */
+export interface Pending {
+  readonly entry: FileEntry
+  readonly token: string
+}
+
+/**
+ * One change of what the manifest asks for.
+ *
+ * - `Owe`: the file must be here. A row that is verified with the same bytes stays verified and takes the new
+ *   revision; one that is owed at the same revision stays as it is.
+ * - `Forget`: the file must go, at `due`. A row of a higher revision stays; a pending file is dropped.
+ */
+export type Change =
+  | { readonly _tag: "Owe"; readonly file: Registered; readonly reason: string; readonly due: number }
+  | { readonly _tag: "Forget"; readonly path: FilePath; readonly revision: Revision; readonly due: number }
+
+/** Where this node stands, for readiness and for people. */
+export interface Progress {
+  /** How far the manifest's events have been taken; `none` before the first snapshot was. */
+  readonly cursor: Option.Option<Cursor>
+  /** Files and bytes that must still arrive. */
+  readonly owed: { readonly files: number; readonly bytes: number }
+  /** Since when the oldest of them has been owed, milliseconds since 1970. */
+  readonly oldestOwed: Option.Option<number>
+  /** Files and bytes that are verified here. */
+  readonly verified: { readonly files: number; readonly bytes: number }
+  /** Files that must still be unlinked. */
+  readonly unlinking: number
+  /** Everything up to this revision is here, verified: the lowest owed one less 1, else the cursor's. */
+  readonly verifiedThrough: Revision
+}
+
+/** The inventory can't be read or written. */
+export class InventoryError extends Schema.TaggedError<InventoryError>()("InventoryError", {
+  operation: Schema.String,
+  detail: Schema.String
+}) {
+  override get message(): string {
+    return `the inventory failed (${this.operation}): ${this.detail}`
+  }
+}
+
+export class Inventory extends Context.Service<Inventory, {
+  /** All changes and the cursor behind them, in one durable transaction. */
+  readonly apply: (changes: ReadonlyArray<Change>, cursor?: Cursor) => Effect.Effect<void, InventoryError>
+  /** Records a sealed file of our own, durably, before it is registered. */
+  readonly pend: (pending: Pending) => Effect.Effect<void, InventoryError>
+  /** Takes a pending file back that will never be registered. */
+  readonly unpend: (path: FilePath) => Effect.Effect<void, InventoryError>
+  /** Every pending file, for a start to finish. */
+  readonly pendings: Effect.Effect<ReadonlyArray<Pending>, InventoryError>
+  /**
+   * Records a file as verified, by compare-and-set: it is owed at this very revision, or verified with the same
+   * bytes, or pending with the same bytes. `false`: it was deleted or replaced meanwhile, and the file on disk must go.
+   */
+  readonly settle: (file: Registered, held: Held) => Effect.Effect<boolean, InventoryError>
+  /** Turns a deleted file's row into none, when it is still unlinking at this revision. */
+  readonly unlinked: (path: FilePath, revision: Revision) => Effect.Effect<void, InventoryError>
+  /** What is known of a path. */
+  readonly why: (path: FilePath) => Effect.Effect<Option.Option<Row>, InventoryError>
+  /** The file that is verified here under a path. Asked for every request that a peer makes. */
+  readonly verified: (path: FilePath) => Effect.Effect<Option.Option<Verified>, InventoryError>
+  /** At most `limit` owed files whose time has come, the earliest first. */
+  readonly due: (now: number, limit: number) => Effect.Effect<ReadonlyArray<Owed>, InventoryError>
+  /** At most `limit` files to unlink whose time has come. */
+  readonly dueUnlinks: (now: number, limit: number) => Effect.Effect<ReadonlyArray<Unlinking>, InventoryError>
+  /** The earliest time behind `now` at which something is due, owed or to be unlinked. */
+  readonly nextDue: (now: number) => Effect.Effect<Option.Option<number>, InventoryError>
+  /** Records a round of attempts that ended without the file. Nothing happens when it is no longer owed at its revision. */
+  readonly postpone: (
+    file: Registered,
+    due: number,
+    reason: string,
+    answers: ReadonlyArray<PeerAnswer>
+  ) => Effect.Effect<void, InventoryError>
+  /** At most `limit` rows behind a path, in the order of their paths' bytes. */
+  readonly page: (after: Option.Option<FilePath>, limit: number) => Effect.Effect<ReadonlyArray<Row>, InventoryError>
+  readonly progress: Effect.Effect<Progress, InventoryError>
+  /** The progress now, then whenever it has changed: the latest, changes in between left out. */
+  readonly changes: Stream.Stream<Progress, InventoryError>
+}>()("file-replication/Inventory") {}
