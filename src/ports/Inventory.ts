@@ -72,6 +72,12 @@ export interface Pending {
   readonly token: string
 }
 
+/** What is known of one path. */
+export interface Local {
+  readonly row: Row | undefined
+  readonly pending: Pending | undefined
+}
+
 /**
  * One change of what the manifest asks for.
  *
@@ -125,11 +131,16 @@ export class Inventory extends Context.Service<Inventory, {
   readonly settle: (file: Registered, held: Held) => Effect.Effect<boolean, InventoryError>
   /** Turns a deleted file's row into none, when it is still unlinking at this revision. */
   readonly unlinked: (path: FilePath, revision: Revision) => Effect.Effect<void, InventoryError>
+  /** What is known of each of many paths, in their order: one read for a whole batch of events. */
+  readonly look: (paths: ReadonlyArray<FilePath>) => Effect.Effect<ReadonlyArray<Local>, InventoryError>
   /** What is known of a path. */
   readonly why: (path: FilePath) => Effect.Effect<Option.Option<Row>, InventoryError>
   /** The file that is verified here under a path. Asked for every request that a peer makes. */
   readonly verified: (path: FilePath) => Effect.Effect<Option.Option<Verified>, InventoryError>
-  /** At most `limit` owed files whose time has come, the earliest first. */
+  /**
+   * At most `limit` owed files whose time has come, the earliest first. One that is pending here is left out: its
+   * bytes are sealed on this disk, and whoever wrote it finishes it.
+   */
   readonly due: (now: number, limit: number) => Effect.Effect<ReadonlyArray<Owed>, InventoryError>
   /** At most `limit` files to unlink whose time has come. */
   readonly dueUnlinks: (now: number, limit: number) => Effect.Effect<ReadonlyArray<Unlinking>, InventoryError>

@@ -1,0 +1,298 @@
+/**
+ * The whole graph, as layers.
+ *
+ * Layers close in the reverse of the order in which they are built, along one chain. Read `layerActive` from its end:
+ *
+ * 1. the ports: manifest, inventory, backend, membership, and the two that stand on them — closed last
+ * 2. the listener — stops accepting; bodies in flight get their grace, then they are cut
+ * 3. the registrar — drains its queue into the manifest
+ * 4. puller and catch-up — no new pulls, those in flight are interrupted at once — closed first
+ */
+import { Context, Effect, Layer, Option, Redacted } from "effect"
+import { mkdir, readFile } from "node:fs/promises"
+import { dirname } from "node:path"
+import * as BackendLocal from "./backend/BackendLocal.ts"
+import { nodeIdOf } from "./backend/NodeIdFile.ts"
+import { parsePeer } from "./config/settings.ts"
+import * as InventorySqlite from "./inventory/InventorySqlite.ts"
+import * as ManifestSqlite from "./manifest/ManifestSqlite.ts"
+import * as MembershipSqlite from "./membership/MembershipSqlite.ts"
+import * as MembershipStatic from "./membership/MembershipStatic.ts"
+import * as PeerResolverOriginFirst from "./membership/PeerResolverOriginFirst.ts"
+import * as FetchClientTcp from "./peer/FetchClientTcp.ts"
+import * as FetchServer from "./peer/FetchServer.ts"
+import type { ListenFailed } from "./peer/transport/listen.ts"
+import type { TlsIdentity, TlsInvalid } from "./peer/transport/Tls.ts"
+import type { Backend, BackendError } from "./ports/Backend.ts"
+import type { FetchClient } from "./ports/FetchClient.ts"
+import type { Inventory, InventoryError } from "./ports/Inventory.ts"
+import type { Manifest, Unavailable } from "./ports/Manifest.ts"
+import { type Address, Membership, type MembershipError, type NodeIdTaken, parseAddress } from "./ports/Membership.ts"
+import type { PeerResolver } from "./ports/PeerResolver.ts"
+import * as Background from "./replication/Background.ts"
+import * as CatchUp from "./replication/CatchUp.ts"
+import * as PathLock from "./replication/PathLock.ts"
+import * as Placement from "./replication/Placement.ts"
+import * as Puller from "./replication/Puller.ts"
+import * as Readiness from "./replication/Readiness.ts"
+import * as Registrar from "./replication/Registrar.ts"
+import * as Unlinker from "./replication/Unlinker.ts"
+import { ConfigError, folders, ReplicationConfig, type Settings } from "./ReplicationConfig.ts"
+import { version } from "./version.ts"
+
+/** Everything that can keep a node from starting. */
+export type StartError =
+  | BackendError
+  | ConfigError
+  | InventoryError
+  | ListenFailed
+  | MembershipError
+  | NodeIdTaken
+  | TlsInvalid
+  | Unavailable
+
+// -----------------------------------------------------------------------------
+// Ports
+// -----------------------------------------------------------------------------
+
+/** What the graph stands on. Each can be replaced by a layer of your own. */
+export type Ports = Manifest | Inventory | Backend | Membership | PeerResolver | FetchClient
+
+/** One layer a port. A resolver and a client may use what stands below them. */
+export interface PortLayers<E> {
+  readonly manifest: Layer.Layer<Manifest, E, ReplicationConfig>
+  readonly backend: Layer.Layer<Backend, E, ReplicationConfig>
+  readonly inventory: Layer.Layer<Inventory, E, ReplicationConfig | Backend>
+  readonly membership: Layer.Layer<Membership, E, ReplicationConfig>
+  readonly peerResolver: Layer.Layer<PeerResolver, E, ReplicationConfig | Membership | Inventory>
+  readonly fetchClient: Layer.Layer<FetchClient, E, ReplicationConfig | Membership>
+}
+
+const fromConfig = <A, E, R>(
+  make: (settings: Settings) => Effect.Effect<Layer.Layer<A, E, R>, StartError>
+): Layer.Layer<A, E | StartError, R | ReplicationConfig> => Layer.unwrap(Effect.flatMap(ReplicationConfig, make))
+
+const nodeId = (settings: Settings) =>
+  Option.match(settings.nodeId, { onNone: () => nodeIdOf(folders(settings).state), onSome: Effect.succeed })
+
+const defaultPorts: PortLayers<StartError> = {
+  manifest: fromConfig(Effect.fnUntraced(function*(settings) {
+    const path = folders(settings).manifest
+    yield* makeFolder(dirname(path))
+    return ManifestSqlite.layer({ path })
+  })),
+  backend: fromConfig((settings) => {
+    const { data, state } = folders(settings)
+    return Effect.succeed(BackendLocal.layer({ dataFolder: data, stateFolder: state, fsync: settings.fsync }))
+  }),
+  inventory: fromConfig((settings) => Effect.succeed(InventorySqlite.layer({ path: folders(settings).inventory }))),
+  membership: fromConfig(Effect.fnUntraced(function*(settings) {
+    const self = { id: yield* nodeId(settings), role: settings.role }
+    if (Option.getOrElse(settings.membership, () => settings.manifest) === "static") {
+      const peers = settings.peers.flatMap((peer) => parsePeer(peer) ?? [])
+      return MembershipStatic.layer({ self, peers })
+    }
+    const path = folders(settings).manifest
+    yield* makeFolder(dirname(path))
+    return MembershipSqlite.layer({ path, self, version })
+  })),
+  peerResolver: PeerResolverOriginFirst.layer,
+  fetchClient: fromConfig(Effect.fnUntraced(function*(settings) {
+    const tls = yield* tlsIdentity(settings)
+    return Layer.unwrap(
+      Effect.map(Membership, ({ self }) =>
+        FetchClientTcp.layer({
+          ...wire(settings),
+          nodeId: self.id,
+          tls,
+          fetchTimeoutMillis: settings.fetchTimeoutMillis,
+          requireSignedAcks: settings.requireSignedAcks
+        }))
+    )
+  }))
+}
+
+/** The ports of a node, from its configuration; those that are given replace ours. */
+export const layerPorts = <E = never>(
+  given: Partial<PortLayers<E>> = {}
+): Layer.Layer<Ports, StartError | E, ReplicationConfig> => {
+  const ports: PortLayers<StartError | E> = { ...defaultPorts, ...given }
+  return Layer.mergeAll(ports.peerResolver, ports.fetchClient).pipe(
+    Layer.provideMerge(ports.membership),
+    Layer.provideMerge(ports.inventory),
+    Layer.provideMerge(ports.backend),
+    Layer.provideMerge(ports.manifest)
+  )
+}
+
+// -----------------------------------------------------------------------------
+// The graph
+// -----------------------------------------------------------------------------
+
+/** What a running node offers to the application around it, besides its ports. */
+export type Services =
+  | Background.Background
+  | FetchServer.FetchServer
+  | Puller.Puller
+  | Readiness.Readiness
+  | Registrar.Registrar
+
+const listener = fromConfig(Effect.fnUntraced(function*(settings) {
+  const tls = yield* tlsIdentity(settings)
+  const { host, port } = listenAddress(settings)
+  return FetchServer.layer({
+    ...wire(settings),
+    host,
+    port,
+    tls,
+    serveTimeoutMillis: settings.serveTimeoutMillis,
+    maxConnections: settings.maxConnections,
+    maxServes: settings.maxServes
+  })
+}))
+
+/** Tells the other members where this node listens, once it does. */
+const announcement = Layer.effectDiscard(Effect.gen(function*() {
+  const settings = yield* ReplicationConfig
+  const { address } = yield* FetchServer.FetchServer
+  const membership = yield* Membership
+  yield* membership.announce(advertised(settings, address.port))
+}))
+
+const puller = fromConfig((settings) =>
+  Effect.succeed(Puller.layer({
+    workers: settings.pullWorkers,
+    queueSize: settings.queueSize,
+    maxAttempts: settings.retryMaxAttempts,
+    initialBackoffMillis: settings.retryInitialBackoffMillis
+  }))
+)
+
+const registrar = fromConfig((settings) =>
+  Effect.succeed(Registrar.layer({
+    queueSize: settings.queueSize,
+    drainMillis: Math.floor(settings.shutdownTimeoutMillis / 2),
+    reconcileIntervalMillis: settings.reconcileIntervalMillis
+  }))
+)
+
+const readiness = fromConfig((settings) =>
+  Effect.succeed(Readiness.layer({
+    readyMaxLagMillis: settings.readyMaxLagMillis,
+    barrierTimeoutMillis: settings.catchupBarrierTimeoutMillis
+  }))
+)
+
+const catchUp = fromConfig((settings) =>
+  Effect.succeed(CatchUp.layer({ deleteGraceMillis: settings.deleteGraceMillis }))
+)
+
+/** A node that replicates, on ports from outside. */
+export const layerActive: Layer.Layer<Services, StartError, Ports | ReplicationConfig> = catchUp.pipe(
+  Layer.provideMerge(Layer.mergeAll(puller, readiness)),
+  Layer.provide(Unlinker.layer),
+  Layer.provideMerge(registrar),
+  Layer.provideMerge(announcement),
+  Layer.provideMerge(listener),
+  Layer.provide(Placement.layer),
+  Layer.provide(PathLock.layer),
+  Layer.provideMerge(Background.layer)
+)
+
+/** A node in full: {@link layerActive} on {@link layerPorts}. */
+export const layerNode: Layer.Layer<Services | Ports, StartError, ReplicationConfig> = layerActive.pipe(
+  Layer.provideMerge(layerPorts())
+)
+
+// -----------------------------------------------------------------------------
+// The gate
+// -----------------------------------------------------------------------------
+
+export type Admission = { readonly allowed: true } | { readonly allowed: false; readonly reason: string }
+
+/**
+ * Asked once, before anything of the graph is built: an application may refuse replication, for a licence or a mode of
+ * its own, whatever the configuration says. Allowed by default.
+ */
+export const ReplicationGate = Context.Reference<Effect.Effect<Admission>>("file-replication/ReplicationGate", {
+  defaultValue: () => Effect.succeed<Admission>({ allowed: true })
+})
+
+/**
+ * Replication as one part of a larger application: active with its services, or inactive and without a socket, a fiber
+ * or a file.
+ */
+export class Replication extends Context.Service<
+  Replication,
+  | { readonly _tag: "Inactive"; readonly reason: string }
+  | { readonly _tag: "Active"; readonly services: Context.Context<Services | Ports> }
+>()("file-replication/Replication") {}
+
+const inactive = (reason: string) => Layer.succeed(Replication, { _tag: "Inactive", reason })
+
+/** {@link Replication}, behind the configuration and the gate, on the ports of a node or on those that are given. */
+export const layer = <E = StartError>(
+  ports?: Layer.Layer<Ports, E, ReplicationConfig>
+): Layer.Layer<Replication, StartError | E, ReplicationConfig> =>
+  Layer.unwrap(Effect.gen(function*() {
+    const settings = yield* ReplicationConfig
+    if (!settings.clusterEnabled) return inactive("cluster.enabled is false")
+    if (!settings.replicationEnabled) return inactive("cluster.replication_enabled is false")
+    const admission = yield* Effect.flatten(ReplicationGate)
+    if (!admission.allowed) return inactive(admission.reason)
+    const standing: Layer.Layer<Ports, StartError | E, ReplicationConfig> = ports ?? layerPorts()
+    const active: Layer.Layer<Replication, StartError | E, ReplicationConfig> = Layer.effect(
+      Replication,
+      Effect.map(Effect.context<Services | Ports>(), (services) => ({ _tag: "Active", services }))
+    ).pipe(Layer.provide(layerActive), Layer.provide(standing))
+    return active
+  }))
+
+// -----------------------------------------------------------------------------
+// From settings
+// -----------------------------------------------------------------------------
+
+const wire = (settings: Settings) => ({
+  clusterName: settings.clusterName,
+  secret: Option.getOrElse(settings.sharedSecret, () => Redacted.make("")),
+  previousSecret: Option.getOrUndefined(settings.sharedSecretPrevious)
+})
+
+const listenAddress = (settings: Settings): { readonly host: string; readonly port: number } =>
+  Option.getOrElse(parseAddress(settings.coordinatorAddr), () => ({ host: "", port: 9100 }))
+
+const wildcards: ReadonlyArray<string> = ["", "0.0.0.0", "::"]
+
+/** Where peers reach this node: what is configured, else the address it listens on, else this machine. */
+export const advertised = (settings: Settings, port: number): Address => {
+  const configured = Option.flatMap(settings.advertiseAddr, parseAddress)
+  if (Option.isSome(configured)) return configured.value
+  const { host } = listenAddress(settings)
+  // A SQLite manifest is shared by the nodes of one machine only.
+  return { host: wildcards.includes(host) ? "127.0.0.1" : host, port }
+}
+
+const tlsIdentity = Effect.fnUntraced(function*(settings: Settings) {
+  const { tlsCaFile, tlsCertFile, tlsKeyFile } = settings
+  if (!settings.tlsEnabled || Option.isNone(tlsCaFile) || Option.isNone(tlsCertFile) || Option.isNone(tlsKeyFile)) {
+    return undefined
+  }
+  const identity: TlsIdentity = {
+    certificate: yield* readText("cluster.tls_cert_file", tlsCertFile.value),
+    key: Redacted.make(yield* readText("cluster.tls_key_file", tlsKeyFile.value)),
+    authority: yield* readText("cluster.tls_ca_file", tlsCaFile.value)
+  }
+  return identity
+})
+
+const unusable = (offence: string) => (cause: unknown) =>
+  new ConfigError({ offences: [`${offence}: ${cause instanceof Error ? cause.message : String(cause)}`] })
+
+const readText = (key: string, path: string) =>
+  Effect.tryPromise({ try: () => readFile(path, "utf8"), catch: unusable(`${key} ${path} can't be read`) })
+
+const makeFolder = (path: string) =>
+  Effect.tryPromise({
+    try: () => mkdir(path, { recursive: true }),
+    catch: unusable(`the folder ${path} can't be made`)
+  })

@@ -1,0 +1,94 @@
+/**
+ * The configuration of one node: a TOML file, overridden by the environment.
+ *
+ * `config/settings.ts` lists every setting with its key, bounds and default.
+ */
+import { Context, Effect, Layer, Option, Redacted, Result, Runtime, Schema } from "effect"
+import { readFile } from "node:fs/promises"
+import { dirname, join, resolve as resolvePath } from "node:path"
+import * as Resolve from "./config/resolve.ts"
+import { evaluate, type Settings } from "./config/settings.ts"
+
+export type { Settings }
+
+/** The configuration can't be used. Names every offence, its key, and what would be right. */
+export class ConfigError extends Schema.TaggedError<ConfigError>()("ConfigError", {
+  offences: Schema.Array(Schema.String)
+}) {
+  override readonly [Runtime.errorExitCode] = 2
+  override get message(): string {
+    return this.offences.length === 1
+      ? `the configuration can't be used: ${this.offences[0]}`
+      : `the configuration can't be used:\n${this.offences.map((offence) => `  - ${offence}`).join("\n")}`
+  }
+}
+
+export class ReplicationConfig extends Context.Service<ReplicationConfig, Settings>()(
+  "file-replication/ReplicationConfig"
+) {}
+
+/** Settings from a program: what is not given keeps its default, and replication is on. */
+export const layer = (
+  given: Partial<Omit<Settings, "sharedSecret">> & { readonly sharedSecret: Redacted.Redacted }
+): Layer.Layer<ReplicationConfig> =>
+  Layer.succeed(ReplicationConfig, {
+    ...evaluate((setting) => setting.default),
+    clusterEnabled: true,
+    replicationEnabled: true,
+    ...given,
+    sharedSecret: Option.some(given.sharedSecret)
+  })
+
+/**
+ * Settings from a file and the environment. Without `file`, `ARC_CONFIG` names it, and without that there is none.
+ * Warnings are logged; every offence is in one {@link ConfigError}.
+ */
+export const load = (options: {
+  readonly file: Option.Option<string>
+  readonly environment: Readonly<Record<string, string | undefined>>
+}): Effect.Effect<Settings, ConfigError> =>
+  Effect.gen(function*() {
+    const path = Option.orElse(options.file, () => Option.fromUndefinedOr(options.environment["ARC_CONFIG"]))
+    const file = Option.isNone(path) ? {} : { file: yield* readText(path.value, "the configuration file") }
+    const input = { ...file, environment: options.environment }
+    const secretFiles = new Map<string, string>()
+    for (const secretFile of Resolve.secretFilePaths(input)) {
+      secretFiles.set(secretFile, yield* readText(secretFile, "the file of a secret"))
+    }
+    const resolved = Resolve.resolve({ ...input, secretFiles })
+    if (Result.isFailure(resolved)) return yield* new ConfigError({ offences: resolved.failure })
+    yield* Effect.forEach(resolved.success.warnings, (warning) => Effect.logWarning(warning), { discard: true })
+    return resolved.success.settings
+  })
+
+const readText = (path: string, what: string): Effect.Effect<string, ConfigError> =>
+  Effect.tryPromise({
+    try: () => readFile(path, "utf8"),
+    catch: (cause) =>
+      new ConfigError({
+        offences: [`${what} ${path} can't be read: ${cause instanceof Error ? cause.message : cause}`]
+      })
+  })
+
+/** Where a node keeps what. Absolute paths. */
+export const folders = (settings: Settings): {
+  readonly data: string
+  readonly state: string
+  readonly inventory: string
+  readonly manifest: string
+} => {
+  const data = resolvePath(settings.localPath)
+  const state = Option.match(settings.statePath, {
+    onNone: () => join(data, ".replication"),
+    onSome: (path) => resolvePath(path)
+  })
+  return {
+    data,
+    state,
+    inventory: join(state, "inventory.db"),
+    manifest: Option.match(settings.manifestPath, {
+      onNone: () => join(dirname(data), "manifest.db"),
+      onSome: (path) => resolvePath(path)
+    })
+  }
+}

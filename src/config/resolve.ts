@@ -1,0 +1,166 @@
+/** From a file's text and the environment to checked settings. Pure: nothing is read here. */
+import { Option, Redacted, Result, Schema } from "effect"
+import { Toml } from "effect/encoding"
+import { explain } from "../ports/explain.ts"
+import { parseAddress } from "../ports/Membership.ts"
+import { evaluate, secretKeys, type Setting, type Settings, settings, unavailable } from "./settings.ts"
+
+export interface Input {
+  /** The text of the configuration file, if there is one. */
+  readonly file?: string
+  /** The environment; `ARC_CLUSTER_NODE_ID` overrides the file's `cluster.node_id`. */
+  readonly environment: Readonly<Record<string, string | undefined>>
+  /** The contents of the files that `*_file` keys of secrets name, by the file's path. */
+  readonly secretFiles: ReadonlyMap<string, string>
+}
+
+export interface Resolved {
+  readonly settings: Settings
+  /** Sentences about what was ignored. */
+  readonly warnings: ReadonlyArray<string>
+}
+
+/** What a key is set to and where; `decode` turns it into a setting's value. */
+interface Given {
+  readonly value: unknown
+  readonly source: string
+}
+
+const tables: ReadonlyArray<string> = ["cluster", "storage", "server", "telemetry"]
+const prefix = "ARC_"
+
+/** `cluster.node_id` is `ARC_CLUSTER_NODE_ID`. */
+export const environmentName = (key: string): string => prefix + key.replace(".", "_").toUpperCase()
+
+const knownKeys: ReadonlyArray<string> = [
+  ...Object.values(settings).map((setting) => setting.key),
+  ...unavailable.keys(),
+  ...secretKeys.map((key) => `${key}_file`)
+]
+
+/** Settings, or every offence, each with its key and what would be right. */
+export const resolve = (input: Input): Result.Result<Resolved, ReadonlyArray<string>> => {
+  const offences: Array<string> = []
+  const warnings: Array<string> = []
+  const given = gather(input, offences, warnings)
+
+  for (const key of secretKeys) {
+    const file = given.get(`${key}_file`)
+    if (file === undefined) continue
+    const content = input.secretFiles.get(String(file.value))
+    if (given.has(key)) offences.push(`${key} and ${key}_file are both set; keep one`)
+    else if (content === undefined) offences.push(`${key}_file: ${String(file.value)} can't be read`)
+    else given.set(key, { value: content.replace(/\r?\n$/, ""), source: `${key}_file` })
+  }
+  for (const [key, fallback] of unavailable) {
+    const set = given.get(key)
+    if (set !== undefined && !same(set.value, fallback)) {
+      offences.push(`${key} is not available in this version; remove it (${set.source})`)
+    }
+  }
+
+  const values = evaluate((setting) => decode(setting, given.get(setting.key), offences))
+  offences.push(...rules(values))
+  return offences.length > 0 ? Result.fail(offences) : Result.succeed({ settings: values, warnings })
+}
+
+/** The paths of the secrets' files that the input names. */
+export const secretFilePaths = (input: Omit<Input, "secretFiles">): ReadonlyArray<string> => {
+  const given = gather({ ...input, secretFiles: new Map() }, [], [])
+  return secretKeys.flatMap((key) => {
+    const file = given.get(`${key}_file`)
+    return typeof file?.value === "string" ? [file.value] : []
+  })
+}
+
+const gather = (input: Input, offences: Array<string>, warnings: Array<string>): Map<string, Given> => {
+  const given = new Map<string, Given>()
+  const fromFile = input.file === undefined ? Result.succeed({}) : Toml.parse(input.file)
+  if (Result.isFailure(fromFile)) {
+    offences.push(`the configuration file is not valid TOML: ${fromFile.failure.message}`)
+  } else {
+    for (const [table, values] of Object.entries(fromFile.success)) {
+      if (!tables.includes(table)) {
+        warnings.push(`[${table}] is no table of ours and is ignored`)
+      } else if (typeof values !== "object" || values === null || Array.isArray(values)) {
+        offences.push(`${table} must be a table: [${table}]`)
+      } else {
+        for (const [name, value] of Object.entries(values)) {
+          const key = `${table}.${name}`
+          if (knownKeys.includes(key)) given.set(key, { value, source: "file" })
+          else warnings.push(`${key} is unknown and ignored; did you mean ${nearest(key)}?`)
+        }
+      }
+    }
+  }
+  const byName = new Map(knownKeys.map((key) => [environmentName(key), key]))
+  const textReader = new Map(Object.values(settings).map((setting) => [setting.key, setting.fromText]))
+  for (const [name, text] of Object.entries(input.environment)) {
+    if (text === undefined) continue
+    const key = byName.get(name)
+    if (key !== undefined) given.set(key, { value: (textReader.get(key) ?? guess)(text), source: name })
+    else if (tables.some((table) => name.startsWith(`${prefix}${table.toUpperCase()}_`))) {
+      const like = name.slice(prefix.length).toLowerCase().replace("_", ".")
+      warnings.push(`${name} is unknown and ignored; did you mean ${environmentName(nearest(like))}?`)
+    }
+  }
+  return given
+}
+
+const guess = (text: string): unknown =>
+  text === "true" ? true : text === "false" ? false : /^\d+(\.\d+)?$/.test(text) ? Number(text) : text
+
+const decode = <Value>(setting: Setting<Value>, given: Given | undefined, offences: Array<string>): Value => {
+  if (given === undefined) return setting.default
+  const decoded = Schema.decodeUnknownResult(setting.schema)(given.value)
+  if (Result.isSuccess(decoded)) return decoded.success
+  offences.push(`${setting.key} (${given.source}): ${explain(decoded.failure)}`)
+  return setting.default
+}
+
+/** What must hold between settings. */
+const rules = (settings: Settings): ReadonlyArray<string> => {
+  const offences: Array<string> = []
+  const active = settings.clusterEnabled && settings.replicationEnabled
+  if (active && Option.match(settings.sharedSecret, { onNone: () => true, onSome: (s) => Redacted.value(s) === "" })) {
+    offences.push(
+      "cluster.shared_secret is empty: replication is enabled and every node must prove that it belongs to the cluster; "
+        + "set it to the same long random text on all nodes, or name a file that holds it in cluster.shared_secret_file"
+    )
+  }
+  if (settings.tlsEnabled) {
+    for (
+      const [key, value] of [
+        ["cluster.tls_cert_file", settings.tlsCertFile],
+        ["cluster.tls_key_file", settings.tlsKeyFile],
+        ["cluster.tls_ca_file", settings.tlsCaFile]
+      ] as const
+    ) {
+      if (Option.isNone(value)) offences.push(`${key} is missing: cluster.tls_enabled needs it`)
+    }
+  }
+  const advertised = Option.flatMap(settings.advertiseAddr, parseAddress)
+  if (Option.isSome(advertised) && (advertised.value.host === "" || advertised.value.port === 0)) {
+    offences.push("cluster.advertise_addr needs a host and a port: it is where peers dial")
+  }
+  return offences
+}
+
+const same = (a: unknown, b: unknown): boolean => a === b || JSON.stringify(a) === JSON.stringify(b)
+
+const nearest = (key: string): string =>
+  knownKeys.reduce((best, candidate) => (distance(key, candidate) < distance(key, best) ? candidate : best))
+
+/** The number of single-character edits between two texts. */
+const distance = (a: string, b: string): number => {
+  let row = Array.from({ length: b.length + 1 }, (_, index) => index)
+  for (let i = 1; i <= a.length; i++) {
+    const next = [i]
+    for (let j = 1; j <= b.length; j++) {
+      const change = (row[j - 1] ?? 0) + (a[i - 1] === b[j - 1] ? 0 : 1)
+      next.push(Math.min((row[j] ?? 0) + 1, (next[j - 1] ?? 0) + 1, change))
+    }
+    row = next
+  }
+  return row[b.length] ?? 0
+}

@@ -1,0 +1,42 @@
+/**
+ * The fibers that live as long as their layer. One that ends, by a defect or at all, is a failure of the node: it is
+ * never left running without it.
+ */
+import { Cause, Context, Deferred, Effect, Layer, Schema, type Scope } from "effect"
+
+/** Something that must run as long as the node has ended. */
+export class BackgroundFailed extends Schema.TaggedError<BackgroundFailed>()("BackgroundFailed", {
+  what: Schema.String,
+  detail: Schema.String
+}) {
+  override get message(): string {
+    return `${this.what} ended: ${this.detail}`
+  }
+}
+
+export class Background extends Context.Service<Background, {
+  /** Forks an effect into the scope of whoever asks; its end, unless by that scope, is everybody's failure. */
+  readonly run: <A, R>(what: string, effect: Effect.Effect<A, never, R>) => Effect.Effect<void, never, R | Scope.Scope>
+  /** Fails with the first failure; for a `main` to wait on. */
+  readonly failure: Effect.Effect<never, BackgroundFailed>
+}>()("file-replication/Background") {}
+
+export const layer: Layer.Layer<Background> = Layer.effect(
+  Background,
+  Effect.gen(function*() {
+    const failed = yield* Deferred.make<never, BackgroundFailed>()
+    return {
+      run: (what, effect) =>
+        effect.pipe(
+          Effect.onExit((exit) => {
+            if (exit._tag === "Failure" && Cause.hasInterruptsOnly(exit.cause)) return Effect.void
+            const detail = exit._tag === "Failure" ? Cause.pretty(exit.cause) : "without a reason"
+            return Effect.asVoid(Deferred.fail(failed, new BackgroundFailed({ what, detail })))
+          }),
+          Effect.forkScoped,
+          Effect.asVoid
+        ),
+      failure: Deferred.await(failed)
+    }
+  })
+)

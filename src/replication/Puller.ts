@@ -1,0 +1,336 @@
+/**
+ * Pulls what this node owes: a `Stream` over a bounded queue, a fixed number of workers, and `Inventory` as the truth
+ * behind both. What does not fit into the queue is not lost, it stays owed and is read again once there is room.
+ *
+ * A worker's effect never fails: its outcome is a receipt and a row of `Inventory`. Closing the scope interrupts every
+ * pull at once and in parallel; it counts as no failure, and the partial files stay.
+ */
+import { Cause, Clock, Context, Deferred, Duration, Effect, Layer, Option, PubSub, Queue, Stream } from "effect"
+import type { Scope } from "effect"
+import type { Backend } from "../ports/Backend.ts"
+import type { FetchClient } from "../ports/FetchClient.ts"
+import { type NodeId, type Registered, sameBytes } from "../ports/FileEntry.ts"
+import type { FilePath } from "../ports/FilePath.ts"
+import { Inventory, type InventoryError, type Owed } from "../ports/Inventory.ts"
+import { Membership } from "../ports/Membership.ts"
+import type { PeerResolver } from "../ports/PeerResolver.ts"
+import * as Attempt from "./attempt.ts"
+import { Background } from "./Background.ts"
+import { Placement } from "./Placement.ts"
+import * as Retry from "./retry.ts"
+
+/** What became of a request to pull. `Dropped`: the queue is full; the file stays owed and is pulled later. */
+export type Enqueued = "Enqueued" | "SkippedSelf" | "SkippedLocal" | "SkippedDuplicate" | "Dropped"
+
+/** Counts since the start of this process, but for the last two. */
+export interface PullerStats {
+  /** Accepted into the queue. */
+  readonly enqueued: number
+  /** Written by this node, and here. */
+  readonly skippedSelf: number
+  /** Verified here already. */
+  readonly skippedLocal: number
+  /** Queued or in flight already. */
+  readonly skippedDuplicate: number
+  /** Arrived, verified and visible. */
+  readonly pulled: number
+  /** Rounds of attempts that ended without the file. */
+  readonly failed: number
+  /** Not accepted because the queue was full. */
+  readonly dropped: number
+  /** Attempts to pull a file, each of which may ask several peers. */
+  readonly attempts: number
+  /** Answers or bytes whose digest was not the manifest's. */
+  readonly checksumMismatches: number
+  /** Attempts that had nobody to ask. */
+  readonly peerLookupFailures: number
+  /** Refusals to begin at an offset. */
+  readonly badOffsets: number
+  /** Bytes that came over the wire. */
+  readonly bytes: number
+  /** Files that wait for a worker now. */
+  readonly queueDepth: number
+  /** Files that a worker has taken up now. */
+  readonly inFlight: number
+}
+
+export type Receipt =
+  | { readonly _tag: "Pulled"; readonly file: Registered; readonly from: Option.Option<NodeId>; readonly bytes: number }
+  /** A worker took it up and found it verified. */
+  | { readonly _tag: "Skipped"; readonly file: Registered }
+  /** A round of attempts ended without it; it is tried again at `due`, milliseconds since 1970. */
+  | { readonly _tag: "Postponed"; readonly file: Registered; readonly reason: string; readonly due: number }
+  /** Deleted or replaced meanwhile. */
+  | { readonly _tag: "Withdrawn"; readonly file: Registered }
+
+export class Puller extends Context.Service<Puller, {
+  /** Records a file as owed and queues it, without waiting for room. */
+  readonly enqueue: (file: Registered) => Effect.Effect<Enqueued, InventoryError>
+  /** Queues files that `Inventory` already owes, without waiting for room. */
+  readonly offer: (files: Iterable<Registered>) => Effect.Effect<void>
+  /** Counts files that were found to be here before they were ever queued. */
+  readonly skipped: (kind: "SkippedSelf" | "SkippedLocal") => Effect.Effect<void>
+  /** Stops the pull of a path that was deleted. */
+  readonly withdraw: (path: FilePath) => Effect.Effect<void>
+  readonly stats: Effect.Effect<PullerStats>
+  /** Everything that workers finish from now on. */
+  readonly receipts: Effect.Effect<Stream.Stream<Receipt>, never, Scope.Scope>
+}>()("file-replication/Puller") {}
+
+export interface PullerOptions extends Retry.RetryOptions {
+  readonly workers: number
+  readonly queueSize: number
+}
+
+/** The feed looks at what is due at least this often, milliseconds. */
+const longestWait = 60_000
+
+/** A path that is queued or in flight. */
+interface Place {
+  readonly file: Registered
+  readonly withdrawn: Deferred.Deferred<void>
+  inFlight: boolean
+}
+
+export const layer = (
+  options: PullerOptions
+): Layer.Layer<
+  Puller,
+  never,
+  Background | Backend | FetchClient | Inventory | Membership | PeerResolver | Placement
+> =>
+  Layer.effect(
+    Puller,
+    Effect.gen(function*() {
+      const inventory = yield* Inventory
+      const { self } = yield* Membership
+      const placement = yield* Placement
+      const background = yield* Background
+      const attempt = yield* Attempt.make
+
+      const queue = yield* Queue.dropping<Place>(options.queueSize)
+      const places = new Map<FilePath, Place>()
+      const receipts = yield* PubSub.unbounded<Receipt>()
+      const wake = yield* Queue.sliding<void>(1)
+      // More may be owed and due than the queue had room for.
+      let more = true
+
+      const counts = {
+        enqueued: 0,
+        skippedSelf: 0,
+        skippedLocal: 0,
+        skippedDuplicate: 0,
+        pulled: 0,
+        failed: 0,
+        dropped: 0,
+        attempts: 0,
+        checksumMismatches: 0,
+        peerLookupFailures: 0,
+        badOffsets: 0,
+        bytes: 0
+      }
+
+      // ---------------------------------------------------------------------
+      // Into the queue
+      // ---------------------------------------------------------------------
+
+      const queueUp = (file: Registered): Enqueued => {
+        const { path } = file.entry
+        const place = places.get(path)
+        if (place !== undefined) {
+          // The same path at another revision has to wait until the old one has ended; the feed finds it then.
+          if (place.file.revision !== file.revision) more = true
+          counts.skippedDuplicate++
+          return "SkippedDuplicate"
+        }
+        const taken: Place = { file, withdrawn: Deferred.makeUnsafe(), inFlight: false }
+        if (!Queue.offerUnsafe(queue, taken)) {
+          more = true
+          counts.dropped++
+          return "Dropped"
+        }
+        places.set(path, taken)
+        counts.enqueued++
+        return "Enqueued"
+      }
+
+      const skip = (file: Registered): "SkippedSelf" | "SkippedLocal" => {
+        const kind = file.entry.origin_node_id === self.id ? "SkippedSelf" : "SkippedLocal"
+        if (kind === "SkippedSelf") counts.skippedSelf++
+        else counts.skippedLocal++
+        return kind
+      }
+
+      const enqueue = Effect.fn("Puller.enqueue")(function*(file: Registered) {
+        const row = yield* inventory.why(file.entry.path)
+        if (Option.isSome(row) && row.value._tag === "Verified" && sameBytes(row.value.file.entry, file.entry)) {
+          return skip(file)
+        }
+        if (Option.isNone(row) || row.value._tag !== "Owed" || row.value.file.revision !== file.revision) {
+          const due = yield* Clock.currentTimeMillis
+          yield* inventory.apply([{ _tag: "Owe", file, reason: "not pulled yet", due }])
+        }
+        return queueUp(file)
+      })
+
+      // Whatever is owed and due, whenever there is room for half a queue of it: at the start, after a full queue, and
+      // when the time of something that was postponed has come.
+      const feed = Effect.gen(function*() {
+        const now = yield* Clock.currentTimeMillis
+        if (more && Queue.sizeUnsafe(queue) * 2 <= options.queueSize) {
+          // What is queued or in flight is owed and due as well; behind it come those that are not.
+          const limit = places.size + options.queueSize
+          const due = yield* inventory.due(now, limit)
+          more = due.length === limit
+          for (const { file } of due) if (!places.has(file.entry.path)) queueUp(file)
+        }
+        const next = yield* inventory.nextDue(now)
+        const wait = Option.match(next, { onNone: () => longestWait, onSome: (at) => Math.min(at - now, longestWait) })
+        const woken = yield* Queue.take(wake).pipe(Effect.timeoutOption(Duration.millis(wait)))
+        if (Option.isNone(woken)) more = true
+      })
+
+      const pause = Effect.fnUntraced(function*(error: InventoryError) {
+        yield* Effect.logError(`pulling pauses: ${error.message}`)
+        yield* Effect.sleep("5 seconds")
+      })
+
+      yield* background.run(
+        "the feed of the puller",
+        feed.pipe(
+          Effect.catchTag("InventoryError", pause),
+          Effect.forever
+        )
+      )
+
+      // ---------------------------------------------------------------------
+      // Out of it
+      // ---------------------------------------------------------------------
+
+      const onAnswer = (kind: string): void => {
+        if (kind === "BadOffset") counts.badOffsets++
+        if (kind === "ChecksumMismatch" || kind === "WrongBytes") counts.checksumMismatches++
+      }
+
+      const round = Effect.fnUntraced(function*(owed: Owed) {
+        const { file } = owed
+        const answers = new Map(owed.answers.map((answer) => [answer.peer, answer]))
+        const outcome = yield* Effect.suspend(() => {
+          counts.attempts++
+          return attempt({ file, answers, onAnswer })
+        }).pipe(
+          Effect.tapError((error) =>
+            Effect.sync(() => {
+              if (error._tag === "AttemptFailed" && error.kind === "NoPeer") counts.peerLookupFailures++
+            })
+          ),
+          Effect.retry(Retry.immediate(options)),
+          Effect.result
+        )
+        if (outcome._tag === "Success") {
+          const { bytes, from, placed } = outcome.success
+          counts.bytes += bytes
+          if (placed === "Withdrawn") return { _tag: "Withdrawn", file } satisfies Receipt
+          counts.pulled++
+          return { _tag: "Pulled", file, from, bytes } satisfies Receipt
+        }
+        return yield* postpone(owed, outcome.failure.message, [...answers.values()])
+      })
+
+      const postpone = Effect.fnUntraced(function*(owed: Owed, reason: string, answers = owed.answers) {
+        const { file } = owed
+        counts.failed++
+        const due = (yield* Clock.currentTimeMillis) + (yield* Retry.rest(options, owed.rounds))
+        yield* inventory.postpone(file, due, reason, answers)
+        yield* Effect.logWarning(`${file.entry.path} is still owed: ${reason}`)
+        return { _tag: "Postponed", file, reason, due } satisfies Receipt
+      })
+
+      const pull = Effect.fn("Puller.pull")(function*({ file, withdrawn }: Place) {
+        const row = yield* inventory.why(file.entry.path)
+        if (Option.isSome(row) && row.value._tag === "Verified" && sameBytes(row.value.file.entry, file.entry)) {
+          skip(file)
+          return { _tag: "Skipped", file } satisfies Receipt
+        }
+        if (Option.isNone(row) || row.value._tag !== "Owed" || row.value.file.revision !== file.revision) {
+          return { _tag: "Withdrawn", file } satisfies Receipt
+        }
+        const owed = row.value
+        const adopted = yield* placement.adopt(file).pipe(Effect.result)
+        if (adopted._tag === "Failure") {
+          return yield* postpone(owed, adopted.failure.message)
+        }
+        if (Option.isSome(adopted.success)) {
+          if (adopted.success.value === "Withdrawn") return { _tag: "Withdrawn", file } satisfies Receipt
+          skip(file)
+          return { _tag: "Skipped", file } satisfies Receipt
+        }
+        return yield* Effect.raceFirst(
+          round(owed),
+          Effect.as(Deferred.await(withdrawn), { _tag: "Withdrawn", file } satisfies Receipt)
+        )
+      })
+
+      const giveBack = (place: Place) =>
+        Effect.sync(() => {
+          places.delete(place.file.entry.path)
+          Queue.offerUnsafe(wake, undefined)
+        })
+
+      // A defect must not cost more than one attempt an interval either.
+      const afterDefect = Effect.fnUntraced(function*(file: Registered, cause: Cause.Cause<never>) {
+        yield* Effect.logError(`${file.entry.path}: the pull ended by a defect`, cause)
+        const row = yield* inventory.why(file.entry.path)
+        if (Option.isNone(row) || row.value._tag !== "Owed") return { _tag: "Withdrawn", file } satisfies Receipt
+        return yield* postpone(row.value, "the pull ended by a defect; see the log")
+      })
+
+      const work = Effect.fnUntraced(function*(place: Place) {
+        place.inFlight = true
+        const outcome = yield* pull(place).pipe(
+          Effect.catchDefect((defect) => afterDefect(place.file, Cause.die(defect))),
+          Effect.result
+        )
+        if (outcome._tag === "Success") {
+          yield* PubSub.publish(receipts, outcome.success)
+          return
+        }
+        // The row still says that the file is owed. Without the inventory nothing better can be recorded.
+        yield* Effect.logError(`${place.file.entry.path}: ${outcome.failure.message}`)
+        yield* Effect.sleep("1 second")
+        more = true
+      }, (effect, place) => Effect.ensuring(effect, giveBack(place)))
+
+      yield* background.run(
+        "the workers of the puller",
+        Stream.fromEffectRepeat(Queue.take(queue)).pipe(
+          Stream.flatMap((place) => Stream.fromEffect(work(place)), { concurrency: options.workers, bufferSize: 1 }),
+          Stream.runDrain
+        )
+      )
+
+      return {
+        enqueue,
+        offer: (files) =>
+          Effect.sync(() => {
+            for (const file of files) queueUp(file)
+          }),
+        skipped: (kind) =>
+          Effect.sync(() => {
+            if (kind === "SkippedSelf") counts.skippedSelf++
+            else counts.skippedLocal++
+          }),
+        withdraw: (path) =>
+          Effect.sync(() => {
+            const place = places.get(path)
+            if (place !== undefined) Deferred.doneUnsafe(place.withdrawn, Effect.void)
+          }),
+        stats: Effect.sync(() => {
+          let inFlight = 0
+          for (const place of places.values()) if (place.inFlight) inFlight++
+          return { ...counts, queueDepth: places.size - inFlight, inFlight }
+        }),
+        receipts: Effect.map(PubSub.subscribe(receipts), (subscription) => Stream.fromSubscription(subscription))
+      }
+    })
+  )

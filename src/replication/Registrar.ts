@@ -1,0 +1,269 @@
+/**
+ * Publishes files of this node.
+ *
+ * The order is what makes it safe: the bytes are staged, hashed as they are written and made durable; recorded as
+ * pending; registered; and only then visible. A crash at any point leaves either nothing or something that the next
+ * start finishes, and two nodes that publish one path never show two contents.
+ *
+ * Registrations go through one bounded queue into the manifest, many in one request. Closing the scope drains it,
+ * within a deadline; what is left stays pending.
+ */
+import { Context, DateTime, Deferred, Duration, Effect, Exit, Fiber, FiberSet, Layer, Option, Queue } from "effect"
+import { Schedule, Schema, Scope, Stream } from "effect"
+import type { Cause } from "effect"
+import { Backend, type BackendError, type Staged } from "../ports/Backend.ts"
+import { explain } from "../ports/explain.ts"
+import { FileEntry, type Registered, sameBytes } from "../ports/FileEntry.ts"
+import type { FilePath } from "../ports/FilePath.ts"
+import { Inventory, type InventoryError, type Pending } from "../ports/Inventory.ts"
+import { Conflict, Gone, Manifest, Unavailable } from "../ports/Manifest.ts"
+import { Membership } from "../ports/Membership.ts"
+import { Background } from "./Background.ts"
+import * as PathLock from "./PathLock.ts"
+import { Placement } from "./Placement.ts"
+
+/** A file to publish; what its bytes tell is found out. */
+export interface NewFile {
+  /** Relative to the data folder. */
+  readonly path: string
+  readonly database?: string
+  readonly measurement?: string
+  /** Start of its partition, RFC 3339; the time of publishing when left out. */
+  readonly partitionTime?: string
+  /** `hot` when left out. */
+  readonly tier?: string
+  readonly lsn?: bigint | number
+}
+
+/** The file can't be described in the manifest: a path that breaks the rules, a time that is none. */
+export class InvalidEntry extends Schema.TaggedError<InvalidEntry>()("InvalidEntry", {
+  path: Schema.String,
+  detail: Schema.String
+}) {
+  override get message(): string {
+    return `${this.path} can't be published: ${this.detail}`
+  }
+}
+
+export type PublishError = InvalidEntry | Conflict | Gone | Unavailable | BackendError | InventoryError
+
+export class Registrar extends Context.Service<Registrar, {
+  /**
+   * Writes a file, registers it and shows it; when it returns, peers can fetch it. The same bytes again are fine.
+   * Other bytes under a taken path are a `Conflict`, and what is stored stays as it was. `Unavailable`: the bytes are
+   * safe on this disk, and are registered once the manifest answers.
+   */
+  readonly publish: <E, R>(
+    file: NewFile,
+    bytes: Uint8Array | Stream.Stream<Uint8Array, E, R>
+  ) => Effect.Effect<Registered, PublishError | E, R>
+}>()("file-replication/Registrar") {}
+
+export interface RegistrarOptions {
+  /** Registrations that may wait for the manifest; one more fails `Unavailable`. */
+  readonly queueSize: number
+  /** How long closing waits for the queue to drain, milliseconds. */
+  readonly drainMillis: number
+  /** How often files that could not be registered are tried again, milliseconds; 0: only at a start. */
+  readonly reconcileIntervalMillis: number
+}
+
+/** The most registrations in one request. */
+const batchSize = 500
+
+/** Between two tries to reach a manifest that refuses. Asking again is safe: what is registered answers as such. */
+const again = Schedule.min([Schedule.exponential("50 millis"), Schedule.spaced("2 seconds")]).pipe(Schedule.jittered)
+
+interface Registration {
+  readonly entry: FileEntry
+  readonly answer: Deferred.Deferred<Registered, Conflict | Gone | Unavailable>
+}
+
+export const layer = (
+  options: RegistrarOptions
+): Layer.Layer<Registrar, never, Background | Backend | Inventory | Manifest | Membership | Placement> =>
+  Layer.effect(
+    Registrar,
+    Effect.gen(function*() {
+      const backend = yield* Backend
+      const inventory = yield* Inventory
+      const manifest = yield* Manifest
+      const placement = yield* Placement
+      const background = yield* Background
+      const { self } = yield* Membership
+      // One file a path at a time. Not the lock under which files are shown: a manifest that does not answer may hold
+      // this one for long, and a pull must not wait for it.
+      const { withLock } = yield* PathLock.make
+
+      // ---------------------------------------------------------------------
+      // Into the manifest, many in one request. Drains on shutdown.
+      // ---------------------------------------------------------------------
+
+      const queue = yield* Queue.dropping<Registration, Cause.Done>(options.queueSize)
+
+      const registerBatch = Effect.fnUntraced(function*(batch: ReadonlyArray<Registration>) {
+        const answers = yield* manifest.registerAll(batch.map(({ entry }) => entry)).pipe(
+          Effect.tapError((error) => Effect.logWarning(error.message)),
+          Effect.retry(again),
+          Effect.result
+        )
+        yield* Effect.forEach(batch, ({ answer }, index) => {
+          const given = answers._tag === "Success" ? answers.success[index] : answers.failure
+          if (given === undefined) return Deferred.fail(answer, unavailable("the manifest gave no answer"))
+          const refused = given instanceof Conflict || given instanceof Gone || given instanceof Unavailable
+          return refused ? Deferred.fail(answer, given) : Deferred.succeed(answer, given)
+        }, { discard: true })
+      })
+
+      yield* background.run(
+        "the queue of the registrar",
+        Stream.fromEffectRepeat(Queue.takeBetween(queue, 1, batchSize)).pipe(
+          Stream.runForEach(registerBatch),
+          // Ended by the shutdown below; until the scope closes this fiber has nothing more to do.
+          Effect.andThen(Effect.never)
+        )
+      )
+
+      const register = (entry: FileEntry) =>
+        Effect.suspend(() => {
+          const answer = Deferred.makeUnsafe<Registered, Conflict | Gone | Unavailable>()
+          if (Queue.offerUnsafe(queue, { entry, answer })) return Deferred.await(answer)
+          const why = queue.state._tag === "Open"
+            ? `${options.queueSize} registrations wait already`
+            : "this node stops"
+          return Effect.fail(unavailable(why))
+        })
+
+      // ---------------------------------------------------------------------
+      // From sealed bytes to a visible file. Goes on when the caller has gone.
+      // ---------------------------------------------------------------------
+
+      const finishing = yield* FiberSet.make()
+      yield* Effect.addFinalizer(Effect.fnUntraced(function*() {
+        yield* Queue.end(queue)
+        const drained = yield* FiberSet.awaitEmpty(finishing).pipe(
+          Effect.timeoutOption(Duration.millis(options.drainMillis))
+        )
+        if (Option.isSome(drained)) return
+        const left = yield* FiberSet.size(finishing)
+        yield* Effect.logWarning(`${left} files are written but not registered; the next start registers them`)
+      }))
+
+      /** Registers a pending file and shows it. */
+      const finish = Effect.fnUntraced(function*({ entry }: Pending, staged: Staged) {
+        const file = yield* register(entry).pipe(
+          Effect.tapErrorTag(["Conflict", "Gone"], () => Effect.andThen(inventory.unpend(entry.path), staged.discard))
+        )
+        const placed = yield* placement.place(file, staged).pipe(
+          // Damaged after they were hashed: a peer that has the file is the only hope, and the puller asks.
+          Effect.catchTag("DigestMismatch", (error) =>
+            Effect.andThen(
+              Effect.logError(error.message),
+              Effect.as(inventory.unpend(entry.path), "Withdrawn" as const)
+            ))
+        )
+        if (placed === "Placed") return file
+        return yield* new Gone({ path: entry.path, reason: "deleted while it was published" })
+      })
+
+      /** Finishes what an earlier process, or an unreachable manifest, has left behind. */
+      const resume = Effect.fnUntraced(function*(pending: Pending) {
+        const { entry, token } = pending
+        const staged = yield* backend.unseal(entry.path, token)
+        if (Option.isSome(staged)) return yield* Effect.asVoid(finish(pending, staged.value))
+        // It may have become visible just before the crash.
+        const held = yield* backend.adopt(entry.path)
+        if (Option.isSome(held) && held.value.sha256 === entry.sha256 && held.value.size === entry.size_bytes) {
+          yield* placement.adopt(yield* register(entry))
+          return
+        }
+        yield* Effect.logWarning(`${entry.path} was written but never registered, and its bytes are gone; given up`)
+        yield* inventory.unpend(entry.path)
+      }, Effect.scoped)
+
+      const describe = Effect.fnUntraced(function*(file: NewFile, sha256: string, size: number) {
+        const now = DateTime.formatIso(yield* DateTime.now)
+        return yield* Schema.decodeUnknownEffect(FileEntry, { errors: "all" })({
+          path: file.path,
+          sha256,
+          size_bytes: size,
+          database: file.database ?? "",
+          measurement: file.measurement ?? "",
+          partition_time: file.partitionTime ?? now,
+          origin_node_id: self.id,
+          tier: file.tier ?? "hot",
+          created_at: now,
+          lsn: file.lsn ?? 0
+        }).pipe(Effect.mapError((error) => new InvalidEntry({ path: file.path, detail: explain(error) })))
+      })
+
+      const conclude = Effect.fnUntraced(function*(file: NewFile, path: FilePath, staged: Staged) {
+        const [before] = yield* inventory.look([path])
+        if (before?.pending !== undefined) {
+          // Whatever becomes of the older one, this one has its own answer.
+          yield* resume(before.pending).pipe(Effect.catchTag(["Conflict", "Gone"], () => Effect.void))
+        }
+        const { sha256, size, token } = yield* staged.seal
+        const entry = yield* describe(file, sha256, size)
+        const [now] = yield* inventory.look([path])
+        if (now?.row?._tag === "Verified" && sameBytes(now.row.file.entry, entry)) {
+          yield* staged.discard
+          return now.row.file
+        }
+        const pending = { entry, token }
+        yield* inventory.pend(pending)
+        return yield* finish(pending, staged)
+      })
+
+      const publish = Effect.fn("Registrar.publish")(function*<E, R>(
+        file: NewFile,
+        bytes: Uint8Array | Stream.Stream<Uint8Array, E, R>
+      ): Effect.fn.Return<Registered, PublishError | E, R> {
+        // Whatever is wrong with the description is said before a byte is written.
+        const { path } = yield* describe(file, "0".repeat(64), 0)
+        const scope = yield* Scope.make()
+        return yield* Effect.gen(function*() {
+          const staged = yield* Scope.provide(backend.stage(path), scope)
+          yield* Stream.runForEach(bytes instanceof Uint8Array ? Stream.succeed(bytes) : bytes, staged.write)
+          // From here on the file is finished even when the caller does not wait for it; the staging goes with it.
+          return yield* conclude(file, path, staged).pipe(
+            withLock(path),
+            Effect.ensuring(Scope.close(scope, Exit.void)),
+            FiberSet.run(finishing)
+          )
+        }).pipe(
+          Effect.onError(() => Scope.close(scope, Exit.void)),
+          Effect.flatMap(Fiber.join)
+        )
+      })
+
+      const reconcile = Effect.gen(function*() {
+        for (const pending of yield* inventory.pendings) {
+          yield* Effect.gen(function*() {
+            // Somebody who publishes right now has it in hand.
+            const [local] = yield* inventory.look([pending.entry.path])
+            if (local?.pending?.token === pending.token) yield* resume(pending)
+          }).pipe(
+            withLock(pending.entry.path),
+            Effect.catch((error) => Effect.logWarning(`${pending.entry.path} is not registered yet: ${error.message}`))
+          )
+        }
+      }).pipe(Effect.catchTag("InventoryError", (error) => Effect.logError(error.message)))
+
+      yield* background.run(
+        "the reconcile of the registrar",
+        reconcile.pipe(
+          Effect.andThen(
+            options.reconcileIntervalMillis === 0
+              ? Effect.never
+              : Effect.sleep(Duration.millis(options.reconcileIntervalMillis))
+          ),
+          Effect.forever
+        )
+      )
+
+      return { publish }
+    })
+  )
+
+const unavailable = (detail: string) => new Unavailable({ operation: "register", detail })

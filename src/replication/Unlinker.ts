@@ -1,0 +1,68 @@
+/**
+ * Carries deletions out: what the manifest no longer has leaves this disk once its grace period is over. An unlink is a
+ * durable debt like any other, and waits for no pull.
+ */
+import { Clock, Context, Duration, Effect, Layer, Option, Queue } from "effect"
+import { Backend } from "../ports/Backend.ts"
+import { Inventory, type Unlinking } from "../ports/Inventory.ts"
+import { Background } from "./Background.ts"
+import { PathLock } from "./PathLock.ts"
+
+export class Unlinker extends Context.Service<Unlinker, {
+  /** Says that something is to be unlinked that was not before. */
+  readonly wake: Effect.Effect<void>
+}>()("file-replication/Unlinker") {}
+
+/** How many deletions are looked at together. */
+const batch = 256
+
+/** The pause after the disk or the inventory has refused, and the longest without a look. */
+const pauseMillis = 30_000
+
+export const layer: Layer.Layer<Unlinker, never, Backend | Background | Inventory | PathLock> = Layer.effect(
+  Unlinker,
+  Effect.gen(function*() {
+    const backend = yield* Backend
+    const inventory = yield* Inventory
+    const background = yield* Background
+    const { withLock } = yield* PathLock
+    const wake = yield* Queue.sliding<void>(1)
+
+    const unlink = ({ path, revision }: Unlinking) =>
+      Effect.gen(function*() {
+        const row = yield* inventory.why(path)
+        if (Option.isNone(row) || row.value._tag !== "Unlinking" || row.value.revision !== revision) return
+        yield* backend.remove(path)
+        yield* inventory.unlinked(path, revision)
+      }).pipe(withLock(path))
+
+    /** Gives how long to rest, in milliseconds; 0 when there may be more to do at once. */
+    const look = Effect.gen(function*() {
+      const now = yield* Clock.currentTimeMillis
+      const due = yield* inventory.dueUnlinks(now, batch)
+      const outcomes = yield* Effect.forEach(due, (each) => Effect.result(unlink(each)))
+      const refused = outcomes.find((outcome) => outcome._tag === "Failure")
+      if (refused !== undefined && refused._tag === "Failure") {
+        yield* Effect.logError(`a deleted file could not be unlinked yet: ${refused.failure.message}`)
+        return pauseMillis
+      }
+      if (due.length === batch) return 0
+      const next = yield* inventory.nextDue(now)
+      return Option.match(next, { onNone: () => pauseMillis, onSome: (at) => Math.min(at - now, pauseMillis) })
+    }).pipe(
+      Effect.catchTag(
+        "InventoryError",
+        (error) => Effect.as(Effect.logError(`deletions pause: ${error.message}`), pauseMillis)
+      )
+    )
+
+    yield* background.run(
+      "the unlinker",
+      look.pipe(
+        Effect.flatMap((rest) => Queue.take(wake).pipe(Effect.timeoutOption(Duration.millis(rest)))),
+        Effect.forever
+      )
+    )
+    return { wake: Effect.asVoid(Queue.offer(wake, undefined)) }
+  })
+)

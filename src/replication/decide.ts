@@ -1,0 +1,47 @@
+/** What one event of the manifest means for this node. Pure: whoever asks carries it out. */
+import type { NodeId } from "../ports/FileEntry.ts"
+import { sameBytes } from "../ports/FileEntry.ts"
+import type { Change, Local } from "../ports/Inventory.ts"
+import type { ManifestEvent } from "../ports/Manifest.ts"
+
+export interface Context {
+  readonly self: NodeId
+  /** Milliseconds since 1970. */
+  readonly now: number
+  /** Between a delete event and the unlink, milliseconds. */
+  readonly deleteGraceMillis: number
+}
+
+export type Decision =
+  /** Ours, and here. */
+  | { readonly _tag: "SkipSelf"; readonly change: Change }
+  /** Somebody else's, and here already. */
+  | { readonly _tag: "SkipLocal"; readonly change: Change }
+  /** Must be pulled. */
+  | { readonly _tag: "Owe"; readonly change: Change }
+  /** Must leave this node. */
+  | { readonly _tag: "Forget"; readonly change: Change }
+
+/**
+ * A change goes with every decision, because `Inventory` must know the revision of what stands here too. It guards
+ * itself: a file that was verified between this decision and its record stays verified.
+ */
+export const decide = (event: ManifestEvent, local: Local, context: Context): Decision => {
+  if (event._tag === "Removed") {
+    return {
+      _tag: "Forget",
+      change: {
+        _tag: "Forget",
+        path: event.path,
+        revision: event.revision,
+        due: context.now + context.deleteGraceMillis
+      }
+    }
+  }
+  const { entry } = event.file
+  const owe: Change = { _tag: "Owe", file: event.file, reason: "not pulled yet", due: context.now }
+  const pending = local.pending !== undefined && sameBytes(local.pending.entry, entry)
+  const verified = local.row?._tag === "Verified" && sameBytes(local.row.file.entry, entry)
+  if (!pending && !verified) return { _tag: "Owe", change: owe }
+  return { _tag: entry.origin_node_id === context.self ? "SkipSelf" : "SkipLocal", change: owe }
+}

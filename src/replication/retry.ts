@@ -1,0 +1,33 @@
+/** When to try again. */
+import { Duration, Effect, Random, Schedule } from "effect"
+
+/** No wait between two immediate attempts is longer than this, before jitter. */
+const immediateCap = Duration.seconds(30)
+
+/** No wait between two rounds of attempts is longer than this, before jitter, in milliseconds. */
+const durableCap = 5 * 60_000
+
+export interface RetryOptions {
+  /** How often a file is tried in one round, the first time included. */
+  readonly maxAttempts: number
+  /** The wait behind the first attempt, in milliseconds; it doubles. */
+  readonly initialBackoffMillis: number
+}
+
+/** Between the attempts of one round: doubling, capped, jittered by a fifth, bounded. */
+export const immediate = (options: RetryOptions) =>
+  Schedule.min([
+    Schedule.exponential(Duration.millis(options.initialBackoffMillis)),
+    Schedule.spaced(immediateCap)
+  ]).pipe(
+    Schedule.jittered,
+    Schedule.upTo({ times: options.maxAttempts - 1 })
+  )
+
+/** How long a file rests behind its nth round without success, in milliseconds, before jitter. */
+export const restMillis = (options: RetryOptions, rounds: number): number =>
+  Math.min(durableCap, options.initialBackoffMillis * 2 ** Math.min(options.maxAttempts + rounds, 40))
+
+/** {@link restMillis}, jittered by a fifth, so that debts made together are not tried together for ever. */
+export const rest = (options: RetryOptions, rounds: number): Effect.Effect<number> =>
+  Effect.map(Random.nextBetween(0.8, 1.2), (factor) => Math.round(restMillis(options, rounds) * factor))
