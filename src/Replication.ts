@@ -112,6 +112,9 @@ const defaultPorts: PortLayers<StartError> = {
   }))
 }
 
+/** The manifest alone, for tools. */
+export const layerManifest: Layer.Layer<Manifest, StartError, ReplicationConfig> = defaultPorts.manifest
+
 /** The ports of a node, from its configuration; those that are given replace ours. */
 export const layerPorts = <E = never>(
   given: Partial<PortLayers<E>> = {}

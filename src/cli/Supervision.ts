@@ -12,10 +12,7 @@ export const Command = Schema.Union([
   Schema.TaggedStruct("Publish", {
     id: Schema.Int,
     file: Schema.String,
-    as: Schema.String,
-    database: Schema.String,
-    measurement: Schema.String,
-    partitionTime: Schema.optionalKey(Schema.String)
+    as: Schema.String
   }),
   /** Say where the manifest ends. */
   Schema.TaggedStruct("Head", { id: Schema.Int }),

@@ -59,3 +59,21 @@ export const folders = (path: string): Array<string> => {
   const parts = path.split("/")
   return parts.slice(1).map((_, index) => parts.slice(0, index + 1).join("/"))
 }
+
+/**
+ * What a path says of its file when it follows the usual layout, `database/measurement/2026/04/11/14/file.parquet`:
+ * the parts that it has. The hour, the day and the month may be left out.
+ */
+export const layout = (path: string): {
+  readonly database?: string
+  readonly measurement?: string
+  /** RFC 3339. */
+  readonly partitionTime?: string
+} => {
+  const [database, measurement, ...rest] = path.split("/").slice(0, -1)
+  if (database === undefined || measurement === undefined) return {}
+  const [year = "", month = "01", day = "01", hour = "00"] = rest
+  const time = `${year}-${month}-${day}T${hour}:00:00Z`
+  const valid = rest.length <= 4 && /^\d{4}-\d{2}-\d{2}T\d{2}:00:00Z$/.test(time) && !Number.isNaN(Date.parse(time))
+  return { database, measurement, ...(valid ? { partitionTime: time } : {}) }
+}

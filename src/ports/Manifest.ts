@@ -110,6 +110,10 @@ export class Manifest extends Context.Service<Manifest, {
   readonly registerAll: (
     entries: ReadonlyArray<FileEntry>
   ) => Effect.Effect<ReadonlyArray<Registered | Conflict | Gone>, Unavailable>
+  /** What {@link registerAll} would answer now, without registering anything; `undefined` where it would succeed. */
+  readonly check: (
+    entries: ReadonlyArray<FileEntry>
+  ) => Effect.Effect<ReadonlyArray<Conflict | Gone | undefined>, Unavailable>
   /** Deletes a path for good. Fine when it is absent: it gets a tombstone all the same. Gives the tombstone's revision. */
   readonly remove: (path: FilePath, reason: string) => Effect.Effect<Revision, Unavailable>
   /** Adds and removes at once: nobody ever sees a part of it. Gives the revision behind the whole change. */

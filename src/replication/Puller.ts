@@ -46,7 +46,7 @@ export interface PullerStats {
   readonly peerLookupFailures: number
   /** Refusals to begin at an offset. */
   readonly badOffsets: number
-  /** Bytes that came over the wire. */
+  /** Bytes that came over the wire, those of pulls in flight included. */
   readonly bytes: number
   /** Files that wait for a worker now. */
   readonly queueDepth: number
@@ -212,12 +212,16 @@ export const layer = (
         if (kind === "ChecksumMismatch" || kind === "WrongBytes") counts.checksumMismatches++
       }
 
+      const onBytes = (count: number): void => {
+        counts.bytes += count
+      }
+
       const round = Effect.fnUntraced(function*(owed: Owed) {
         const { file } = owed
         const answers = new Map(owed.answers.map((answer) => [answer.peer, answer]))
         const outcome = yield* Effect.suspend(() => {
           counts.attempts++
-          return attempt({ file, answers, onAnswer })
+          return attempt({ file, answers, onAnswer, onBytes })
         }).pipe(
           Effect.tapError((error) =>
             Effect.sync(() => {
@@ -229,7 +233,6 @@ export const layer = (
         )
         if (outcome._tag === "Success") {
           const { bytes, from, placed } = outcome.success
-          counts.bytes += bytes
           if (placed === "Withdrawn") return { _tag: "Withdrawn", file } satisfies Receipt
           counts.pulled++
           return { _tag: "Pulled", file, from, bytes } satisfies Receipt

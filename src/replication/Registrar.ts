@@ -14,7 +14,7 @@ import type { Cause } from "effect"
 import { Backend, type BackendError, type Staged } from "../ports/Backend.ts"
 import { explain } from "../ports/explain.ts"
 import { FileEntry, type Registered, sameBytes } from "../ports/FileEntry.ts"
-import type { FilePath } from "../ports/FilePath.ts"
+import { type FilePath, layout } from "../ports/FilePath.ts"
 import { Inventory, type InventoryError, type Pending } from "../ports/Inventory.ts"
 import { Conflict, Gone, Manifest, Unavailable } from "../ports/Manifest.ts"
 import { Membership } from "../ports/Membership.ts"
@@ -24,11 +24,11 @@ import { Placement } from "./Placement.ts"
 
 /** A file to publish; what its bytes tell is found out. */
 export interface NewFile {
-  /** Relative to the data folder. */
+  /** Relative to the data folder. What is left out below is taken from it where it follows the usual layout. */
   readonly path: string
   readonly database?: string
   readonly measurement?: string
-  /** Start of its partition, RFC 3339; the time of publishing when left out. */
+  /** Start of its partition, RFC 3339; the time of publishing when the path does not tell either. */
   readonly partitionTime?: string
   /** `hot` when left out. */
   readonly tier?: string
@@ -53,7 +53,7 @@ export class Registrar extends Context.Service<Registrar, {
    * Other bytes under a taken path are a `Conflict`, and what is stored stays as it was. `Unavailable`: the bytes are
    * safe on this disk, and are registered once the manifest answers.
    */
-  readonly publish: <E, R>(
+  readonly publish: <E = never, R = never>(
     file: NewFile,
     bytes: Uint8Array | Stream.Stream<Uint8Array, E, R>
   ) => Effect.Effect<Registered, PublishError | E, R>
@@ -183,13 +183,14 @@ export const layer = (
 
       const describe = Effect.fnUntraced(function*(file: NewFile, sha256: string, size: number) {
         const now = DateTime.formatIso(yield* DateTime.now)
-        return yield* Schema.decodeUnknownEffect(FileEntry, { errors: "all" })({
+        const usual = layout(file.path)
+        return yield* Schema.decodeEffect(FileEntry, { errors: "all" })({
           path: file.path,
           sha256,
           size_bytes: size,
-          database: file.database ?? "",
-          measurement: file.measurement ?? "",
-          partition_time: file.partitionTime ?? now,
+          database: file.database ?? usual.database ?? "",
+          measurement: file.measurement ?? usual.measurement ?? "",
+          partition_time: file.partitionTime ?? usual.partitionTime ?? now,
           origin_node_id: self.id,
           tier: file.tier ?? "hot",
           created_at: now,
@@ -215,7 +216,7 @@ export const layer = (
         return yield* finish(pending, staged)
       })
 
-      const publish = Effect.fn("Registrar.publish")(function*<E, R>(
+      const publish = Effect.fn("Registrar.publish")(function*<E = never, R = never>(
         file: NewFile,
         bytes: Uint8Array | Stream.Stream<Uint8Array, E, R>
       ): Effect.fn.Return<Registered, PublishError | E, R> {

@@ -6,6 +6,7 @@
  */
 import { Clock, Effect, Option, Schema } from "effect"
 import { Backend, type BackendError, type Staged } from "../ports/Backend.ts"
+import type { ByteSink } from "../ports/ByteSink.ts"
 import { FetchClient, type FetchError } from "../ports/FetchClient.ts"
 import type { NodeId, Registered } from "../ports/FileEntry.ts"
 import type { InventoryError, PeerAnswer } from "../ports/Inventory.ts"
@@ -41,6 +42,8 @@ export interface Round {
   readonly answers: Map<NodeId, PeerAnswer>
   /** Told of each answer, for the counts. */
   readonly onAnswer: (kind: string) => void
+  /** Told of bytes as they come over the wire. */
+  readonly onBytes: (count: number) => void
 }
 
 /** What a peer's wrong bytes are called among the answers. */
@@ -80,9 +83,15 @@ export const make = Effect.gen(function*() {
   })
 
   /** Asks one peer for the rest of the file. Gives the failure that lets the next one have a try. */
-  const ask = Effect.fnUntraced(function*(peer: Peer, { file }: Round, staged: Staged) {
+  const ask = Effect.fnUntraced(function*(peer: Peer, { file, onBytes }: Round, staged: Staged) {
     const offset = yield* staged.length
-    return yield* client.fetch(peer, file.entry, offset, staged).pipe(
+    const sink: ByteSink<BackendError> = {
+      write: (chunk) => {
+        onBytes(chunk.length)
+        return staged.write(chunk)
+      }
+    }
+    return yield* client.fetch(peer, file.entry, offset, sink).pipe(
       Effect.as(Option.none<Exclude<FetchError, { _tag: "ChecksumMismatch" }>>()),
       Effect.catchTag(
         [

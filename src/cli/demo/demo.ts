@@ -1,0 +1,114 @@
+/** `file-replication demo`: a writer and its readers on this machine, real files, and the proof that they agree. */
+import {
+  Clock,
+  Console,
+  Effect,
+  Fiber,
+  FileSystem,
+  Option,
+  Ref,
+  Runtime,
+  Schema,
+  Stream,
+  SubscriptionRef
+} from "effect"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import { showProgress, size, table } from "./display.ts"
+import { makeSecret, type Node, NodeFailed, startNode } from "./nodes.ts"
+import { prove } from "./proof.ts"
+import { fromFolder, generate, generatedFiles, type SourceFile } from "./source.ts"
+
+/** The nodes don't agree. */
+export class DemoFailed extends Schema.TaggedError<DemoFailed>()("DemoFailed", {
+  differences: Schema.Array(Schema.String)
+}) {
+  override readonly [Runtime.errorExitCode] = 1
+  override get message(): string {
+    const shown = this.differences.slice(0, 50).map((difference) => `  - ${difference}`)
+    const more = this.differences.length > shown.length ? [`  and ${this.differences.length - shown.length} more`] : []
+    return ["the nodes do not hold the same:", ...shown, ...more].join("\n")
+  }
+}
+
+export interface DemoOptions {
+  /** Publish the files of this folder instead of generated Parquet. */
+  readonly folder: Option.Option<string>
+  readonly nodes: number
+  /** Leave the nodes' folders where they are. */
+  readonly keep: boolean
+}
+
+const names = (count: number): ReadonlyArray<string> => [
+  "writer",
+  ...Array.from({ length: count - 1 }, (_, index) => `reader-${index + 1}`)
+]
+
+export const demo = Effect.fn("demo")(function*(options: DemoOptions) {
+  const fs = yield* FileSystem.FileSystem
+  const began = yield* Clock.currentTimeMillis
+  const given = Option.isSome(options.folder) ? Option.some(yield* fromFolder(options.folder.value)) : Option.none()
+  const folder = yield* fs.makeTempDirectory({ directory: tmpdir(), prefix: "file-replication-demo-" })
+  if (!options.keep) yield* Effect.addFinalizer(() => Effect.ignore(fs.remove(folder, { recursive: true })))
+
+  const files = Option.match(given, { onNone: () => generatedFiles, onSome: ({ length }) => length })
+  const what = Option.match(options.folder, {
+    onNone: () => `${files} Parquet files, written by DuckDB`,
+    onSome: (from) => `${files} files of ${from}`
+  })
+  yield* Console.log(`Replicating ${what}, from one writer to ${options.nodes - 1} readers.`)
+  yield* Console.log(`Each node is a process with a folder of its own under ${folder}\n`)
+
+  const secret = yield* makeSecret
+  const nodes = yield* Effect.forEach(
+    names(options.nodes),
+    (name, index) => startNode({ folder, name, role: index === 0 ? "writer" : "reader", secret }),
+    { concurrency: "unbounded" }
+  )
+  const [writer] = nodes
+  if (writer === undefined) return yield* new NodeFailed({ node: "writer", detail: "was not started" })
+
+  const source = Option.match(given, {
+    onNone: () => generate(join(folder, "source")),
+    onSome: (files) => Stream.fromIterable<SourceFile>(files)
+  })
+  const display = yield* Effect.forkScoped(showProgress(nodes))
+  const paths = yield* Ref.make<ReadonlyArray<string>>([])
+  yield* source.pipe(
+    Stream.flatMap(({ as, file }) =>
+      Stream.fromEffectDrain(
+        writer.ask({ _tag: "Publish", file, as }).pipe(
+          Effect.andThen(Ref.update(paths, (known) => [...known, as]))
+        )
+      ), { concurrency: 4, bufferSize: 1 }),
+    Stream.runDrain,
+    Effect.scoped
+  )
+  const { at } = yield* writer.ask({ _tag: "Head" })
+  if (at === undefined) return yield* new NodeFailed({ node: "writer", detail: "did not say where the manifest ends" })
+  yield* Effect.forEach(nodes, (node) => node.ask({ _tag: "Await", at }), { concurrency: "unbounded" })
+  const replicated = yield* Clock.currentTimeMillis
+  yield* Fiber.interrupt(display)
+
+  yield* Console.log("\nEvery node is ready. Comparing what they hold ...")
+  const proof = yield* prove(nodes, yield* Ref.get(paths), folder)
+  yield* Effect.forEach(proof.equal, (sentence) => Console.log(`  equal: ${sentence}`), { discard: true })
+  yield* Console.log(`\n${table(yield* summary(nodes, replicated - began))}`)
+  if (options.keep) yield* Console.log(`\nThe nodes' folders stay in ${folder}`)
+  if (proof.differences.length > 0) return yield* new DemoFailed({ differences: proof.differences })
+}, Effect.scoped)
+
+const summary = Effect.fn("summary")(function*(nodes: ReadonlyArray<Node>, millis: number) {
+  const rows = yield* Effect.forEach(nodes, ({ name, progress }) =>
+    Effect.map(SubscriptionRef.get(progress), (at) => [
+      name,
+      String(at.verified.files),
+      size(at.verified.bytes),
+      String(at.pulled),
+      String(at.skippedSelf),
+      String(at.failed),
+      String(at.attempts),
+      `${(millis / 1000).toFixed(1)} s`
+    ]))
+  return [["node", "files", "bytes", "pulled", "skipped as own", "failed", "attempts", "wall time"], ...rows]
+})

@@ -1,0 +1,46 @@
+/** `file-replication node`: one node as a process, until a signal or until whoever supervises it leaves. */
+import { Console, Context, Duration, Effect, Layer, Option } from "effect"
+import { FetchServer } from "../peer/FetchServer.ts"
+import { addressText, Membership } from "../ports/Membership.ts"
+import { layer as replicationLayer, Replication } from "../Replication.ts"
+import { Background } from "../replication/Background.ts"
+import { load, ReplicationConfig } from "../ReplicationConfig.ts"
+import { supervised } from "./supervised.ts"
+
+export interface NodeOptions {
+  readonly config: Option.Option<string>
+  /** Speak the protocol of `Supervision.ts` over standard input and output. */
+  readonly supervised: boolean
+}
+
+export const runNode = Effect.fn("node")(function*(options: NodeOptions) {
+  const settings = yield* load({ file: options.config, environment: process.env })
+  return yield* Effect.gen(function*() {
+    const replication = yield* Replication
+    if (replication._tag === "Inactive") {
+      yield* Console.error(`replication is off: ${replication.reason}; nothing to do`)
+      return
+    }
+    const { services } = replication
+    const { self } = Context.get(services, Membership)
+    const { address } = Context.get(services, FetchServer)
+    yield* Effect.logInfo(`node ${self.id} (${self.role}) listens on ${addressText(address)}`)
+    yield* giveUpAfter(settings.shutdownTimeoutMillis)
+    const failure = Context.get(services, Background).failure
+    yield* Effect.raceFirst(options.supervised ? Effect.provide(supervised, services) : Effect.never, failure)
+  }).pipe(
+    Effect.provide(replicationLayer().pipe(Layer.provide(Layer.succeed(ReplicationConfig, settings)))),
+    Effect.scoped
+  )
+})
+
+/** A shutdown that hangs, on a disk that does not answer for example, ends all the same. */
+const giveUpAfter = (millis: number) =>
+  Effect.addFinalizer(() =>
+    Effect.sync(() => {
+      setTimeout(() => {
+        process.stderr.write(`shutdown has not ended within ${Duration.format(Duration.millis(millis))}; leaving\n`)
+        process.exit(1)
+      }, millis).unref()
+    })
+  )

@@ -1,0 +1,54 @@
+/** `file-replication publish`: files of this machine, published by this node. */
+import { Console, Effect, FileSystem, Layer, Option, Schema, Stream } from "effect"
+import { basename } from "node:path"
+import { layerPorts, type StartError } from "../Replication.ts"
+import * as Background from "../replication/Background.ts"
+import * as PathLock from "../replication/PathLock.ts"
+import * as Placement from "../replication/Placement.ts"
+import * as Registrar from "../replication/Registrar.ts"
+import type { ReplicationConfig, Settings } from "../ReplicationConfig.ts"
+
+/** The bytes of a file of this machine. */
+export const fileBytes = (file: string) =>
+  Stream.unwrap(Effect.map(FileSystem.FileSystem, (fs) => fs.stream(file, { chunkSize: 1 << 20 })))
+
+/** The arguments don't fit each other. */
+export class Misused extends Schema.TaggedError<Misused>()("Misused", { detail: Schema.String }) {
+  override get message(): string {
+    return this.detail
+  }
+}
+
+/** Under which path each file goes: `--as` names the file, or with several files or a `/` behind it their folder. */
+export const targets = (files: ReadonlyArray<string>, as: Option.Option<string>) =>
+  files.map((file) => {
+    if (Option.isNone(as)) return { file, path: basename(file) }
+    const folder = files.length > 1 || as.value.endsWith("/")
+    return { file, path: folder ? `${as.value.replace(/\/$/, "")}/${basename(file)}` : as.value }
+  })
+
+/** A registrar without a node around it: it writes into the node's data folder, where a running node sees it. */
+export const layerRegistrar = (settings: Settings): Layer.Layer<
+  Registrar.Registrar,
+  StartError,
+  ReplicationConfig
+> =>
+  Registrar.layer({
+    queueSize: settings.queueSize,
+    drainMillis: Math.floor(settings.shutdownTimeoutMillis / 2),
+    reconcileIntervalMillis: 0
+  }).pipe(
+    Layer.provide(Placement.layer),
+    Layer.provide(PathLock.layer),
+    Layer.provide(Background.layer),
+    Layer.provide(layerPorts())
+  )
+
+export const publish = Effect.fn("publish")(function*(files: ReadonlyArray<string>, as: Option.Option<string>) {
+  const registrar = yield* Registrar.Registrar
+  if (files.length === 0) return yield* new Misused({ detail: "name at least one file to publish" })
+  for (const { file, path } of targets(files, as)) {
+    const { entry, revision } = yield* registrar.publish({ path }, fileBytes(file))
+    yield* Console.log(`${entry.path}  ${entry.size_bytes} bytes  sha256 ${entry.sha256}  revision ${revision}`)
+  }
+})

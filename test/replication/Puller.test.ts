@@ -1,0 +1,442 @@
+import { assert, describe, it } from "@effect/vitest"
+import { Clock, Duration, Effect, Exit, Fiber, Layer, Option, Scope } from "effect"
+import { TestClock } from "effect/testing"
+import { Backend, BackendError } from "../../src/ports/Backend.ts"
+import { BadOffset, ChecksumMismatch, FileNotOnPeer, PeerRejected, ShortBody } from "../../src/ports/FetchClient.ts"
+import { Inventory } from "../../src/ports/Inventory.ts"
+import { Puller } from "../../src/replication/Puller.ts"
+import { bytesOf, Dials, fileOf, hold, honest, makeGate, nodeLayer, onNode, receiptsOf, type Script } from "./node.ts"
+import { textUnder, unreachable } from "./node.ts"
+
+const dialled = Effect.map(
+  Dials,
+  ({ all }) => all.map(({ offset, peer }) => (offset === 0 ? peer : `${peer}@${offset}`))
+)
+const owedRow = (path: string) =>
+  Effect.gen(function*() {
+    const row = yield* (yield* Inventory).why(fileOf(path).entry.path)
+    return Option.isSome(row) && row.value._tag === "Owed" ? row.value : undefined
+  })
+
+describe("Puller.enqueue", () => {
+  it.effect("answers Enqueued, and the file arrives verified and visible", () =>
+    Effect.gen(function*() {
+      const puller = yield* Puller
+      const receipts = yield* receiptsOf
+      assert.strictEqual(yield* puller.enqueue(fileOf("db/a")), "Enqueued")
+      const receipt = yield* receipts
+      assert.strictEqual(receipt._tag, "Pulled")
+      assert.deepStrictEqual(yield* textUnder("db/a"), Option.some("db/a"))
+      const verified = yield* (yield* Inventory).verified(fileOf("db/a").entry.path)
+      assert.isTrue(Option.isSome(verified))
+      const { attempts, bytes, enqueued, pulled } = yield* puller.stats
+      assert.deepStrictEqual({ attempts, bytes, enqueued, pulled }, { attempts: 1, bytes: 4, enqueued: 1, pulled: 1 })
+    }).pipe(onNode({})))
+
+  it.effect("answers SkippedSelf for a file of this node that is verified here", () =>
+    Effect.gen(function*() {
+      const puller = yield* Puller
+      const ours = fileOf("db/a", 1, "self")
+      yield* hold(ours)
+      assert.strictEqual(yield* puller.enqueue(ours), "SkippedSelf")
+      assert.strictEqual((yield* puller.stats).skippedSelf, 1)
+    }).pipe(onNode({})))
+
+  it.effect("answers SkippedLocal for another node's file that is verified here", () =>
+    Effect.gen(function*() {
+      const puller = yield* Puller
+      yield* hold(fileOf("db/a"))
+      assert.strictEqual(yield* puller.enqueue(fileOf("db/a")), "SkippedLocal")
+      assert.strictEqual((yield* puller.stats).skippedLocal, 1)
+    }).pipe(onNode({})))
+
+  it.effect("pulls a file of this node that it no longer has", () =>
+    Effect.gen(function*() {
+      const receipts = yield* receiptsOf
+      assert.strictEqual(yield* (yield* Puller).enqueue(fileOf("db/a", 1, "self")), "Enqueued")
+      assert.strictEqual((yield* receipts)._tag, "Pulled")
+      assert.deepStrictEqual(yield* dialled, ["node-1"])
+    }).pipe(onNode({})))
+
+  it.effect("answers SkippedDuplicate while the path is queued or in flight, and not afterwards", () =>
+    Effect.gen(function*() {
+      const gate = yield* makeGate
+      yield* Effect.gen(function*() {
+        const puller = yield* Puller
+        const receipts = yield* receiptsOf
+        assert.strictEqual(yield* puller.enqueue(fileOf("db/a")), "Enqueued")
+        yield* (yield* Dials).next
+        assert.strictEqual(yield* puller.enqueue(fileOf("db/a")), "SkippedDuplicate")
+        yield* gate.open
+        yield* receipts
+        assert.strictEqual(yield* puller.enqueue(fileOf("db/a")), "SkippedLocal")
+        assert.strictEqual((yield* puller.stats).skippedDuplicate, 1)
+      }).pipe(onNode({ script: gate.script }))
+    }))
+
+  it.effect("answers Dropped when the queue is full, and the file still arrives", () =>
+    Effect.gen(function*() {
+      const gate = yield* makeGate
+      yield* Effect.gen(function*() {
+        const puller = yield* Puller
+        const receipts = yield* receiptsOf
+        const answers: Array<string> = []
+        for (const name of ["a", "b", "c", "d", "e"]) {
+          answers.push(yield* puller.enqueue(fileOf(`db/${name}`)))
+          if (name === "a") yield* (yield* Dials).next
+        }
+        assert.include(answers, "Dropped")
+        assert.isAbove((yield* puller.stats).dropped, 0)
+        assert.strictEqual((yield* (yield* Inventory).progress).owed.files, 5)
+        yield* gate.open
+        for (let n = 0; n < 5; n++) assert.strictEqual((yield* receipts)._tag, "Pulled")
+        assert.strictEqual((yield* (yield* Inventory).progress).owed.files, 0)
+      }).pipe(onNode({ script: gate.script, workers: 1, queueSize: 2 }))
+    }))
+})
+
+describe("Puller", () => {
+  it.effect("counts what is verified already when a worker takes it up, and dials nobody for it", () =>
+    Effect.gen(function*() {
+      const puller = yield* Puller
+      const receipts = yield* receiptsOf
+      yield* hold(fileOf("db/a"))
+      yield* puller.offer([fileOf("db/a")])
+      assert.strictEqual((yield* receipts)._tag, "Skipped")
+      assert.strictEqual((yield* puller.stats).skippedLocal, 1)
+      assert.deepStrictEqual(yield* dialled, [])
+    }).pipe(onNode({})))
+
+  it.effect("adopts a file that already lies under its name, without a fetch", () =>
+    Effect.gen(function*() {
+      const backend = yield* Backend
+      const receipts = yield* receiptsOf
+      const file = fileOf("db/a")
+      yield* Effect.scoped(Effect.gen(function*() {
+        const staged = yield* backend.stage(file.entry.path, file.entry.sha256)
+        yield* staged.write(bytesOf(file.entry))
+        yield* staged.commit(file.entry.sha256)
+      }))
+      yield* (yield* Puller).enqueue(file)
+      assert.strictEqual((yield* receipts)._tag, "Skipped")
+      assert.deepStrictEqual(yield* dialled, [])
+      assert.isTrue(Option.isSome(yield* (yield* Inventory).verified(file.entry.path)))
+    }).pipe(onNode({})))
+
+  it.effect("sets a file of other bytes aside and pulls the right ones", () =>
+    Effect.gen(function*() {
+      const backend = yield* Backend
+      const receipts = yield* receiptsOf
+      const file = fileOf("db/a")
+      const other = fileOf("other")
+      yield* Effect.scoped(Effect.gen(function*() {
+        const staged = yield* backend.stage(file.entry.path, other.entry.sha256)
+        yield* staged.write(bytesOf(other.entry))
+        yield* staged.commit(other.entry.sha256)
+      }))
+      yield* (yield* Puller).enqueue(file)
+      assert.strictEqual((yield* receipts)._tag, "Pulled")
+      assert.deepStrictEqual(yield* textUnder("db/a"), Option.some("db/a"))
+    }).pipe(onNode({})))
+
+  it.effect("asks the origin first, then the others, within one attempt", () => {
+    const script: Script = (peer, entry, offset, sink) =>
+      peer.id === "node-3"
+        ? honest(peer, entry, offset, sink)
+        : Effect.fail(new FileNotOnPeer({ peer: peer.id, path: entry.path, code: "not_found" }))
+    return Effect.gen(function*() {
+      const receipts = yield* receiptsOf
+      yield* (yield* Puller).enqueue(fileOf("db/a", 1, "node-2"))
+      const receipt = yield* receipts
+      assert.strictEqual(receipt._tag, "Pulled")
+      const asked = yield* dialled
+      assert.strictEqual(asked[0], "node-2")
+      assert.strictEqual(asked.at(-1), "node-3")
+      assert.strictEqual((yield* (yield* Puller).stats).attempts, 1)
+    }).pipe(onNode({ script, peers: ["node-1", "node-2", "node-3"] }))
+  })
+
+  it.effect("tries again after a failed attempt, with peers looked up afresh, and succeeds", () => {
+    let refusals = 1
+    const script: Script = (peer, entry, offset, sink) =>
+      refusals-- > 0 ? unreachable(peer, entry, offset, sink) : honest(peer, entry, offset, sink)
+    return Effect.gen(function*() {
+      const receipts = yield* receiptsOf
+      yield* (yield* Puller).enqueue(fileOf("db/a"))
+      yield* (yield* Dials).next
+      yield* TestClock.adjust("1 second")
+      assert.strictEqual((yield* receipts)._tag, "Pulled")
+      const { attempts, failed } = yield* (yield* Puller).stats
+      assert.deepStrictEqual({ attempts, failed }, { attempts: 2, failed: 0 })
+    }).pipe(onNode({ script }))
+  })
+
+  it.effect("records a give-up after the last attempt as owed, with every peer's answer and the next time", () =>
+    Effect.gen(function*() {
+      const receipts = yield* receiptsOf
+      yield* (yield* Puller).enqueue(fileOf("db/a"))
+      const waiting = yield* Effect.forkChild(receipts)
+      for (let n = 0; n < 3; n++) {
+        yield* (yield* Dials).next
+        yield* (yield* Dials).next
+        // The longest that the jitter makes of 100 and 200 ms; the next round is due later than that.
+        if (n < 2) yield* TestClock.adjust(n === 0 ? "120 millis" : "240 millis")
+      }
+      const receipt = yield* Fiber.join(waiting)
+      assert.strictEqual(receipt._tag, "Postponed")
+      const owed = yield* owedRow("db/a")
+      const now = yield* Clock.currentTimeMillis
+      assert.strictEqual(owed?.rounds, 1)
+      assert.isAbove(owed?.due ?? 0, now)
+      assert.include(owed?.reason ?? "", "refused")
+      assert.deepStrictEqual(owed?.answers.map(({ peer }) => peer).sort(), ["node-1", "node-2"])
+      const { attempts, failed } = yield* (yield* Puller).stats
+      assert.deepStrictEqual({ attempts, failed }, { attempts: 3, failed: 1 })
+      assert.deepStrictEqual(yield* textUnder("db/a"), Option.none())
+    }).pipe(onNode({ script: unreachable, peers: ["node-1", "node-2"] })))
+
+  it.effect("tries what it gave up again when its time has come", () => {
+    let refusals = 1
+    const script: Script = (peer, entry, offset, sink) =>
+      refusals-- > 0 ? unreachable(peer, entry, offset, sink) : honest(peer, entry, offset, sink)
+    return Effect.gen(function*() {
+      const receipts = yield* receiptsOf
+      yield* (yield* Puller).enqueue(fileOf("db/a"))
+      assert.strictEqual((yield* receipts)._tag, "Postponed")
+      yield* TestClock.adjust("2 minutes")
+      assert.strictEqual((yield* receipts)._tag, "Pulled")
+    }).pipe(onNode({ script, maxAttempts: 1 }))
+  })
+
+  it.effect("says that no peer is known, and counts it, when there is nobody to ask", () =>
+    Effect.gen(function*() {
+      const receipts = yield* receiptsOf
+      yield* (yield* Puller).enqueue(fileOf("db/a"))
+      const receipt = yield* receipts
+      assert.strictEqual(receipt._tag, "Postponed")
+      assert.include(receipt._tag === "Postponed" ? receipt.reason : "", "no peer is known")
+      assert.strictEqual((yield* (yield* Puller).stats).peerLookupFailures, 1)
+    }).pipe(onNode({ peers: [], maxAttempts: 1 })))
+
+  it.effect("says that every peer rejects it when every one does", () => {
+    const script: Script = (peer, entry) =>
+      Effect.fail(new PeerRejected({ peer: peer.id, path: entry.path, code: "auth" }))
+    return Effect.gen(function*() {
+      const receipts = yield* receiptsOf
+      yield* (yield* Puller).enqueue(fileOf("db/a"))
+      const receipt = yield* receipts
+      assert.include(receipt._tag === "Postponed" ? receipt.reason : "", "check the shared secret")
+    }).pipe(onNode({ script, maxAttempts: 1, peers: ["node-1", "node-2"] }))
+  })
+
+  it.effect("ends the attempt at a digest mismatch in the answer, without asking the next peer", () => {
+    const script: Script = (peer, entry) =>
+      Effect.fail(new ChecksumMismatch({ peer: peer.id, path: entry.path, detail: "another sha256" }))
+    return Effect.gen(function*() {
+      const receipts = yield* receiptsOf
+      yield* (yield* Puller).enqueue(fileOf("db/a"))
+      assert.strictEqual((yield* receipts)._tag, "Postponed")
+      assert.deepStrictEqual(yield* dialled, ["node-1"])
+      assert.strictEqual((yield* (yield* Puller).stats).checksumMismatches, 1)
+    }).pipe(onNode({ script, maxAttempts: 1, peers: ["node-1", "node-2"] }))
+  })
+
+  it.effect("shows nothing of a body with wrong bytes, and asks the other peer at the next attempt", () => {
+    const script: Script = (peer, entry, offset, sink) =>
+      peer.id === "node-1" ? sink.write(new Uint8Array(entry.size_bytes)) : honest(peer, entry, offset, sink)
+    return Effect.gen(function*() {
+      const receipts = yield* receiptsOf
+      yield* (yield* Puller).enqueue(fileOf("db/a"))
+      yield* (yield* Dials).next
+      assert.deepStrictEqual(yield* textUnder("db/a"), Option.none())
+      yield* TestClock.adjust("1 second")
+      assert.strictEqual((yield* receipts)._tag, "Pulled")
+      assert.deepStrictEqual(yield* dialled, ["node-1", "node-2"])
+      assert.strictEqual((yield* (yield* Puller).stats).checksumMismatches, 1)
+      assert.deepStrictEqual(yield* textUnder("db/a"), Option.some("db/a"))
+    }).pipe(onNode({ script, peers: ["node-1", "node-2"] }))
+  })
+
+  it.effect("goes on at another peer where a broken body ended", () => {
+    const script: Script = (peer, entry, offset, sink) =>
+      peer.id === "node-1"
+        ? sink.write(bytesOf(entry).subarray(offset, 3)).pipe(
+          Effect.andThen(
+            Effect.fail(new ShortBody({ peer: peer.id, path: entry.path, expected: entry.size_bytes, received: 3 }))
+          )
+        )
+        : honest(peer, entry, offset, sink)
+    return Effect.gen(function*() {
+      const receipts = yield* receiptsOf
+      yield* (yield* Puller).enqueue(fileOf("db/abc"))
+      assert.strictEqual((yield* receipts)._tag, "Pulled")
+      assert.deepStrictEqual(yield* dialled, ["node-1", "node-2@3"])
+      assert.strictEqual((yield* (yield* Puller).stats).bytes, 6)
+    }).pipe(onNode({ script, peers: ["node-1", "node-2"] }))
+  })
+
+  it.effect("begins again from 0 when every peer refuses to go on from where it is", () => {
+    const script: Script = (peer, entry, offset, sink) =>
+      offset > 0
+        ? Effect.fail(new BadOffset({ peer: peer.id, path: entry.path, offset }))
+        : honest(peer, entry, offset, sink)
+    return Effect.gen(function*() {
+      const backend = yield* Backend
+      const receipts = yield* receiptsOf
+      const big = fileOf("db/abc")
+      yield* Effect.scoped(Effect.gen(function*() {
+        const staged = yield* backend.stage(big.entry.path, big.entry.sha256)
+        yield* staged.write(bytesOf(big.entry).subarray(0, 3))
+      }))
+      const kept = yield* Effect.scoped(
+        Effect.flatMap(backend.stage(big.entry.path, big.entry.sha256), (staged) => staged.length)
+      )
+      yield* (yield* Puller).enqueue(big)
+      assert.strictEqual((yield* receipts)._tag, "Pulled")
+      assert.strictEqual((yield* (yield* Puller).stats).badOffsets, kept > 0 ? 2 : 0)
+      assert.deepStrictEqual(yield* textUnder("db/abc"), Option.some("db/abc"))
+    }).pipe(onNode({ script, peers: ["node-1", "node-2"] }))
+  })
+
+  it.effect("blames the disk and nobody else when it refuses", () => {
+    const refusing = Layer.effect(
+      Backend,
+      Effect.map(Backend, (backend) =>
+        Backend.of({
+          ...backend,
+          stage: (path) =>
+            Effect.fail(new BackendError({ operation: "stage", path, reason: "NoSpace", detail: "the disk is full" }))
+        }))
+    )
+    return Effect.gen(function*() {
+      const puller = yield* Puller
+      const receipts = yield* receiptsOf
+      yield* puller.enqueue(fileOf("db/a"))
+      const receipt = yield* receipts
+      assert.include(receipt._tag === "Postponed" ? receipt.reason : "", "the disk is full")
+      assert.deepStrictEqual(yield* dialled, [])
+    }).pipe(Effect.provide(nodeLayer({ maxAttempts: 1, backend: refusing })))
+  })
+
+  it.effect("gives a path's place back on success, failure and defect alike", () => {
+    const outcomes = ["defect", "failure", "success"]
+    const script: Script = (peer, entry, offset, sink) => {
+      const outcome = outcomes.shift()
+      if (outcome === "defect") return Effect.die("a defect of the client")
+      return outcome === "failure" ? unreachable(peer, entry, offset, sink) : honest(peer, entry, offset, sink)
+    }
+    return Effect.gen(function*() {
+      const puller = yield* Puller
+      const receipts = yield* receiptsOf
+      yield* puller.enqueue(fileOf("db/a"))
+      for (const expected of ["Postponed", "Postponed", "Pulled"]) {
+        assert.strictEqual((yield* receipts)._tag, expected)
+        yield* TestClock.adjust("5 minutes")
+      }
+      const { inFlight, queueDepth } = yield* puller.stats
+      assert.deepStrictEqual({ inFlight, queueDepth }, { inFlight: 0, queueDepth: 0 })
+    }).pipe(onNode({ script, maxAttempts: 1 }))
+  })
+
+  it.effect("stops a pull whose path is deleted, and shows nothing of it", () =>
+    Effect.gen(function*() {
+      const gate = yield* makeGate
+      yield* Effect.gen(function*() {
+        const puller = yield* Puller
+        const receipts = yield* receiptsOf
+        const file = fileOf("db/a")
+        yield* puller.enqueue(file)
+        yield* (yield* Dials).next
+        yield* (yield* Inventory).apply([{
+          _tag: "Forget",
+          path: file.entry.path,
+          revision: fileOf("db/a", 2).revision,
+          due: 0
+        }])
+        yield* puller.withdraw(file.entry.path)
+        assert.strictEqual(yield* gate.interrupted, "db/a")
+        assert.strictEqual((yield* receipts)._tag, "Withdrawn")
+        assert.strictEqual((yield* puller.stats).failed, 0)
+      }).pipe(onNode({ script: gate.script }))
+    }))
+
+  it.effect("does not show a file that was deleted while its last bytes arrived", () =>
+    Effect.gen(function*() {
+      const gate = yield* makeGate
+      yield* Effect.gen(function*() {
+        const puller = yield* Puller
+        const receipts = yield* receiptsOf
+        const file = fileOf("db/a")
+        yield* puller.enqueue(file)
+        yield* (yield* Dials).next
+        yield* (yield* Inventory).apply([{
+          _tag: "Forget",
+          path: file.entry.path,
+          revision: fileOf("db/a", 2).revision,
+          due: 0
+        }])
+        yield* gate.open
+        assert.strictEqual((yield* receipts)._tag, "Withdrawn")
+        assert.deepStrictEqual(yield* textUnder("db/a"), Option.none())
+      }).pipe(onNode({ script: gate.script }))
+    }))
+
+  it.effect("dials nobody after shutdown has interrupted a pull, counts no failure and keeps the debt", () =>
+    Effect.gen(function*() {
+      const gate = yield* makeGate
+      const scope = yield* Scope.make()
+      const context = yield* Layer.buildWithScope(
+        nodeLayer({ script: gate.script, peers: ["node-1", "node-2", "node-3"], workers: 1 }),
+        scope
+      )
+      const run = <A, E>(effect: Effect.Effect<A, E, Puller | Dials | Inventory>) => Effect.provide(effect, context)
+      yield* run(Effect.gen(function*() {
+        const puller = yield* Puller
+        yield* puller.enqueue(fileOf("db/a"))
+        yield* (yield* Dials).next
+        yield* puller.enqueue(fileOf("db/b"))
+      }))
+      yield* Scope.close(scope, Exit.void)
+      yield* gate.open
+      yield* TestClock.adjust("10 minutes")
+      yield* run(Effect.gen(function*() {
+        assert.deepStrictEqual(yield* dialled, ["node-1"])
+        assert.strictEqual((yield* (yield* Puller).stats).failed, 0)
+        assert.strictEqual((yield* (yield* Inventory).progress).owed.files, 2)
+      }))
+    }))
+
+  it.effect("interrupts all pulls in flight in parallel", () =>
+    Effect.gen(function*() {
+      const slow: Script = () => Effect.never.pipe(Effect.onInterrupt(() => Effect.sleep("1 second")))
+      const scope = yield* Scope.make()
+      const context = yield* Layer.buildWithScope(nodeLayer({ script: slow, workers: 8, queueSize: 8 }), scope)
+      yield* Effect.gen(function*() {
+        for (let n = 0; n < 8; n++) {
+          yield* (yield* Puller).enqueue(fileOf(`db/${n}`))
+          yield* (yield* Dials).next
+        }
+      }).pipe(Effect.provide(context))
+      const closing = yield* Effect.forkChild(Scope.close(scope, Exit.void))
+      yield* TestClock.adjust(Duration.millis(1000))
+      // Eight seconds if they were interrupted one after another.
+      assert.isTrue(Exit.isSuccess(yield* Fiber.await(closing)))
+    }))
+
+  it.effect("keeps its number of workers busy and no more", () =>
+    Effect.gen(function*() {
+      const gate = yield* makeGate
+      yield* Effect.gen(function*() {
+        const puller = yield* Puller
+        const receipts = yield* receiptsOf
+        for (let n = 0; n < 6; n++) yield* puller.enqueue(fileOf(`db/${n}`))
+        yield* (yield* Dials).next
+        yield* (yield* Dials).next
+        assert.strictEqual((yield* puller.stats).inFlight, 2)
+        assert.strictEqual((yield* Dials).all.length, 2)
+        yield* gate.open
+        for (let n = 0; n < 6; n++) yield* receipts
+        assert.strictEqual((yield* puller.stats).pulled, 6)
+      }).pipe(onNode({ script: gate.script, workers: 2, queueSize: 8 }))
+    }))
+})

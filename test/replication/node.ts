@@ -1,0 +1,172 @@
+/** One node in memory, with peers whose answers a test scripts. */
+import { Clock, Context, Deferred, Effect, Layer, Option, Queue, Stream } from "effect"
+import * as BackendMemory from "../../src/backend/BackendMemory.ts"
+import * as InventoryMemory from "../../src/inventory/InventoryMemory.ts"
+import * as ManifestMemory from "../../src/manifest/ManifestMemory.ts"
+import * as MembershipStatic from "../../src/membership/MembershipStatic.ts"
+import * as PeerResolverOriginFirst from "../../src/membership/PeerResolverOriginFirst.ts"
+import { Backend } from "../../src/ports/Backend.ts"
+import type { ByteSink } from "../../src/ports/ByteSink.ts"
+import { FetchClient, type FetchError, PeerUnreachable } from "../../src/ports/FetchClient.ts"
+import { type FileEntry, NodeId, type Registered, Revision } from "../../src/ports/FileEntry.ts"
+import { FilePath } from "../../src/ports/FilePath.ts"
+import { Inventory } from "../../src/ports/Inventory.ts"
+import { Manifest } from "../../src/ports/Manifest.ts"
+import type { Peer } from "../../src/ports/PeerResolver.ts"
+import * as Background from "../../src/replication/Background.ts"
+import * as CatchUp from "../../src/replication/CatchUp.ts"
+import * as PathLock from "../../src/replication/PathLock.ts"
+import * as Placement from "../../src/replication/Placement.ts"
+import * as Puller from "../../src/replication/Puller.ts"
+import * as Readiness from "../../src/replication/Readiness.ts"
+import * as Registrar from "../../src/replication/Registrar.ts"
+import * as Unlinker from "../../src/replication/Unlinker.ts"
+import { entryOf } from "../manifest/entries.ts"
+
+export const self = NodeId.make("self")
+export const peer = (name: string) => ({ id: NodeId.make(name), address: { host: "127.0.0.1", port: 9 } })
+
+/** A file of another node, at a revision. */
+export const fileOf = (path: string, revision = 1, origin = "node-1"): Registered => ({
+  entry: entryOf(path, path, { origin_node_id: origin }),
+  revision: Revision.make(revision)
+})
+
+/** The bytes of a file that `fileOf` makes: its path. */
+export const bytesOf = (entry: FileEntry): Uint8Array => new TextEncoder().encode(entry.path)
+
+/** What a peer does with a request: fails, or sends bytes into the sink. */
+export type Script = <E>(
+  peer: Peer,
+  entry: FileEntry,
+  offset: number,
+  sink: ByteSink<E>
+) => Effect.Effect<void, FetchError | E>
+
+/** Sends the right bytes. */
+export const honest: Script = (_peer, entry, offset, sink) => sink.write(bytesOf(entry).subarray(offset))
+
+export const unreachable: Script = (peer, entry) =>
+  Effect.fail(new PeerUnreachable({ peer: peer.id, path: entry.path, detail: "refused" }))
+
+/** Every dial, in order. */
+export class Dials extends Context.Service<Dials, {
+  readonly all: Array<{ readonly peer: string; readonly path: string; readonly offset: number }>
+  /** One for each dial, to wait for. */
+  readonly next: Effect.Effect<string>
+}>()("test/Dials") {}
+
+const client = (script: Script) =>
+  Layer.unwrap(Effect.gen(function*() {
+    const queue = yield* Queue.unbounded<string>()
+    const all: Array<{ peer: string; path: string; offset: number }> = []
+    return Layer.merge(
+      Layer.succeed(FetchClient, {
+        fetch: (peer, entry, offset, sink) =>
+          Effect.suspend(() => {
+            all.push({ peer: peer.id, path: entry.path, offset })
+            Queue.offerUnsafe(queue, peer.id)
+            return script(peer, entry, offset, sink)
+          })
+      }),
+      Layer.succeed(Dials, { all, next: Queue.take(queue) })
+    )
+  }))
+
+export interface NodeOptions extends Partial<Puller.PullerOptions> {
+  readonly script?: Script
+  readonly peers?: ReadonlyArray<string>
+  /** The manifest does not answer until its control says otherwise. */
+  readonly manifestAway?: boolean
+  /** Stands between the puller and the disk. */
+  readonly backend?: Layer.Layer<Backend, never, Backend>
+}
+
+const defaults: Puller.PullerOptions = { workers: 2, queueSize: 4, maxAttempts: 3, initialBackoffMillis: 100 }
+
+export const nodeLayer = (options: NodeOptions = {}) =>
+  Puller.layer({ ...defaults, ...options }).pipe(
+    Layer.provideMerge(Placement.layer),
+    Layer.provideMerge(Layer.mergeAll(PathLock.layer, Background.layer, PeerResolverOriginFirst.layer)),
+    Layer.provideMerge(Layer.mergeAll(
+      options.backend === undefined ? BackendMemory.layer : Layer.provide(options.backend, BackendMemory.layer),
+      InventoryMemory.layer,
+      client(options.script ?? honest),
+      MembershipStatic.layer({ self: { id: self, role: "reader" }, peers: (options.peers ?? ["node-1"]).map(peer) })
+    ))
+  )
+
+/** What a test does to the manifest behind everybody's back. */
+export class ManifestControl
+  extends Context.Service<ManifestControl, ManifestMemory.Control>()("test/ManifestControl")
+{}
+
+const makeManifest = (away: boolean) =>
+  Layer.unwrap(Effect.gen(function*() {
+    const { control, manifest } = yield* ManifestMemory.make
+    if (away) yield* control.setUnavailable(Option.some("away"))
+    return Layer.merge(Layer.succeed(Manifest, manifest), Layer.succeed(ManifestControl, control))
+  }))
+
+export const manifestLayer = makeManifest(false)
+
+/** A node with a manifest: it publishes, follows, pulls and unlinks. */
+export const clusterLayer = (options: NodeOptions = {}) =>
+  CatchUp.layer({ deleteGraceMillis: 500 }).pipe(
+    Layer.provideMerge(Readiness.layer({ readyMaxLagMillis: 0, barrierTimeoutMillis: 10_000 })),
+    Layer.provideMerge(Unlinker.layer),
+    Layer.provideMerge(Registrar.layer({ queueSize: 8, drainMillis: 1000, reconcileIntervalMillis: 60_000 })),
+    Layer.provideMerge(nodeLayer(options)),
+    Layer.provideMerge(makeManifest(options.manifestAway ?? false))
+  )
+
+/** Runs a test on a node of its own. */
+export const onNode = (options: NodeOptions) => <A, E, R>(test: Effect.Effect<A, E, R>) =>
+  Effect.provide(test, nodeLayer(options))
+
+/** The receipts of the puller, one at a time, from now on. */
+export const receiptsOf = Effect.gen(function*() {
+  const { receipts } = yield* Puller.Puller
+  const queue = yield* Queue.unbounded<Puller.Receipt>()
+  const stream = yield* receipts
+  yield* Effect.forkScoped(Stream.runForEach(stream, (receipt) => Queue.offer(queue, receipt)))
+  return Queue.take(queue)
+})
+
+/** Records a file as verified and lays its bytes down, as if it had been pulled long ago. */
+export const hold = Effect.fnUntraced(function*(file: Registered) {
+  const backend = yield* Backend
+  const inventory = yield* Inventory
+  const due = yield* Clock.currentTimeMillis
+  yield* inventory.apply([{ _tag: "Owe", file, reason: "", due }])
+  yield* Effect.scoped(Effect.gen(function*() {
+    const staged = yield* backend.stage(file.entry.path, file.entry.sha256)
+    yield* staged.write(bytesOf(file.entry))
+    yield* inventory.settle(file, yield* staged.commit(file.entry.sha256))
+  }))
+})
+
+/** The text that lies under a path; `none` when nothing does. */
+export const textUnder = Effect.fnUntraced(function*(path: string) {
+  const backend = yield* Backend
+  const at = FilePath.make(path)
+  const stat = yield* backend.stat(at)
+  if (Option.isNone(stat)) return Option.none<string>()
+  const chunks: Array<Uint8Array> = []
+  yield* backend.read(at, 0, stat.value.size, {
+    write: (chunk) => Effect.sync(() => void chunks.push(chunk.slice()))
+  })
+  return Option.some(Buffer.concat(chunks).toString())
+})
+
+/** A script that waits until it is told to go on, and says when it was interrupted. */
+export const makeGate = Effect.gen(function*() {
+  const open = yield* Deferred.make<void>()
+  const interrupted = yield* Queue.unbounded<string>()
+  const script: Script = (peer, entry, offset, sink) =>
+    Deferred.await(open).pipe(
+      Effect.onInterrupt(() => Queue.offer(interrupted, entry.path)),
+      Effect.andThen(honest(peer, entry, offset, sink))
+    )
+  return { script, open: Deferred.succeed(open, undefined), interrupted: Queue.take(interrupted) }
+})
