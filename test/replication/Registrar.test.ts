@@ -6,7 +6,7 @@ import { FilePath } from "../../src/ports/FilePath.ts"
 import { Inventory } from "../../src/ports/Inventory.ts"
 import { Manifest } from "../../src/ports/Manifest.ts"
 import * as Registrar from "../../src/replication/Registrar.ts"
-import { entryOf } from "../manifest/entries.ts"
+import { entryOf } from "../support/entries.ts"
 import { clusterLayer, ManifestControl, manifestLayer, nodeLayer, textUnder } from "./node.ts"
 
 const text = (value: string) => new TextEncoder().encode(value)

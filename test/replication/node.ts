@@ -21,7 +21,7 @@ import * as Puller from "../../src/replication/Puller.ts"
 import * as Readiness from "../../src/replication/Readiness.ts"
 import * as Registrar from "../../src/replication/Registrar.ts"
 import * as Unlinker from "../../src/replication/Unlinker.ts"
-import { entryOf } from "../manifest/entries.ts"
+import { entryOf } from "../support/entries.ts"
 
 export const self = NodeId.make("self")
 export const peer = (name: string) => ({ id: NodeId.make(name), address: { host: "127.0.0.1", port: 9 } })

@@ -1,0 +1,275 @@
+/**
+ * The manifest in a SQLite file: the embedded engine, for any number of processes on one machine.
+ *
+ * One process's registrations that arrive together are committed together, because a durable commit costs the same
+ * for one row as for hundreds. Other processes learn of a commit from a doorbell file beside the database, and from
+ * the database itself every `poll`, should the bell ever be missed.
+ */
+import { type Cause, Clock, Context, Deferred, Duration, Effect, Fiber, Layer, Option, Queue, type Scope } from "effect"
+import { type FSWatcher, watch } from "node:fs"
+import * as Bell from "../internal/Bell.ts"
+import { type FileEntry, type Registered, Revision } from "../ports/FileEntry.ts"
+import type { FilePath } from "../ports/FilePath.ts"
+import {
+  type Conflict,
+  Cursor,
+  CursorLost,
+  type EventBatch,
+  type Gone,
+  Manifest,
+  maxReplacement,
+  TooLarge,
+  Unavailable
+} from "../ports/Manifest.ts"
+import { retryBusy, sentence } from "../sqlite/retryBusy.ts"
+import * as SqliteThread from "../sqlite/SqliteThread.ts"
+import { decode, Events, Files, refusalOf, Registrations, Replaced } from "./answers.ts"
+import { batchLimit, boundedPage, follow, keptForm, pages } from "./follow.ts"
+import { doorbellOf, type ManifestOperations } from "./sqliteOperations.ts"
+
+export interface Options {
+  /** The database file; its folder must exist, on a local disk. Made when it is missing. */
+  readonly path: string
+  /** How often to look for other processes' commits without having heard of one. 250 ms unless told. */
+  readonly poll?: Duration.Input
+}
+
+/**
+ * Drops tombstones that nobody needs any more. Each is what keeps a deleted path from coming back, and what tells a
+ * node that was away of the deletion.
+ */
+export class ManifestCollector extends Context.Service<ManifestCollector, {
+  /**
+   * Drops the tombstones at or below `through` that are at least `age` old, and gives how many. A cursor below the
+   * newest one dropped is `Compacted` from then on, and a path whose tombstone is dropped may be registered again.
+   */
+  readonly collect: (through: Revision, age: Duration.Input) => Effect.Effect<number, Unavailable>
+}>()("file-replication/ManifestCollector") {}
+
+export const layer = (options: Options): Layer.Layer<Manifest | ManifestCollector, Unavailable> =>
+  Layer.effectContext(make(options))
+
+/** The most registrations of one transaction. */
+const commitLimit = 500
+const collectLimit = 1000
+
+const operations = SqliteThread.siblingModule(import.meta, "sqliteOperations")
+
+const make = Effect.fnUntraced(function*(
+  options: Options
+): Effect.fn.Return<Context.Context<Manifest | ManifestCollector>, Unavailable, Scope.Scope> {
+  const bell = Bell.make()
+  // Added first, and so run when the database is closed: whoever waits for events looks once more, and is told so.
+  yield* Effect.addFinalizer(() => Effect.sync(bell.ring))
+  const thread = yield* SqliteThread.make<ManifestOperations>({ path: options.path, operations }).pipe(
+    Effect.mapError((error) => new Unavailable({ operation: "open", detail: sentence(error) }))
+  )
+  const call: SqliteThread.SqliteThread<ManifestOperations>["call"] = (name, ...args) =>
+    retryBusy(thread.call(name, ...args))
+
+  yield* hearOthers(options, bell, call("dataVersion"))
+
+  const commit = (entries: ReadonlyArray<FileEntry>): Effect.Effect<ReadonlyArray<Registration>, Unavailable> =>
+    call("register", entries).pipe(
+      unavailable("register"),
+      Effect.flatMap(decodeRegistrations),
+      Effect.map((answers) => registrations(entries, answers)),
+      Effect.ensuring(Effect.sync(bell.ring))
+    )
+  const register = yield* groupCommit(commit)
+
+  const page = (after: Option.Option<FilePath>, limit: number) =>
+    call("page", Option.getOrElse(after, () => ""), boundedPage(limit) + 1).pipe(
+      unavailable("page"),
+      Effect.flatMap(decodePage),
+      Effect.map((files) => {
+        const shown = files.slice(0, boundedPage(limit))
+        const last = files.length > shown.length ? shown.at(-1) : undefined
+        return { files: shown, next: Option.fromUndefinedOr(last?.entry.path) }
+      })
+    )
+
+  const head = call("head").pipe(unavailable("head"), Effect.flatMap(decodeHead))
+
+  const batchBehind = (after: Cursor): Effect.Effect<Option.Option<EventBatch>, CursorLost | Unavailable> =>
+    call("events", after, batchLimit).pipe(
+      unavailable("events"),
+      Effect.flatMap(decodeEvents),
+      Effect.flatMap((answer) => {
+        if (answer._tag === "Lost") return Effect.fail(new CursorLost({ reason: answer.reason }))
+        return Effect.succeed(
+          answer._tag === "Batch" ? Option.some({ cursor: answer.cursor, events: answer.events }) : Option.none()
+        )
+      })
+    )
+
+  const manifest = Manifest.of({
+    register: (entry) =>
+      Effect.flatMap(
+        register(keptForm(entry)),
+        (answer) => "revision" in answer ? Effect.succeed(answer) : Effect.fail(answer)
+      ),
+    registerAll: Effect.fn("Manifest.registerAll")(function*(entries) {
+      const answers: Array<Registration> = []
+      for (let at = 0; at < entries.length; at += commitLimit) {
+        answers.push(...yield* commit(entries.slice(at, at + commitLimit).map(keptForm)))
+      }
+      return answers
+    }),
+    check: (entries) =>
+      call("check", entries.map(keptForm)).pipe(
+        unavailable("check"),
+        Effect.flatMap(decodeRegistrations),
+        Effect.map((answers) => registrations(entries, answers).map((one) => "revision" in one ? undefined : one))
+      ),
+    remove: Effect.fn("Manifest.remove")(function*(path, reason) {
+      const now = yield* Clock.currentTimeMillis
+      return yield* call("remove", { path, reason: reason.toWellFormed() }, now).pipe(
+        unavailable("remove"),
+        Effect.ensuring(Effect.sync(bell.ring)),
+        Effect.flatMap(decodeRevision)
+      )
+    }),
+    replace: Effect.fn("Manifest.replace")(function*({ add, remove }) {
+      const paths = add.length + remove.length
+      if (paths > maxReplacement) return yield* new TooLarge({ paths, limit: maxReplacement })
+      const now = yield* Clock.currentTimeMillis
+      const removals = remove.map(({ path, reason }) => ({ path, reason: reason.toWellFormed() }))
+      const answer = yield* call("replace", add.map(keptForm), removals, now).pipe(
+        unavailable("replace"),
+        Effect.ensuring(Effect.sync(bell.ring)),
+        Effect.flatMap(decodeReplaced)
+      )
+      return answer._tag === "Done" ? answer.revision : yield* refusalOf(answer.path, answer)
+    }),
+    get: (path) =>
+      call("get", path).pipe(
+        unavailable("get"),
+        Effect.flatMap(decodeGet),
+        Effect.map((files) => Option.fromUndefinedOr(files[0]))
+      ),
+    page,
+    head,
+    snapshot: (pageSize) =>
+      Effect.map(head, (at) => ({ at, pages: pages((after: Option.Option<FilePath>) => page(after, pageSize)) })),
+    events: (after) => follow(bell, after, batchBehind)
+  })
+
+  const collector = ManifestCollector.of({
+    collect: Effect.fn("ManifestCollector.collect")(function*(through, age) {
+      const madeBy = (yield* Clock.currentTimeMillis) - Duration.toMillis(age)
+      let dropped = 0
+      while (true) {
+        const some = yield* call("collect", through, madeBy, collectLimit).pipe(unavailable("collect"))
+        dropped += some
+        if (some < collectLimit) return dropped
+      }
+    })
+  })
+
+  return Context.make(Manifest, manifest).pipe(Context.add(ManifestCollector, collector))
+})
+
+type Registration = Registered | Conflict | Gone
+
+/** The thread's answers to these entries, in their order. */
+const registrations = (
+  entries: ReadonlyArray<FileEntry>,
+  answers: typeof Registrations.Type
+): ReadonlyArray<Registration> =>
+  answers.flatMap((answer, index): ReadonlyArray<Registration> => {
+    const entry = entries[index]
+    if (entry === undefined) return []
+    if (answer._tag === "Added") return [{ entry, revision: answer.revision }]
+    return [answer._tag === "Standing" ? answer.file : refusalOf(entry.path, answer)]
+  })
+
+const decodeRegistrations = decode("register", Registrations)
+const decodePage = decode("page", Files)
+const decodeGet = decode("get", Files)
+const decodeHead = decode("head", Cursor)
+const decodeEvents = decode("events", Events)
+const decodeRevision = decode("remove", Revision)
+const decodeReplaced = decode("replace", Replaced)
+
+const unavailable =
+  (operation: string) =>
+  <A, R>(self: Effect.Effect<A, SqliteThread.SqliteError, R>): Effect.Effect<A, Unavailable, R> =>
+    Effect.mapError(self, (error) => new Unavailable({ operation, detail: sentence(error) }))
+
+/** Rings for the commits of other processes. */
+const hearOthers = Effect.fnUntraced(function*(
+  options: Options,
+  bell: Bell.Bell,
+  dataVersion: Effect.Effect<number, SqliteThread.SqliteError>
+): Effect.fn.Return<void, never, Scope.Scope> {
+  yield* Effect.acquireRelease(
+    Effect.try({
+      try: (): FSWatcher | undefined => {
+        const watcher = watch(doorbellOf(options.path), { persistent: false }, bell.ring)
+        watcher.on("error", bell.ring)
+        return watcher
+      },
+      catch: (cause) => (cause instanceof Error ? cause.message : String(cause))
+    }).pipe(
+      Effect.catch((why) =>
+        Effect.as(
+          Effect.logWarning(`${options.path}: commits of other processes are seen a little later (${why})`),
+          undefined
+        )
+      )
+    ),
+    (watcher) => Effect.sync(() => watcher?.close())
+  )
+  let seen: number | undefined
+  yield* dataVersion.pipe(
+    Effect.map((version) => {
+      if (version !== seen) bell.ring()
+      seen = version
+    }),
+    // Whoever waits then looks for himself, and gets the failure.
+    Effect.catch(() => Effect.sync(bell.ring)),
+    Effect.andThen(Effect.sleep(options.poll ?? "250 millis")),
+    Effect.forever,
+    Effect.forkScoped
+  )
+})
+
+interface Pending {
+  readonly entry: FileEntry
+  readonly answer: Deferred.Deferred<Registration, Unavailable>
+}
+
+/**
+ * One writer for all callers: what arrives while a commit is under way goes into the next one together. On close it
+ * finishes what was asked before.
+ */
+const groupCommit = Effect.fnUntraced(function*(
+  commit: (entries: ReadonlyArray<FileEntry>) => Effect.Effect<ReadonlyArray<Registration>, Unavailable>
+): Effect.fn.Return<(entry: FileEntry) => Effect.Effect<Registration, Unavailable>, never, Scope.Scope> {
+  const queue = yield* Queue.bounded<Pending, Cause.Done>(4 * commitLimit)
+  const writer = yield* Queue.takeBetween(queue, 1, commitLimit).pipe(
+    Effect.flatMap((pending) =>
+      commit(pending.map(({ entry }) => entry)).pipe(
+        Effect.matchCauseEffect({
+          onFailure: (cause) => Effect.forEach(pending, ({ answer }) => Deferred.failCause(answer, cause)),
+          onSuccess: (answers) =>
+            Effect.forEach(answers, (value, index) => {
+              const waiting = pending[index]
+              return waiting === undefined ? Effect.void : Deferred.succeed(waiting.answer, value)
+            })
+        })
+      )
+    ),
+    Effect.forever,
+    Effect.forkScoped
+  )
+  yield* Effect.addFinalizer(() => Effect.andThen(Queue.end(queue), Fiber.await(writer)))
+
+  return Effect.fn("Manifest.register")(function*(entry) {
+    const answer = yield* Deferred.make<Registration, Unavailable>()
+    const taken = yield* Queue.offer(queue, { entry, answer })
+    if (!taken) return yield* new Unavailable({ operation: "register", detail: "the manifest was closed" })
+    return yield* Deferred.await(answer)
+  })
+})

@@ -1,0 +1,44 @@
+/** Asks a file's origin first, then the others, each file's turn beginning with another of them. */
+import { Effect, Hash, Layer, Option } from "effect"
+import type { NodeId } from "../ports/FileEntry.ts"
+import type { FilePath } from "../ports/FilePath.ts"
+import { type Member, Membership } from "../ports/Membership.ts"
+import { type Peer, PeerLookupFailed, PeerResolver } from "../ports/PeerResolver.ts"
+
+/**
+ * The peers to ask, best first: the origin while it is alive, then the other live members, and an origin that is not
+ * alive last of all, for its lapse may be over. The others come in the order of their ids, turned by a number drawn
+ * from the path and the asking node: always the same for these two, spread over all of them for many files and nodes.
+ */
+export const order = (
+  members: ReadonlyArray<Member>,
+  self: NodeId,
+  origin: NodeId,
+  path: FilePath
+): ReadonlyArray<Peer> => {
+  const peers = new Map<NodeId, Peer & { readonly alive: boolean }>()
+  for (const { address, alive, id } of members) {
+    if (id !== self && Option.isSome(address) && (alive || id === origin) && !peers.has(id)) {
+      peers.set(id, { id, address: address.value, alive })
+    }
+  }
+  const first = peers.get(origin)
+  peers.delete(origin)
+  const others = [...peers.values()].sort((a, b) => a.id < b.id ? -1 : 1)
+  const turn = others.length === 0 ? 0 : Math.abs(Hash.string(`${path}\0${self}`)) % others.length
+  const turned = [...others.slice(turn), ...others.slice(0, turn)]
+  const ordered = first === undefined ? turned : first.alive ? [first, ...turned] : [...turned, first]
+  return ordered.map(({ address, id }) => ({ id, address }))
+}
+
+export const layer: Layer.Layer<PeerResolver, never, Membership> = Layer.effect(
+  PeerResolver,
+  Effect.map(Membership, ({ members, self }) =>
+    PeerResolver.of({
+      candidates: (origin, path) =>
+        members.pipe(
+          Effect.map((known) => order(known, self.id, origin, path)),
+          Effect.mapError((error) => new PeerLookupFailed({ detail: error.message }))
+        )
+    }))
+)

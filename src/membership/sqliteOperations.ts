@@ -1,0 +1,158 @@
+/**
+ * What is done to the list of members in a SQLite file. Runs on the database's own thread and knows nothing of
+ * Effect. Times are milliseconds since 1970, given by the caller.
+ */
+import { readFileSync, readlinkSync } from "node:fs"
+import { hostname } from "node:os"
+import { connect, migrate, transaction } from "../sqlite/connect.ts"
+
+const migrations = [
+  `CREATE TABLE node (
+    id TEXT PRIMARY KEY,
+    instance TEXT NOT NULL,
+    host TEXT NOT NULL,
+    pid INTEGER NOT NULL,
+    started TEXT NOT NULL,
+    role TEXT NOT NULL,
+    address_host TEXT NOT NULL,
+    address_port INTEGER NOT NULL,
+    version TEXT NOT NULL,
+    verified_through INTEGER,
+    alive INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL
+  ) STRICT`
+]
+
+export interface Claim {
+  readonly id: string
+  /** Tells this run of the node from any other. */
+  readonly instance: string
+  readonly role: string
+  readonly host: string
+  readonly port: number
+  readonly version: string
+  readonly verifiedThrough: number | null
+  readonly expiresAt: number
+}
+
+/**
+ * What came of a claim to an id. `Taken`: its holder runs. `Held`: its holder has not lapsed yet, and whether it runs
+ * can't be told from here.
+ */
+export type Claimed =
+  | { readonly _tag: "Claimed" }
+  | { readonly _tag: "Taken" | "Held"; readonly expiresAt: number; readonly holder: string }
+
+export const open = (path: string) => {
+  const database = connect(path)
+  migrate(database, "membership", migrations)
+  const ownHost = hostIdentity()
+  const ownStart = startOf(process.pid)
+
+  const find = database.prepare("SELECT * FROM node WHERE id = ?")
+  const all = database.prepare("SELECT * FROM node ORDER BY id")
+  const put = database.prepare(
+    `INSERT OR REPLACE INTO node (id, instance, host, pid, started, role, address_host, address_port, version,
+      verified_through, alive, expires_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1, ?)`
+  )
+  const setVerified = database.prepare("UPDATE node SET verified_through = ? WHERE id = ? AND instance = ?")
+  const leave = database.prepare(
+    "UPDATE node SET alive = 0, expires_at = min(expires_at, ?) WHERE id = ? AND instance = ?"
+  )
+  const depart = database.prepare("UPDATE node SET alive = 0, expires_at = min(expires_at, ?) WHERE id = ?")
+
+  /** Whether the process that holds a row runs; `undefined` when that can't be told from here. */
+  const runs = (row: Record<string, unknown>): boolean | undefined => {
+    if (row["host"] !== ownHost) return undefined
+    const pid = Number(row["pid"])
+    // Another process may have been given its number meanwhile; it began at another time.
+    return processExists(pid) && (row["started"] === "" || startOf(pid) === row["started"])
+  }
+
+  return {
+    /**
+     * Takes an id, or keeps it, and sets its row. An id is free when its last holder has left or lapsed. A holder on
+     * this very host is looked for: when its process is gone, as after a crash, the id is free at once.
+     */
+    claim: (claim: Claim, now: number): Claimed =>
+      transaction(database, () => {
+        const row = find.get(claim.id)
+        if (row !== undefined && row["instance"] !== claim.instance && row["alive"] === 1) {
+          const expiresAt = Number(row["expires_at"])
+          const running = runs(row)
+          if (expiresAt > now && running !== false) {
+            const holder = `at ${row["address_host"]}:${row["address_port"]}, process ${row["pid"]}`
+            return { _tag: running === true ? "Taken" : "Held", expiresAt, holder }
+          }
+        }
+        put.run(
+          claim.id,
+          claim.instance,
+          ownHost,
+          process.pid,
+          ownStart,
+          claim.role,
+          claim.host,
+          claim.port,
+          claim.version,
+          claim.verifiedThrough,
+          claim.expiresAt
+        )
+        return { _tag: "Claimed" }
+      }),
+
+    publish: (id: string, instance: string, verifiedThrough: number): void => {
+      setVerified.run(verifiedThrough, id, instance)
+    },
+
+    leave: (id: string, instance: string, now: number): void => {
+      leave.run(now, id, instance)
+    },
+
+    departed: (id: string, now: number): void => {
+      depart.run(now, id)
+    },
+
+    members: () => all.all(),
+
+    close: (): void => database.close()
+  }
+}
+export type MembershipOperations = ReturnType<typeof open>
+
+const textOf = (read: () => string): string => {
+  try {
+    return read().trim()
+  } catch {
+    // Only Linux has these files; elsewhere the name alone must do.
+    return ""
+  }
+}
+
+/**
+ * Where process numbers mean the same: one host since its start, one container. Two containers may share a name.
+ */
+const hostIdentity = (): string =>
+  [
+    hostname(),
+    textOf(() => readFileSync("/proc/sys/kernel/random/boot_id", "utf8")),
+    textOf(() => readlinkSync("/proc/self/ns/pid"))
+  ].join(" ")
+
+/** When a process began, in the kernel's own units; `""` when that is not known. */
+const startOf = (pid: number): string =>
+  textOf(() => {
+    const stat = readFileSync(`/proc/${pid}/stat`, "utf8")
+    // The second field is the program's name in parentheses, which may hold anything. The start is the 22nd.
+    return stat.slice(stat.lastIndexOf(")") + 2).split(" ")[19] ?? ""
+  })
+
+const processExists = (pid: number): boolean => {
+  try {
+    process.kill(pid, 0)
+    return true
+  } catch (cause) {
+    // EPERM: it exists, and is another user's.
+    return !(cause instanceof Error && Reflect.get(cause, "code") === "ESRCH")
+  }
+}

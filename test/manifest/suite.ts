@@ -1,0 +1,384 @@
+/** What every manifest must do, whatever its engine. */
+import { assert, describe, it } from "@effect/vitest"
+import { Effect, Fiber, type Layer, Option, Queue, Result, Stream } from "effect"
+import { Revision } from "../../src/ports/FileEntry.ts"
+import { type Cursor, Manifest, type ManifestEvent, type Unavailable } from "../../src/ports/Manifest.ts"
+import { entryOf, pathOf } from "../support/entries.ts"
+import { eventsToHead } from "./events.ts"
+
+const start = Effect.flatMap(Manifest, (manifest) => manifest.head)
+
+const revisionOf = (event: ManifestEvent) => event._tag === "Put" ? event.file.revision : event.revision
+
+const allPaths = Effect.fnUntraced(function*(pageSize: number) {
+  const { pages } = yield* (yield* Manifest).snapshot(pageSize)
+  return (yield* Stream.runCollect(pages)).flat().map(({ entry }) => entry.path)
+})
+
+export const suite = (name: string, layer: Layer.Layer<Manifest, Unavailable>): void => {
+  describe(`Manifest: ${name}`, () => {
+    const live = <E>(title: string, body: () => Effect.Effect<void, E, Manifest>) =>
+      it.live(title, () => Effect.provide(body(), layer))
+
+    live("gives back what was registered, down to the last digit of a 64-bit integer", () =>
+      Effect.gen(function*() {
+        const manifest = yield* Manifest
+        const entry = entryOf("db/cpu/a.parquet", "a", {
+          lsn: 18446744073709551615n,
+          database: "täglich \u{1F600} with a \0 in it",
+          measurement: ""
+        })
+        const registered = yield* manifest.register(entry)
+        assert.deepStrictEqual(registered.entry, entry)
+        assert.deepStrictEqual(yield* manifest.get(entry.path), Option.some(registered))
+        assert.deepStrictEqual(yield* manifest.get(pathOf("db/cpu/b.parquet")), Option.none())
+      }))
+
+    live("gives an integer that fits a double as a number, however it was written", () =>
+      Effect.gen(function*() {
+        const manifest = yield* Manifest
+        const { entry } = yield* manifest.register(entryOf("a", "a", { lsn: 5n }))
+        assert.strictEqual(entry.lsn, 5)
+        assert.deepStrictEqual(
+          Option.map(yield* manifest.get(entry.path), (file) => file.entry.lsn),
+          Option.some(5)
+        )
+      }))
+
+    live(
+      "answers the same bytes again with the entry that stands, and makes no event of it",
+      () =>
+        Effect.gen(function*() {
+          const manifest = yield* Manifest
+          const first = yield* manifest.register(entryOf("a", "same", { origin_node_id: "node-1" }))
+          const head = yield* manifest.head
+          const second = yield* manifest.register(entryOf("a", "same", { origin_node_id: "node-2" }))
+          assert.deepStrictEqual(second, first)
+          assert.deepStrictEqual(yield* manifest.head, head)
+        })
+    )
+
+    live("refuses other bytes under a path that is taken, and names what stands there", () =>
+      Effect.gen(function*() {
+        const manifest = yield* Manifest
+        const { entry } = yield* manifest.register(entryOf("a", "one"))
+        const error = yield* Effect.flip(manifest.register(entryOf("a", "other")))
+        assert(error._tag === "Conflict")
+        assert.strictEqual(error.kind, "OtherBytes")
+        assert.deepStrictEqual(error.standing, entry)
+      }))
+
+    live("refuses a file where a folder is, and a file in what is a file", () =>
+      Effect.gen(function*() {
+        const manifest = yield* Manifest
+        const { entry } = yield* manifest.register(entryOf("a/b/c"))
+        for (const path of ["a", "a/b", "a/b/c/d", "a/b/c/d/e"]) {
+          const error = yield* Effect.flip(manifest.register(entryOf(path)))
+          assert(error._tag === "Conflict")
+          assert.strictEqual(error.kind, "FolderAndFile")
+          assert.deepStrictEqual(error.standing, entry)
+          assert.strictEqual(error.path, path)
+        }
+        // Neighbours in the order of bytes are no clash: "-" sorts before "/", "0" right behind it.
+        for (const path of ["a-b", "a0", "a/b-", "a/b0", "a/b/c0"]) yield* manifest.register(entryOf(path))
+      }))
+
+    live(
+      "finds both kinds of conflict within one list of registrations, each with an answer of its own",
+      () =>
+        Effect.gen(function*() {
+          const manifest = yield* Manifest
+          const answers = yield* manifest.registerAll([
+            entryOf("x/y"),
+            entryOf("x"),
+            entryOf("x/y/z"),
+            entryOf("x/y", "other"),
+            entryOf("x/y"),
+            entryOf("z")
+          ])
+          assert.deepStrictEqual(
+            answers.map((answer) =>
+              "revision" in answer ? answer.entry.path : answer._tag === "Conflict" ? answer.kind : ""
+            ),
+            ["x/y", "FolderAndFile", "FolderAndFile", "OtherBytes", "x/y", "z"]
+          )
+          assert.deepStrictEqual(answers[4], answers[0])
+        })
+    )
+
+    live("says what a list of registrations would meet, and registers nothing", () =>
+      Effect.gen(function*() {
+        const manifest = yield* Manifest
+        const { entry } = yield* manifest.register(entryOf("a", "one"))
+        yield* manifest.remove(pathOf("removed"), "retention")
+        const head = yield* manifest.head
+        const answers = yield* manifest.check([
+          entryOf("a", "one"),
+          entryOf("a", "two"),
+          entryOf("removed"),
+          entryOf("new"),
+          entryOf("new/file"),
+          entryOf("new", "other")
+        ])
+        assert.deepStrictEqual(
+          answers.map((answer) => answer?._tag === "Conflict" ? answer.kind : answer?._tag),
+          [undefined, "OtherBytes", "Gone", undefined, "FolderAndFile", "OtherBytes"]
+        )
+        assert(answers[1]?._tag === "Conflict" && answers[2]?._tag === "Gone")
+        assert.deepStrictEqual(answers[1].standing, entry)
+        assert.strictEqual(answers[2].reason, "retention")
+        assert.deepStrictEqual(yield* manifest.head, head)
+        assert.deepStrictEqual(yield* allPaths(10), ["a"])
+        assert.deepStrictEqual(yield* manifest.check([]), [])
+        yield* manifest.register(entryOf("new/file"))
+      }))
+
+    live(
+      "takes a list of registrations longer than one transaction and answers in its order",
+      () =>
+        Effect.gen(function*() {
+          const manifest = yield* Manifest
+          const entries = Array.from({ length: 1203 }, (_, i) => entryOf(`f/${(i * 7919) % 1203}`))
+          const answers = yield* manifest.registerAll(entries)
+          assert.deepStrictEqual(
+            answers.map((answer) => "revision" in answer ? answer.entry.path : ""),
+            entries.map(({ path }) => path)
+          )
+          assert.strictEqual((yield* manifest.head).revision, 1203)
+          assert.deepStrictEqual(yield* manifest.registerAll([]), [])
+        })
+    )
+
+    live("never lets a removed path come back", () =>
+      Effect.gen(function*() {
+        const manifest = yield* Manifest
+        yield* manifest.register(entryOf("a"))
+        const revision = yield* manifest.remove(pathOf("a"), "retention")
+        const error = yield* Effect.flip(manifest.register(entryOf("a")))
+        assert(error._tag === "Gone")
+        assert.strictEqual(error.reason, "retention")
+        assert.deepStrictEqual(yield* manifest.get(pathOf("a")), Option.none())
+        assert.strictEqual(revision, (yield* manifest.head).revision)
+      }))
+
+    live(
+      "removes an absent path by a tombstone, and a removed one without another event",
+      () =>
+        Effect.gen(function*() {
+          const manifest = yield* Manifest
+          const revision = yield* manifest.remove(pathOf("never/was"), "first")
+          const head = yield* manifest.head
+          assert.strictEqual(yield* manifest.remove(pathOf("never/was"), "second"), revision)
+          assert.deepStrictEqual(yield* manifest.head, head)
+          const error = yield* Effect.flip(manifest.register(entryOf("never/was")))
+          assert(error._tag === "Gone")
+          assert.strictEqual(error.reason, "first")
+        })
+    )
+
+    live("lets a folder's name become a file's once the files below it are removed", () =>
+      Effect.gen(function*() {
+        const manifest = yield* Manifest
+        yield* manifest.register(entryOf("a/b"))
+        yield* manifest.remove(pathOf("a/b"), "gone")
+        yield* manifest.register(entryOf("a"))
+        assert.strictEqual((yield* Effect.flip(manifest.register(entryOf("a/c"))))._tag, "Conflict")
+      }))
+
+    live(
+      "replaces as one change: one batch of events, which the revision returned is behind",
+      () =>
+        Effect.gen(function*() {
+          const manifest = yield* Manifest
+          yield* manifest.registerAll([entryOf("small/1"), entryOf("small/2")])
+          const before = yield* manifest.head
+          const revision = yield* manifest.replace({
+            add: [entryOf("small")],
+            remove: [{ path: pathOf("small/1"), reason: "merged" }, { path: pathOf("small/2"), reason: "merged" }]
+          })
+          const [batch] = yield* manifest.events(before).pipe(Stream.take(1), Stream.runCollect)
+          assert.deepStrictEqual(
+            batch?.events.map((event) => event._tag === "Put" ? event.file.entry.path : `-${event.path}`),
+            ["-small/1", "-small/2", "small"]
+          )
+          assert.strictEqual(batch?.cursor.revision, revision)
+          assert.deepStrictEqual(yield* manifest.head, batch?.cursor)
+        })
+    )
+
+    live("takes nothing of a replacement of which one part is refused", () =>
+      Effect.gen(function*() {
+        const manifest = yield* Manifest
+        const { entry } = yield* manifest.register(entryOf("a", "one"))
+        yield* manifest.remove(pathOf("removed"), "before")
+        const head = yield* manifest.head
+        const remove = [{ path: entry.path, reason: "merged" }]
+        const refusals = yield* Effect.forEach([
+          { add: [entryOf("b"), entryOf("b/c")], remove },
+          { add: [entryOf("b"), entryOf("b", "other")], remove },
+          { add: [entryOf("b"), entryOf("a/b"), entryOf("a", "two")], remove: [] },
+          { add: [entryOf("b"), entryOf("removed")], remove },
+          // Removed by the very same change, and so gone.
+          { add: [entryOf("b"), entryOf("a", "two")], remove }
+        ], (change) => Effect.flip(manifest.replace(change)))
+        assert.deepStrictEqual(
+          refusals.map((error) => error._tag === "Conflict" ? `${error.kind} ${error.path}` : error._tag),
+          ["FolderAndFile b/c", "OtherBytes b", "FolderAndFile a/b", "Gone", "Gone"]
+        )
+        assert.deepStrictEqual(yield* manifest.head, head)
+        assert.deepStrictEqual(yield* allPaths(10), ["a"])
+        yield* manifest.register(entryOf("b"))
+      }))
+
+    live("refuses a replacement of more paths than every engine can take", () =>
+      Effect.gen(function*() {
+        const manifest = yield* Manifest
+        const add = Array.from({ length: 60 }, (_, i) => entryOf(`new/${i}`))
+        const remove = Array.from({ length: 41 }, (_, i) => ({ path: pathOf(`old/${i}`), reason: "merged" }))
+        const error = yield* Effect.flip(manifest.replace({ add, remove }))
+        assert(error._tag === "TooLarge")
+        assert.strictEqual(error.paths, 101)
+        assert.strictEqual((yield* manifest.head).revision, 0)
+        assert.strictEqual(yield* manifest.replace({ add, remove: remove.slice(1) }), 100)
+        // Again the same: everything stands, nothing happens.
+        assert.strictEqual(yield* manifest.replace({ add, remove: remove.slice(1) }), 100)
+      }))
+
+    live("pages in the order of the paths' bytes, whatever the page size", () =>
+      Effect.gen(function*() {
+        const manifest = yield* Manifest
+        // In UTF-16, which JavaScript compares by, U+1F600 sorts before U+FF5E; in UTF-8 behind it.
+        const ordered = ["B", "a-b", "a/b", "a/c/d", "a0", "ä", "\uFF5E", "\u{1F600}"]
+        yield* manifest.registerAll([...ordered].reverse().map((path) => entryOf(path)))
+        yield* manifest.remove(pathOf("a/bb"), "never was")
+        for (const pageSize of [1, 3, 8, 100, 0]) assert.deepStrictEqual(yield* allPaths(pageSize), ordered)
+        const first = yield* manifest.page(Option.none(), 3)
+        assert.deepStrictEqual(first.next, Option.some(pathOf("a/b")))
+        const last = yield* manifest.page(Option.some(pathOf("a0")), 3)
+        assert.deepStrictEqual(last.files.map(({ entry }) => entry.path), ordered.slice(5).map(pathOf))
+        assert.deepStrictEqual(last.next, Option.none())
+      }))
+
+    live(
+      "misses nothing between a snapshot and the events behind it, though files change meanwhile",
+      () =>
+        Effect.gen(function*() {
+          const manifest = yield* Manifest
+          yield* manifest.registerAll(Array.from({ length: 20 }, (_, i) => entryOf(`f/${String(i).padStart(2, "0")}`)))
+          const { at, pages } = yield* manifest.snapshot(5)
+          const seen = new Set<string>()
+          let turn = 0
+          yield* Stream.runForEach(pages, (page) =>
+            Effect.gen(function*() {
+              for (const { entry } of page) seen.add(entry.path)
+              turn++
+              yield* manifest.register(entryOf(`e/${turn}`))
+              yield* manifest.register(entryOf(`g/${turn}`))
+              yield* manifest.remove(pathOf(`f/0${turn}`), "gone")
+              yield* manifest.remove(pathOf(`f/1${9 - turn}`), "gone")
+            }))
+          for (const event of yield* eventsToHead(at)) {
+            if (event._tag === "Put") seen.add(event.file.entry.path)
+            else seen.delete(event.path)
+          }
+          assert.deepStrictEqual([...seen].sort(), [...yield* allPaths(100)].sort())
+        })
+    )
+
+    live("tells a waiting reader of each change, in order and once", () =>
+      Effect.gen(function*() {
+        const manifest = yield* Manifest
+        const batches = yield* Queue.unbounded<ReadonlyArray<ManifestEvent>>()
+        const reader = yield* manifest.events(yield* start).pipe(
+          Stream.runForEach(({ events }) => Queue.offer(batches, events)),
+          Effect.forkChild
+        )
+        yield* manifest.register(entryOf("a"))
+        const [first] = yield* Queue.take(batches)
+        assert(first?._tag === "Put")
+        yield* manifest.remove(pathOf("a"), "gone")
+        const [second] = yield* Queue.take(batches)
+        assert(second?._tag === "Removed")
+        assert.deepStrictEqual([first.file.revision, second.revision], [Revision.make(1), Revision.make(2)])
+        assert.strictEqual(second.reason, "gone")
+        yield* Fiber.interrupt(reader)
+      }))
+
+    live("gives every registration of many callers at once an answer and an event", () =>
+      Effect.gen(function*() {
+        const manifest = yield* Manifest
+        const at = yield* manifest.head
+        const answers = yield* Effect.forEach(
+          Array.from({ length: 1300 }, (_, i) => entryOf(`f/${i % 1000}`, `${i}`)),
+          (entry) => Effect.result(manifest.register(entry)),
+          { concurrency: "unbounded" }
+        )
+        assert.strictEqual(answers.filter(Result.isSuccess).length, 1000)
+        const events = yield* eventsToHead(at)
+        assert.deepStrictEqual(events.map(revisionOf), Array.from({ length: 1000 }, (_, i) => Revision.make(i + 1)))
+      }))
+
+    live("goes on from the cursor of any batch, and never splits a change", () =>
+      Effect.gen(function*() {
+        const manifest = yield* Manifest
+        const at = yield* manifest.head
+        // A change of 100 events lies across each border that a count of events could make.
+        for (let round = 0; round < 12; round++) {
+          yield* manifest.register(entryOf(`single/${round}`))
+          yield* manifest.replace({
+            add: Array.from({ length: 100 }, (_, i) => entryOf(`round/${round}/${i}`)),
+            remove: []
+          })
+        }
+        const batches = yield* manifest.events(at).pipe(
+          Stream.takeUntil(({ cursor }) => cursor.revision === 1212),
+          Stream.runCollect
+        )
+        assert.isAbove(batches.length, 1)
+        for (const { cursor } of batches) {
+          assert.include([0, 1], cursor.revision % 101)
+          const rest = yield* eventsToHead(cursor)
+          assert.deepStrictEqual(rest.map(revisionOf)[0], cursor.revision === 1212 ? undefined : cursor.revision + 1)
+          assert.strictEqual(rest.length, 1212 - cursor.revision)
+        }
+      }))
+
+    live(
+      "knows a cursor of another history: another epoch, a head below it, another mark",
+      () =>
+        Effect.gen(function*() {
+          const manifest = yield* Manifest
+          yield* manifest.registerAll([entryOf("a"), entryOf("b")])
+          yield* manifest.remove(pathOf("a"), "gone")
+          const head = yield* manifest.head
+          const [first] = yield* manifest.events({ ...head, revision: Revision.make(0), mark: "" }).pipe(
+            Stream.take(1),
+            Stream.runCollect
+          )
+          assert.deepStrictEqual(first?.cursor, head)
+          const strangers: ReadonlyArray<Cursor> = [
+            { ...head, epoch: "another" },
+            { ...head, revision: Revision.make(head.revision + 1) },
+            { ...head, mark: "another" },
+            // The row at this revision has given way to the tombstone; its mark is known all the same.
+            { ...head, revision: Revision.make(1), mark: "another" },
+            { ...head, revision: Revision.make(0), mark: "another" }
+          ]
+          for (const cursor of strangers) {
+            const error = yield* manifest.events(cursor).pipe(Stream.runDrain, Effect.flip)
+            assert(error._tag === "CursorLost")
+            assert.strictEqual(error.reason, "EpochChanged")
+          }
+        })
+    )
+
+    live("goes on from a cursor whose own file was removed meanwhile", () =>
+      Effect.gen(function*() {
+        const manifest = yield* Manifest
+        yield* manifest.register(entryOf("a"))
+        const cursor = yield* manifest.head
+        yield* manifest.remove(pathOf("a"), "gone")
+        assert.deepStrictEqual((yield* eventsToHead(cursor)).map((event) => event._tag), ["Removed"])
+      }))
+  })
+}

@@ -1,0 +1,81 @@
+/** What every list of members must do, whatever keeps it. */
+import { assert, describe, it } from "@effect/vitest"
+import { Effect, Option, Queue, type Scope, Stream } from "effect"
+import { NodeId, Revision } from "../../src/ports/FileEntry.ts"
+import type { Address, Member, Membership, MembershipError, NodeIdTaken } from "../../src/ports/Membership.ts"
+
+export const self = { id: NodeId.make("node-1"), role: "writer" } as const
+export const other = { id: NodeId.make("node-2"), address: { host: "10.0.0.2", port: 4002 } } as const
+
+/** Each list of members that comes, in order. */
+export const told = Effect.fnUntraced(function*(membership: Membership["Service"]) {
+  const lists = yield* Queue.unbounded<ReadonlyArray<Member>>()
+  yield* membership.changes.pipe(Stream.runForEach((list) => Queue.offer(lists, list)), Effect.forkScoped)
+  return Queue.take(lists)
+})
+
+export const find = (list: ReadonlyArray<Member>, id: NodeId): Member => {
+  const found = list.filter((member) => member.id === id)
+  assert.strictEqual(found.length, 1, `${id} is there once`)
+  const [member] = found
+  assert(member !== undefined)
+  return member
+}
+
+/** `open`: the membership as {@link self} sees it, {@link other} being the only other member, alive. */
+export const suite = (
+  name: string,
+  open: Effect.Effect<Membership["Service"], MembershipError | NodeIdTaken, Scope.Scope>
+): void => {
+  const here: Address = { host: "10.0.0.1", port: 4001 }
+  const there: Address = { host: "::1", port: 4001 }
+
+  describe(`Membership: ${name}`, () => {
+    it.live("knows itself and the others, itself without an address before it has announced one", () =>
+      Effect.gen(function*() {
+        const membership = yield* open
+        assert.deepStrictEqual(membership.self, self)
+        const members = yield* membership.members
+        assert.strictEqual(members.length, 2)
+        const own = find(members, self.id)
+        assert.deepStrictEqual([own.role, own.address, own.alive], ["writer", Option.none(), true])
+        const peer = find(members, other.id)
+        assert.deepStrictEqual([peer.address, peer.alive], [Option.some(other.address), true])
+      }))
+
+    it.live("announces an address, and another one later", () =>
+      Effect.gen(function*() {
+        const membership = yield* open
+        for (const address of [here, there]) {
+          yield* membership.announce(address)
+          assert.deepStrictEqual(find(yield* membership.members, self.id).address, Option.some(address))
+        }
+      }))
+
+    it.live("tells of the members now, then of each move, and not of what is no change", () =>
+      Effect.gen(function*() {
+        const membership = yield* open
+        const next = yield* told(membership)
+        assert.deepStrictEqual(find(yield* next, self.id).address, Option.none())
+        yield* membership.announce(here)
+        assert.deepStrictEqual(find(yield* next, self.id).address, Option.some(here))
+        yield* membership.announce(here)
+        yield* membership.publish(Revision.make(7))
+        yield* membership.announce(there)
+        assert.deepStrictEqual(find(yield* next, self.id).address, Option.some(there))
+      }))
+
+    it.live("says of itself through which revision it holds everything", () =>
+      Effect.gen(function*() {
+        const membership = yield* open
+        assert.deepStrictEqual(find(yield* membership.members, self.id).verifiedThrough, Option.none())
+        yield* membership.publish(Revision.make(41))
+        yield* membership.announce(here)
+        yield* membership.publish(Revision.make(42))
+        assert.deepStrictEqual(
+          find(yield* membership.members, self.id).verifiedThrough,
+          Option.some(Revision.make(42))
+        )
+      }))
+  })
+}
