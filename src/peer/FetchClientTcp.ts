@@ -1,0 +1,216 @@
+/**
+ * Fetches files from peers over TCP or mutual TLS, one connection a fetch.
+ *
+ * What a peer answers is believed only as far as it agrees with the manifest entry; the bytes are checked by whoever
+ * stages them.
+ */
+import { Clock, Effect, Layer, Option, type Redacted } from "effect"
+import { randomBytes } from "node:crypto"
+import type { ByteSink } from "../ports/ByteSink.ts"
+import {
+  BadOffset,
+  ChecksumMismatch,
+  FetchClient,
+  type FetchError,
+  PeerUnreachable,
+  ProtocolViolation,
+  ShortBody,
+  Stalled
+} from "../ports/FetchClient.ts"
+import type { FileEntry, NodeId } from "../ports/FileEntry.ts"
+import type { Peer } from "../ports/PeerResolver.ts"
+import { configuredSecrets } from "./authenticate.ts"
+import { makeFrameReader } from "./frames.ts"
+import * as Frame from "./protocol/Frame.ts"
+import * as Mac from "./protocol/Mac.ts"
+import * as Messages from "./protocol/Messages.ts"
+import { refusalOf } from "./refusals.ts"
+import { type Connection, makeProgress } from "./transport/Connection.ts"
+import { dial } from "./transport/dial.ts"
+import * as ReceiveBuffers from "./transport/ReceiveBuffers.ts"
+import { prepare, type TlsIdentity, type TlsInvalid } from "./transport/Tls.ts"
+
+export interface Options {
+  /** Who asks. */
+  readonly nodeId: NodeId
+  readonly clusterName: string
+  /** Signs requests. */
+  readonly secret: Redacted.Redacted<string>
+  /** A peer may still sign its answers with it. */
+  readonly previousSecret?: Redacted.Redacted<string> | undefined
+  /** Peers must then show a certificate of the same authority that names their address. */
+  readonly tls?: TlsIdentity | undefined
+  /** A body ends when so many milliseconds pass in which less than 64 KiB of it arrives. */
+  readonly fetchTimeoutMillis: number
+  /** Refuses answers that are not signed. */
+  readonly requireSignedAcks: boolean
+  /** 5000 unless told. */
+  readonly dialTimeoutMillis?: number | undefined
+  /** How long a peer may take to answer, 10 000 unless told. */
+  readonly ackTimeoutMillis?: number | undefined
+}
+
+export const layer = (options: Options): Layer.Layer<FetchClient, TlsInvalid> =>
+  Layer.effect(FetchClient)(make(options))
+
+/** What a fetch is about, for its errors. */
+interface Asked {
+  readonly peer: NodeId
+  readonly path: FileEntry["path"]
+}
+
+/** 8 MiB: enough that small files, fetched one after another by a few workers, allocate nothing. */
+const pooledBuffers = 32
+
+const make = Effect.fnUntraced(function*(options: Options) {
+  const tls = options.tls === undefined ? undefined : yield* prepare(options.tls)
+  const pool = ReceiveBuffers.makePool(pooledBuffers)
+  const secrets = configuredSecrets(options.secret, options.previousSecret)
+  const ackTimeoutMillis = options.ackTimeoutMillis ?? 10_000
+  const dialTimeoutMillis = options.dialTimeoutMillis ?? 5000
+
+  const requestFor = Effect.fnUntraced(function*(entry: FileEntry, offset: number) {
+    const nonce = randomBytes(32).toString("hex")
+    const timestamp = BigInt(Math.floor((yield* Clock.currentTimeMillis) / 1000))
+    const { clusterName, nodeId } = options
+    const mac = Mac.fetchMac(options.secret, { nonce, nodeId, clusterName, path: entry.path, timestamp })
+    const request: Messages.FetchFile = {
+      path: entry.path,
+      node_id: nodeId,
+      nonce,
+      timestamp,
+      hmac: Mac.toHex(mac),
+      byte_offset: BigInt(offset),
+      keep_alive: false
+    }
+    return request
+  })
+
+  const isSignedBy = (request: Messages.FetchFile, ack: Messages.FetchFileAck) => (secret: Redacted.Redacted<string>) =>
+    Mac.matches(
+      Mac.ackMac(secret, {
+        nonce: request.nonce,
+        serverNodeId: ack.server_node_id,
+        status: ack.status,
+        code: ack.code,
+        sizeBytes: ack.size_bytes,
+        sha256: ack.sha256,
+        byteOffset: ack.byte_offset
+      }),
+      ack.ack_hmac
+    )
+
+  const checkSignature = (asked: Asked, request: Messages.FetchFile, ack: Messages.FetchFileAck) => {
+    const violation = (detail: string) => Effect.fail(new ProtocolViolation({ ...asked, detail }))
+    if (ack.ack_hmac === "") {
+      return options.requireSignedAcks ? violation("its answer is not signed") : Effect.void
+    }
+    if (secrets.some(isSignedBy(request, ack))) return Effect.void
+    // A peer with another secret says so in the only way it can. It gains nothing by it that closing would not give.
+    return ack.status === "error" && ack.code === "auth"
+      ? Effect.fail(refusalOf(asked, Number(request.byte_offset), ack))
+      : violation("its answer is signed with another secret")
+  }
+
+  const checkAnswer = (asked: Asked, entry: FileEntry, offset: number, ack: Messages.FetchFileAck) => {
+    const violation = (detail: string) => Effect.fail(new ProtocolViolation({ ...asked, detail }))
+    if (ack.status === "error") return Effect.fail(refusalOf(asked, offset, ack))
+    if (ack.status !== "ok") return violation("its answer is neither ok nor an error")
+    if (ack.sha256 !== entry.sha256) {
+      return Effect.fail(new ChecksumMismatch({ ...asked, detail: "its manifest has another sha256" }))
+    }
+    if (ack.byte_offset !== BigInt(offset)) return violation(`it answers for offset ${ack.byte_offset}, not ${offset}`)
+    const length = entry.size_bytes - offset
+    if (ack.size_bytes !== BigInt(length)) return violation(`it has ${ack.size_bytes} bytes to send, not ${length}`)
+    return Effect.void
+  }
+
+  const readAck = (asked: Asked, next: ReturnType<typeof makeFrameReader>["next"]) =>
+    Effect.gen(function*() {
+      const frame = yield* next
+      if (Option.isNone(frame)) {
+        return yield* new PeerUnreachable({ ...asked, detail: "it closed the connection without an answer" })
+      }
+      if (frame.value.type !== Frame.messageType.fetchFileAck) {
+        return yield* new ProtocolViolation({ ...asked, detail: `it answers with message type ${frame.value.type}` })
+      }
+      return yield* Effect.fromResult(Messages.decodeFetchFileAck(frame.value.payload))
+    }).pipe(
+      Effect.catchTags({
+        ConnectionLost: (error) => Effect.fail(new PeerUnreachable({ ...asked, detail: error.detail })),
+        FrameEmpty: (error) => Effect.fail(new ProtocolViolation({ ...asked, detail: error.message })),
+        FrameTooLong: (error) => Effect.fail(new ProtocolViolation({ ...asked, detail: error.message })),
+        NotAMessage: (error) => Effect.fail(new ProtocolViolation({ ...asked, detail: error.message }))
+      }),
+      Effect.timeoutOrElse({
+        duration: ackTimeoutMillis,
+        orElse: () => Effect.fail(new Stalled({ ...asked, phase: "ack", millis: ackTimeoutMillis }))
+      })
+    )
+
+  const receive = <E>(asked: Asked, connection: Connection, first: Uint8Array, length: number, sink: ByteSink<E>) =>
+    Effect.gen(function*() {
+      const progress = yield* makeProgress(options.fetchTimeoutMillis)
+      let received = 0
+
+      const body = Effect.gen(function*() {
+        let chunk = Option.some(first)
+        while (Option.isSome(chunk)) {
+          const bytes = chunk.value
+          if (received + bytes.length > length) {
+            return yield* new ProtocolViolation({ ...asked, detail: `it sends more than the ${length} bytes it said` })
+          }
+          if (bytes.length > 0) yield* sink.write(bytes)
+          received += bytes.length
+          if (received === length) return
+          chunk = yield* connection.read(progress).pipe(
+            Effect.catchTag("ConnectionLost", () => Effect.succeed(Option.none<Uint8Array>()))
+          )
+        }
+        return yield* new ShortBody({ ...asked, expected: length, received })
+      })
+
+      return yield* Effect.raceFirst(
+        body,
+        progress.watch.pipe(
+          Effect.catchTag(
+            "NoProgress",
+            ({ millis }): Effect.Effect<never, Stalled> => Effect.fail(new Stalled({ ...asked, phase: "body", millis }))
+          )
+        )
+      )
+    })
+
+  const fetch = Effect.fn("FetchClient.fetch")(
+    function*<E>(peer: Peer, entry: FileEntry, offset: number, sink: ByteSink<E>): Effect.fn.Return<
+      void,
+      FetchError | E
+    > {
+      const asked: Asked = { peer: peer.id, path: entry.path }
+      const length = entry.size_bytes - offset
+      // Nothing to ask for; and some peers refuse every offset of an empty file.
+      if (length === 0) return
+      if (length < 0) return yield* new BadOffset({ ...asked, offset })
+
+      yield* Effect.scoped(Effect.gen(function*() {
+        const connection = yield* dial({ address: peer.address, tls, pool, timeoutMillis: dialTimeoutMillis }).pipe(
+          Effect.mapError(({ detail }) => new PeerUnreachable({ ...asked, detail }))
+        )
+        const request = yield* requestFor(entry, offset)
+        const frame = yield* Effect.fromResult(Messages.encodeFetchFile(request)).pipe(
+          Effect.mapError((error) => new ProtocolViolation({ ...asked, detail: error.message }))
+        )
+        yield* connection.write(frame).pipe(
+          Effect.mapError((error) => new PeerUnreachable({ ...asked, detail: error.detail }))
+        )
+        const frames = makeFrameReader(connection, Frame.maxUntrustedLength)
+        const ack = yield* readAck(asked, frames.next)
+        yield* checkSignature(asked, request, ack)
+        yield* checkAnswer(asked, entry, offset, ack)
+        yield* receive(asked, connection, frames.rest(), length, sink)
+      }))
+    }
+  )
+
+  return FetchClient.of({ fetch })
+})

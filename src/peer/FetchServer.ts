@@ -1,0 +1,307 @@
+/**
+ * Serves this node's verified files to its peers, over TCP or mutual TLS.
+ *
+ * A request is checked in this order: secret, MAC and time, nonce, path, manifest, a verified copy here that agrees with
+ * the manifest, offset. Then the answer, then the body. Whoever can't show the secret learns nothing but that.
+ *
+ * The layer's scope stops it: no new connections at once, bodies in flight get two seconds, then every socket is
+ * destroyed.
+ */
+import { Clock, Context, DateTime, Effect, Layer, Option, type Redacted, Schema } from "effect"
+import { Backend, type BackendError } from "../ports/Backend.ts"
+import type { ByteSink } from "../ports/ByteSink.ts"
+import { type FileEntry, NodeId } from "../ports/FileEntry.ts"
+import { FilePath, wireOffence } from "../ports/FilePath.ts"
+import { Inventory } from "../ports/Inventory.ts"
+import { Manifest } from "../ports/Manifest.ts"
+import { Membership } from "../ports/Membership.ts"
+import * as Admission from "./Admission.ts"
+import { acceptance, keepsAlive, refusal, Refused, type Signer } from "./answers.ts"
+import {
+  authenticateFetch,
+  authenticateHeartbeat,
+  authenticateLeave,
+  configuredSecrets,
+  type Credentials,
+  type Verdict,
+  windowSeconds
+} from "./authenticate.ts"
+import { makeFrameReader } from "./frames.ts"
+import * as Frame from "./protocol/Frame.ts"
+import * as Messages from "./protocol/Messages.ts"
+import * as NonceCache from "./protocol/NonceCache.ts"
+import { type Connection, type ConnectionLost, makeProgress } from "./transport/Connection.ts"
+import { type Bound, listen, type ListenFailed } from "./transport/listen.ts"
+import { prepare, type TlsIdentity, type TlsInvalid } from "./transport/Tls.ts"
+
+export class FetchServer extends Context.Service<FetchServer, {
+  /** Where it listens, in numbers: what `Membership.announce` tells the others unless they reach us under another. */
+  readonly address: Bound
+}>()("file-replication/FetchServer") {}
+
+export interface Options {
+  /** The address to listen on, `""` for all. */
+  readonly host: string
+  /** 0 takes a free port. */
+  readonly port: number
+  readonly clusterName: string
+  /** Without one (`""`) every request is refused. */
+  readonly secret: Redacted.Redacted<string>
+  /** Still accepted from peers, never used to sign. */
+  readonly previousSecret?: Redacted.Redacted<string> | undefined
+  /** Peers must then show a certificate of the same authority. */
+  readonly tls?: TlsIdentity | undefined
+  /** A body ends when so many milliseconds pass in which the peer takes less than 64 KiB. */
+  readonly serveTimeoutMillis: number
+  /** How long a new connection may take to send its first request, and a TLS handshake; 10 000 unless told. */
+  readonly requestTimeoutMillis?: number | undefined
+  /** Connections beyond are closed at once. */
+  readonly maxConnections: number
+  /** Bodies sent at once; beyond, a request is answered with `busy`. */
+  readonly maxServes: number
+}
+
+export const layer = (
+  options: Options
+): Layer.Layer<FetchServer, ListenFailed | TlsInvalid, Manifest | Inventory | Backend | Membership> =>
+  Layer.effect(FetchServer)(Effect.gen(function*() {
+    const { maxConnections, maxServes } = options
+    const admission = Admission.make({ maxConnections, maxServes })
+    const serve = yield* makeHandler(options, admission)
+    const address = yield* listen({
+      host: options.host,
+      port: options.port,
+      tls: options.tls === undefined ? undefined : yield* prepare(options.tls),
+      graceMillis: 2000,
+      handshakeMillis: options.requestTimeoutMillis ?? defaultRequestTimeoutMillis,
+      admit: admission.connect,
+      serve
+    })
+    return { address }
+  }))
+
+const defaultRequestTimeoutMillis = 10_000
+/** How long a connection that both sides keep alive may be idle. */
+const idleMillis = 60_000
+/** How long we wait, behind our last byte, for the peer to close first. */
+const lingerMillis = 2000
+/** What we still take from it meanwhile, bytes. */
+const lingerBytes = 1 << 20
+/** Nonces remembered, about 20 bytes each: 6000 requests a second, for as long as their timestamps are accepted. */
+const maxNonces = 3_600_000
+
+/** Whether another request may follow on the connection. */
+type Next = "goOn" | "close"
+
+/** A request that passed all checks. */
+interface Granted {
+  readonly entry: FileEntry
+  readonly offset: number
+}
+
+const makeHandler = Effect.fnUntraced(function*(options: Options, admission: Admission.Admission) {
+  const manifest = yield* Manifest
+  const inventory = yield* Inventory
+  const backend = yield* Backend
+  const membership = yield* Membership
+  const nonces = NonceCache.make({ windowSeconds, limit: maxNonces })
+  const secrets = configuredSecrets(options.secret, options.previousSecret)
+  const credentials: Credentials = { clusterName: options.clusterName, secrets }
+  const signer: Signer = {
+    nodeId: membership.self.id,
+    secret: configuredSecrets(options.secret, undefined)[0]
+  }
+  const nowSeconds = Effect.map(Clock.currentTimeMillis, (millis) => Math.floor(millis / 1000))
+
+  // -------------------------------------------------------------------------------------------------------------------
+  // Fetch: the checks, then the body
+  // -------------------------------------------------------------------------------------------------------------------
+
+  const check = Effect.fnUntraced(function*(request: Messages.FetchFile) {
+    const verdict = authenticateFetch(credentials, nonces, yield* nowSeconds, request)
+    if (verdict._tag === "Refused") return yield* new Refused({ code: verdict.code, reason: verdict.reason })
+
+    const offence = wireOffence(request.path)
+    if (offence !== undefined) return yield* new Refused({ code: "invalid_path", reason: offence })
+
+    const path = Schema.decodeOption(FilePath)(request.path)
+    const unlisted = new Refused({ code: "manifest", reason: "not in the manifest" })
+    if (Option.isNone(path)) return yield* unlisted
+    const registered = yield* manifest.get(path.value).pipe(
+      Effect.mapError((error) => new Refused({ code: "raft", reason: error.message }))
+    )
+    if (Option.isNone(registered)) return yield* unlisted
+    const { entry } = registered.value
+
+    const verified = yield* inventory.verified(entry.path).pipe(
+      Effect.mapError((error) => new Refused({ code: "backend", reason: error.message }))
+    )
+    const agrees = Option.exists(verified, ({ held }) => held.sha256 === entry.sha256 && held.size === entry.size_bytes)
+    if (!agrees) return yield* new Refused({ code: "not_found", reason: "not verified on this node" })
+
+    const offset = request.byte_offset
+    if (offset !== 0n && (offset < 0n || offset >= BigInt(entry.size_bytes))) {
+      return yield* new Refused({ code: "bad_offset", reason: `the offset is not within ${entry.size_bytes} bytes` })
+    }
+    const granted: Granted = { entry, offset: Number(offset) }
+    return granted
+  })
+
+  /** Sends the answer and the body. Nothing has been sent when it fails with `Refused`. */
+  const send = Effect.fnUntraced(function*(connection: Connection, request: Messages.FetchFile, granted: Granted) {
+    const { entry, offset } = granted
+    const length = entry.size_bytes - offset
+    const ack = yield* Effect.fromResult(
+      Messages.encodeFetchFileAck(acceptance(signer, request, { length, offset, sha256: entry.sha256 }))
+    )
+    if (length === 0) return yield* connection.write(ack)
+
+    const progress = yield* makeProgress(options.serveTimeoutMillis)
+    let begun = false
+    // The answer goes out with the first bytes: a disk that fails before them still gives a clear refusal.
+    const sink: ByteSink<ConnectionLost> = {
+      write: (chunk) =>
+        Effect.suspend(() => {
+          const body = connection.write(chunk, progress)
+          if (begun) return body
+          begun = true
+          return Effect.andThen(connection.write(ack, progress), body)
+        })
+    }
+    const refuse = (error: BackendError): Effect.Effect<never, BackendError | Refused> =>
+      begun
+        ? Effect.fail(error)
+        : Effect.fail(
+          new Refused({ code: error.reason === "NotFound" ? "not_found" : "backend", reason: error.message })
+        )
+    yield* backend.read(entry.path, offset, length, sink).pipe(
+      Effect.catchTag("BackendError", refuse),
+      Effect.raceFirst(progress.watch)
+    )
+  })
+
+  const serveWithin = Effect.fnUntraced(function*(connection: Connection, request: Messages.FetchFile) {
+    const granted = yield* check(request)
+    yield* Effect.acquireUseRelease(
+      Effect.suspend(() => {
+        const free = admission.serve()
+        return free === undefined
+          ? Effect.fail(new Refused({ code: "busy", reason: "too many bodies are being sent" }))
+          : Effect.succeed(free)
+      }),
+      () => send(connection, request, granted),
+      (free) => Effect.sync(free)
+    )
+  })
+
+  const fetch = Effect.fnUntraced(function*(connection: Connection, payload: Uint8Array) {
+    const request = yield* Effect.fromResult(Messages.decodeFetchFile(payload))
+    return yield* serveWithin(connection, request).pipe(
+      Effect.as<Next>(request.keep_alive ? "goOn" : "close"),
+      Effect.catchTag("Refused", ({ code, reason }) =>
+        Effect.gen(function*() {
+          yield* code === "manifest" || code === "not_found"
+            ? Effect.logDebug(`refused a fetch (${code}): ${reason}`)
+            : Effect.logWarning(`refused a fetch (${code}): ${reason}`)
+          const ack = Messages.encodeFetchFileAck(refusal(signer, request, code))
+          yield* connection.write(yield* Effect.fromResult(ack))
+          return keepsAlive(request, code) ? "goOn" : "close"
+        }))
+    )
+  })
+
+  // -------------------------------------------------------------------------------------------------------------------
+  // Heartbeat and leave
+  // -------------------------------------------------------------------------------------------------------------------
+
+  const refusedJoin = (what: string, verdict: Extract<Verdict, { _tag: "Refused" }>) =>
+    Effect.as(Effect.logWarning(`refused a ${what}: ${verdict.reason}`), "close" as const)
+
+  const heartbeat = Effect.fnUntraced(function*(connection: Connection, payload: Uint8Array) {
+    const message = yield* Effect.fromResult(Messages.decodeHeartbeat(payload))
+    const verdict = authenticateHeartbeat(credentials, yield* nowSeconds, message)
+    if (verdict._tag === "Refused") return yield* refusedJoin("heartbeat", verdict)
+    const ack = Messages.encodeHeartbeatAck({
+      node_id: membership.self.id,
+      timestamp: DateTime.formatIso(yield* DateTime.now)
+    })
+    yield* connection.write(yield* Effect.fromResult(ack))
+    return "goOn" as const
+  })
+
+  const leave = Effect.fnUntraced(function*(payload: Uint8Array) {
+    const message = yield* Effect.fromResult(Messages.decodeLeaveNotify(payload))
+    const verdict = authenticateLeave(credentials, nonces, yield* nowSeconds, message)
+    if (verdict._tag === "Refused") return yield* refusedJoin("leave", verdict)
+    const id = Schema.decodeOption(NodeId)(message.node_id)
+    if (Option.isNone(id) || id.value === membership.self.id) {
+      yield* Effect.logWarning("ignored a leave that names this node or no valid node id")
+      return "close" as const
+    }
+    yield* membership.departed(id.value).pipe(
+      Effect.catchTag("MembershipError", (error) => Effect.logWarning(`a leave was not recorded: ${error.message}`))
+    )
+    return "close" as const
+  })
+
+  // -------------------------------------------------------------------------------------------------------------------
+  // One connection
+  // -------------------------------------------------------------------------------------------------------------------
+
+  const answer = (connection: Connection, frame: Frame.Frame) => {
+    switch (frame.type) {
+      case Frame.messageType.fetchFile:
+        return fetch(connection, frame.payload)
+      case Frame.messageType.heartbeat:
+        return heartbeat(connection, frame.payload)
+      case Frame.messageType.leaveNotify:
+        return leave(frame.payload)
+      default:
+        return Effect.as(Effect.logWarning(`closed a connection: unknown message type ${frame.type}`), "close" as const)
+    }
+  }
+
+  return Effect.fnUntraced(
+    function*(connection: Connection, closing: Effect.Effect<void>) {
+      const frames = makeFrameReader(connection, Frame.maxUntrustedLength)
+      const closed = Effect.as(closing, Option.none<Frame.Frame>())
+      let next: Next = "goOn"
+      let patience = options.requestTimeoutMillis ?? defaultRequestTimeoutMillis
+      while (next === "goOn") {
+        const frame = yield* frames.next.pipe(
+          Effect.timeoutOrElse({ duration: patience, orElse: () => Effect.succeed(Option.none<Frame.Frame>()) }),
+          Effect.raceFirst(closed)
+        )
+        if (Option.isNone(frame)) return
+        next = yield* answer(connection, frame.value)
+        patience = idleMillis
+      }
+      yield* farewell(connection).pipe(Effect.raceFirst(closing))
+    },
+    Effect.catchTags({
+      ConnectionLost: (error) => Effect.logDebug(error.message),
+      NoProgress: (error) => Effect.logWarning(`gave up on a body: ${error.message}`),
+      BackendError: (error) => Effect.logError(`a body was cut short: ${error.message}`),
+      FrameEmpty: (error) => Effect.logWarning(`closed a connection: ${error.message}`),
+      FrameTooLong: (error) => Effect.logWarning(`closed a connection: ${error.message}`),
+      NotAMessage: (error) => Effect.logWarning(`closed a connection: ${error.message}`)
+    })
+  )
+})
+
+/**
+ * Ends our side and waits for the peer to end its own. A socket that is closed with bytes unread, such as a second
+ * request that came too early, is reset, and a reset may overtake the end of the body.
+ */
+const farewell = Effect.fnUntraced(function*(connection: Connection) {
+  yield* connection.end
+  const drain = Effect.gen(function*() {
+    let taken = 0
+    while (taken < lingerBytes) {
+      const chunk = yield* connection.read()
+      if (Option.isNone(chunk)) return
+      taken += chunk.value.length
+    }
+  })
+  yield* drain.pipe(Effect.ignore, Effect.timeoutOption(lingerMillis))
+})

@@ -1,0 +1,116 @@
+/** Whether a request comes from a node of this cluster, now, for the first time. Pure but for the nonces it remembers. */
+import { Redacted } from "effect"
+import * as Mac from "./protocol/Mac.ts"
+import type { FetchFile, Heartbeat, LeaveNotify } from "./protocol/Messages.ts"
+import type { NonceCache } from "./protocol/NonceCache.ts"
+
+/** How far a request's timestamp may be from our clock, seconds. */
+export const windowSeconds = 300
+
+/** `reason` is for our own log; the peer hears one sentence for all of them. */
+export type Verdict =
+  | { readonly _tag: "Accepted" }
+  | { readonly _tag: "Refused"; readonly code: "auth" | "busy"; readonly reason: string }
+
+/** What this node checks requests against. */
+export interface Credentials {
+  readonly clusterName: string
+  /** Any of these is accepted. None: nothing is. */
+  readonly secrets: ReadonlyArray<Redacted.Redacted<string>>
+}
+
+const accepted: Verdict = { _tag: "Accepted" }
+const refused = (reason: string): Verdict => ({ _tag: "Refused", code: "auth", reason })
+
+/** The secrets that are configured, the current one first. */
+export const configuredSecrets = (
+  secret: Redacted.Redacted<string>,
+  previous: Redacted.Redacted<string> | undefined
+): ReadonlyArray<Redacted.Redacted<string>> =>
+  (previous === undefined ? [secret] : [secret, previous]).filter((value) => Redacted.value(value) !== "")
+
+/** Whether a nonce is 32 bytes in lower-case hex. */
+export const isNonce = (nonce: string): boolean => /^[0-9a-f]{64}$/.test(nonce)
+
+/** Checks 1 to 3 of a fetch request. `now` in seconds since 1970. */
+export const authenticateFetch = (
+  credentials: Credentials,
+  nonces: NonceCache,
+  now: number,
+  request: FetchFile
+): Verdict => {
+  const { clusterName, secrets } = credentials
+  const offence = macOffence(secrets, request.hmac, (secret) =>
+    Mac.fetchMac(secret, {
+      nonce: request.nonce,
+      nodeId: request.node_id,
+      clusterName,
+      path: request.path,
+      timestamp: request.timestamp
+    })) ?? timeOffence(request.timestamp, now)
+  if (offence !== undefined) return refused(offence)
+  if (!isNonce(request.nonce)) return refused("the nonce is not 64 lower-case hex digits")
+  return remember(nonces, request.nonce, request.timestamp, now)
+}
+
+/** A heartbeat may be repeated: it changes nothing. */
+export const authenticateHeartbeat = (credentials: Credentials, now: number, message: Heartbeat): Verdict => {
+  const offence = joinOffence(credentials, "heartbeat", now, message)
+  return offence === undefined ? accepted : refused(offence)
+}
+
+export const authenticateLeave = (
+  credentials: Credentials,
+  nonces: NonceCache,
+  now: number,
+  message: LeaveNotify
+): Verdict => {
+  const offence = joinOffence(credentials, "leave", now, message)
+  return offence === undefined
+    ? remember(nonces, `leave ${message.auth_nonce}`, message.auth_timestamp, now)
+    : refused(offence)
+}
+
+const joinOffence = (
+  { clusterName, secrets }: Credentials,
+  label: "heartbeat" | "leave",
+  now: number,
+  message: Heartbeat | LeaveNotify
+): string | undefined =>
+  macOffence(secrets, message.auth_hmac, (secret) =>
+    Mac.joinMac(secret, {
+      label,
+      nonce: message.auth_nonce,
+      nodeId: message.node_id,
+      clusterName,
+      timestamp: message.auth_timestamp
+    })) ?? timeOffence(message.auth_timestamp, now)
+
+const macOffence = (
+  secrets: ReadonlyArray<Redacted.Redacted<string>>,
+  hex: string,
+  mac: (secret: Redacted.Redacted<string>) => Uint8Array
+): string | undefined => {
+  if (secrets.length === 0) return "this node has no shared secret"
+  return secrets.some((secret) => Mac.matches(mac(secret), hex))
+    ? undefined
+    : "the MAC is wrong: another shared secret or another cluster name"
+}
+
+const timeOffence = (timestamp: bigint, now: number): string | undefined => {
+  const skew = timestamp - BigInt(now)
+  return skew >= -BigInt(windowSeconds) && skew <= BigInt(windowSeconds)
+    ? undefined
+    : `the timestamp is ${skew} s from this node's clock`
+}
+
+const remember = (nonces: NonceCache, nonce: string, timestamp: bigint, now: number): Verdict => {
+  switch (nonces.remember(nonce, Number(timestamp), now)) {
+    case "fresh":
+      return accepted
+    case "seen":
+      return refused("the request was made before")
+    case "full":
+      return { _tag: "Refused", code: "busy", reason: "too many requests are remembered" }
+  }
+}

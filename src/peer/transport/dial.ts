@@ -1,0 +1,82 @@
+/** Opens a connection to another node. */
+import { Effect, Schema, type Scope } from "effect"
+import { connect as connectTcp, type Socket } from "node:net"
+import { connect as connectTls } from "node:tls"
+import { type Address, addressText } from "../../ports/Membership.ts"
+import { type Connection, fromSocket } from "./Connection.ts"
+import * as ReceiveBuffers from "./ReceiveBuffers.ts"
+import type { TlsMaterial } from "./Tls.ts"
+
+/** Nobody answers there, or not somebody whom we trust. */
+export class DialFailed extends Schema.TaggedError<DialFailed>()("DialFailed", {
+  address: Schema.String,
+  detail: Schema.String
+}) {
+  override get message(): string {
+    return `no connection to ${this.address}: ${this.detail}`
+  }
+}
+
+/**
+ * Connects; with TLS, the peer's certificate must be signed by our authority and name the address that is dialled.
+ * Closing the scope, or interrupting, destroys the connection at once.
+ */
+export const dial = (options: {
+  readonly address: Address
+  readonly tls: TlsMaterial | undefined
+  readonly pool: ReceiveBuffers.BufferPool
+  readonly timeoutMillis: number
+}): Effect.Effect<Connection, DialFailed, Scope.Scope> => {
+  const address = addressText(options.address)
+  const failed = (detail: string) => new DialFailed({ address, detail })
+  return Effect.gen(function*() {
+    const { connection, socket } = yield* Effect.acquireRelease(
+      Effect.try({ try: () => open(options), catch: (cause) => failed(String(cause)) }),
+      ({ dispose, socket }) =>
+        Effect.sync(() => {
+          // The memory goes back only now that nobody reads any more, and not before the system has let go of it: a
+          // peer that closes behind its last byte would otherwise have that byte overwritten while it is in use.
+          if (socket.closed) return dispose()
+          socket.once("close", dispose)
+          socket.destroy()
+        })
+    )
+    yield* Effect.callback<void, DialFailed>((resume) => {
+      socket.once(options.tls === undefined ? "connect" : "secureConnect", () => resume(Effect.void))
+      socket.once("error", (error) => resume(Effect.fail(failed(error.message))))
+      socket.once("close", () => resume(Effect.fail(failed("the peer closed the connection"))))
+    }).pipe(
+      Effect.timeoutOrElse({
+        duration: options.timeoutMillis,
+        orElse: () => Effect.fail(failed(`no answer within ${options.timeoutMillis} ms`))
+      })
+    )
+    return connection
+  })
+}
+
+const open = (options: {
+  readonly address: Address
+  readonly tls: TlsMaterial | undefined
+  readonly pool: ReceiveBuffers.BufferPool
+}): { readonly connection: Connection; readonly socket: Socket; readonly dispose: () => void } => {
+  const buffers = ReceiveBuffers.make(options.pool, () => socket.resume())
+  const settings = {
+    host: options.address.host,
+    port: options.address.port,
+    noDelay: true,
+    onread: {
+      // A function, because each call may continue in another place.
+      buffer: buffers.room,
+      callback: (bytes: number) => {
+        buffers.filled(bytes)
+        // May read on within this call and free memory: whether to pause is decided afterwards.
+        arrived()
+        return buffers.advance()
+      }
+    }
+  }
+  const socket = options.tls === undefined ? connectTcp(settings) : connectTls({ ...options.tls, ...settings })
+  const { arrived, connection } = fromSocket(socket, { take: buffers.take, demand: () => undefined })
+  return { connection, socket, dispose: buffers.dispose }
+}

@@ -1,0 +1,359 @@
+/** The server against raw sockets that send whatever they like. */
+import { assert, describe, it } from "@effect/vitest"
+import { Deferred, Effect, Option, Queue, Redacted, Result } from "effect"
+import * as Frame from "../../src/peer/protocol/Frame.ts"
+import * as Mac from "../../src/peer/protocol/Mac.ts"
+import * as Messages from "../../src/peer/protocol/Messages.ts"
+import type { NodeId } from "../../src/ports/FileEntry.ts"
+import type { Peer } from "../../src/ports/PeerResolver.ts"
+import { allBytes, entryOf, type TestFile } from "./support/doubles.ts"
+import { clusterName, rawClient, secret, startServer } from "./support/nodes.ts"
+import { frame, isSigned, nowSeconds, requestFor, requestFrame, takeAck, takeFrame } from "./support/requests.ts"
+
+const entry = entryOf("db/m/a.parquet", 1000)
+const empty = entryOf("db/m/empty.parquet", 0)
+const bytes = allBytes(1000)
+const files: ReadonlyArray<TestFile> = [
+  { entry },
+  { entry: empty },
+  { entry: entryOf("absent", 10), state: "absent" },
+  { entry: entryOf("other", 10), state: "otherBytes" },
+  { entry: entryOf("unknown", 10), state: "unknown" },
+  { entry: entryOf("broken", 10), state: "broken" },
+  { entry: entryOf("vanished", 10), state: "vanished" },
+  { entry: entryOf("short", 10), state: "short" },
+  { entry: entryOf("defect", 10), state: "defect" }
+]
+const server = startServer({ files })
+
+const ask = Effect.fnUntraced(function*(peer: Peer, request: Messages.FetchFile) {
+  const client = yield* rawClient(peer)
+  yield* client.send(requestFrame(request))
+  const ack = yield* takeAck(client)
+  return { ack, body: yield* client.all }
+}, Effect.scoped)
+
+const refusals: ReadonlyArray<
+  { readonly what: string; readonly code: string; readonly request: () => Messages.FetchFile }
+> = [
+  { what: "a wrong MAC", code: "auth", request: () => requestFor(entry.path, { hmac: "0".repeat(64) }) },
+  { what: "a MAC that is no hex", code: "auth", request: () => requestFor(entry.path, { hmac: "xyz" }) },
+  { what: "no MAC", code: "auth", request: () => requestFor(entry.path, { hmac: "" }) },
+  {
+    what: "another secret",
+    code: "auth",
+    request: () => requestFor(entry.path, {}, { secret: Redacted.make("another") })
+  },
+  { what: "another cluster's name", code: "auth", request: () => requestFor(entry.path, {}, { clusterName: "other" }) },
+  {
+    what: "the MAC of another file",
+    code: "auth",
+    request: () => ({ ...requestFor("absent"), path: entry.path })
+  },
+  {
+    what: "a stale timestamp",
+    code: "auth",
+    request: () => requestFor(entry.path, { timestamp: nowSeconds() - 302n })
+  },
+  {
+    what: "a future timestamp",
+    code: "auth",
+    request: () => requestFor(entry.path, { timestamp: nowSeconds() + 302n })
+  },
+  {
+    what: "the last timestamp there is",
+    code: "auth",
+    request: () => requestFor(entry.path, { timestamp: 2n ** 63n - 1n })
+  },
+  { what: "a short nonce", code: "auth", request: () => requestFor(entry.path, { nonce: "ab" }) },
+  { what: "an upper-case nonce", code: "auth", request: () => requestFor(entry.path, { nonce: "A".repeat(64) }) },
+  ...["", "/etc/passwd", "../a", "a/../b", "a//b", "a/", "./a", "a\\b", "C:/a", "a\0b"].map((path) => ({
+    what: `the path ${JSON.stringify(path)}`,
+    code: "invalid_path",
+    request: () => requestFor(path)
+  })),
+  { what: "a path off the manifest", code: "manifest", request: () => requestFor("db/m/nowhere.parquet") },
+  { what: "a path that no manifest takes", code: "manifest", request: () => requestFor("x".repeat(5000)) },
+  { what: "a file that is not verified here", code: "not_found", request: () => requestFor("absent") },
+  { what: "a file that is here with other bytes", code: "not_found", request: () => requestFor("other") },
+  { what: "a file that has left the disk", code: "not_found", request: () => requestFor("vanished") },
+  { what: "a file that the disk refuses", code: "backend", request: () => requestFor("broken") },
+  { what: "a file of which the inventory can't tell", code: "backend", request: () => requestFor("unknown") },
+  ...[-1n, 1000n, 1001n, 2n ** 63n - 1n, -(2n ** 63n)].map((byte_offset) => ({
+    what: `the offset ${byte_offset}`,
+    code: "bad_offset",
+    request: () => requestFor(entry.path, { byte_offset })
+  })),
+  { what: "offset 1 of an empty file", code: "bad_offset", request: () => requestFor(empty.path, { byte_offset: 1n }) }
+]
+
+describe("FetchServer", () => {
+  for (const { code, request, what } of refusals) {
+    it.live(`answers ${what} with ${code}, repeats nothing, and goes on`, () =>
+      Effect.gen(function*() {
+        const peer = yield* server
+        const bad = request()
+        const { ack, body } = yield* ask(peer, bad)
+        assert.deepInclude(ack, { status: "error", code, size_bytes: 0n, sha256: "", byte_offset: 0n })
+        assert.strictEqual(body.length, 0)
+        if (code === "auth") assert.strictEqual(ack.error, "authentication failed")
+        if (bad.path.length > 3) assert.notInclude(ack.error, bad.path)
+        if (bad.nonce.length === 64 && bad.nonce !== "A".repeat(64)) assert.isTrue(isSigned(bad, ack))
+        const good = yield* ask(peer, requestFor(entry.path))
+        assert.isTrue(good.body.equals(bytes))
+      }))
+  }
+
+  it.live("serves a file, from an offset too, with a signed answer", () =>
+    Effect.gen(function*() {
+      const peer = yield* server
+      for (const offset of [0, 1, 999]) {
+        const request = requestFor(entry.path, { byte_offset: BigInt(offset) })
+        const { ack, body } = yield* ask(peer, request)
+        assert.deepInclude(ack, {
+          status: "ok",
+          size_bytes: BigInt(1000 - offset),
+          byte_offset: BigInt(offset),
+          sha256: entry.sha256,
+          keep_alive: false
+        })
+        assert.isTrue(isSigned(request, ack))
+        assert.isTrue(body.equals(bytes.subarray(offset)))
+      }
+    }))
+
+  it.live("serves an empty file at offset 0", () =>
+    Effect.gen(function*() {
+      const { ack, body } = yield* ask(yield* server, requestFor(empty.path))
+      assert.deepInclude(ack, { status: "ok", size_bytes: 0n, sha256: empty.sha256 })
+      assert.strictEqual(body.length, 0)
+    }))
+
+  it.live("accepts a timestamp up to 299 s from its clock, either way", () =>
+    Effect.gen(function*() {
+      const peer = yield* server
+      for (const skew of [-299n, 299n]) {
+        const { ack } = yield* ask(peer, requestFor(entry.path, { timestamp: nowSeconds() + skew }))
+        assert.strictEqual(ack.status, "ok")
+      }
+    }))
+
+  it.live("tells its own log, and only that, why it refused: by how much a clock is off", () =>
+    Effect.gen(function*() {
+      const logs: Array<string> = []
+      const peer = yield* startServer({ files }, {}, logs)
+      const { ack } = yield* ask(peer, requestFor(entry.path, { timestamp: nowSeconds() - 4000n }))
+      assert.strictEqual(ack.error, "authentication failed")
+      assert.match(logs.join("\n"), /\(auth\): the timestamp is -400\d s from this node's clock/)
+    }))
+
+  it.live("accepts a MAC in upper case", () =>
+    Effect.gen(function*() {
+      const request = requestFor(entry.path)
+      const { ack } = yield* ask(yield* server, { ...request, hmac: request.hmac.toUpperCase() })
+      assert.strictEqual(ack.status, "ok")
+    }))
+
+  it.live("refuses a request that was made before", () =>
+    Effect.gen(function*() {
+      const peer = yield* server
+      const request = requestFor(entry.path)
+      assert.strictEqual((yield* ask(peer, request)).ack.status, "ok")
+      assert.deepInclude((yield* ask(peer, request)).ack, { status: "error", code: "auth" })
+    }))
+
+  it.live("answers raft when the manifest is unavailable", () =>
+    Effect.gen(function*() {
+      const peer = yield* startServer({ files, manifestDown: true })
+      assert.strictEqual((yield* ask(peer, requestFor(entry.path))).ack.code, "raft")
+    }))
+
+  it.live("closes in the middle of a body that the disk cuts short", () =>
+    Effect.gen(function*() {
+      const { ack, body } = yield* ask(yield* server, requestFor("short"))
+      assert.strictEqual(ack.size_bytes, 10n)
+      assert.strictEqual(body.length, 5)
+    }))
+
+  it.live("closes the one connection whose handler has a defect, and goes on", () =>
+    Effect.gen(function*() {
+      const logs: Array<string> = []
+      const peer = yield* startServer({ files }, {}, logs)
+      const kept = yield* rawClient(peer)
+      yield* kept.send(requestFrame(requestFor("absent", { keep_alive: true })))
+      assert.strictEqual((yield* takeAck(kept)).code, "not_found")
+      const client = yield* rawClient(peer)
+      yield* client.send(requestFrame(requestFor("defect")))
+      assert.strictEqual((yield* client.all).length, 0)
+      assert.include(logs.join("\n"), "a connection's handler failed")
+      yield* kept.send(requestFrame(requestFor(entry.path)))
+      assert.strictEqual((yield* takeAck(kept)).status, "ok")
+    }))
+
+  it.live("closes a connection that takes too long over its first request", () =>
+    Effect.gen(function*() {
+      const peer = yield* startServer({ files }, { requestTimeoutMillis: 50 })
+      for (const sent of [new Uint8Array(0), requestFrame(requestFor(entry.path)).subarray(0, 100)]) {
+        const client = yield* rawClient(peer)
+        yield* client.send(sent)
+        assert.strictEqual((yield* client.all).length, 0)
+      }
+    }))
+
+  const garbage: ReadonlyArray<readonly [string, Uint8Array]> = [
+    ["a length of 0", Buffer.from([0, 0, 0, 0])],
+    ["a frame that is too long", Buffer.from([0, 1, 0, 1, 0x20])],
+    ["the longest length there is", Buffer.from([255, 255, 255, 255, 0x20])],
+    ["HTTP", Buffer.from("GET / HTTP/1.1\r\n\r\n")],
+    ["no JSON", frame(0x20, "nonsense")],
+    ["an array", frame(0x20, "[]")],
+    ["trailing garbage", frame(0x20, "{} x")],
+    ["an integer with a fraction", frame(0x20, `{"timestamp":5.0}`)],
+    ["an unknown type", frame(0x7f, "{}")],
+    ["an answer instead of a request", frame(0x21, "{}")]
+  ]
+  for (const [what, sent] of garbage) {
+    it.live(`closes without a word on ${what}, and goes on`, () =>
+      Effect.gen(function*() {
+        const peer = yield* server
+        const client = yield* rawClient(peer)
+        yield* client.send(sent)
+        assert.strictEqual((yield* client.all).length, 0)
+        assert.strictEqual((yield* ask(peer, requestFor(entry.path))).ack.status, "ok")
+      }))
+  }
+
+  it.live("reads a request that comes byte by byte", () =>
+    Effect.gen(function*() {
+      const client = yield* rawClient(yield* server)
+      for (const byte of requestFrame(requestFor(entry.path))) yield* client.send(Uint8Array.of(byte))
+      assert.strictEqual((yield* takeAck(client)).status, "ok")
+      assert.isTrue((yield* client.all).equals(bytes))
+    }))
+
+  it.live("sends the whole body although another request lies behind the first", () =>
+    Effect.gen(function*() {
+      const client = yield* rawClient(yield* server)
+      const request = () => requestFrame(requestFor(entry.path))
+      yield* client.send(Buffer.concat([request(), request(), Buffer.alloc(100_000)]))
+      assert.strictEqual((yield* takeAck(client)).status, "ok")
+      assert.isTrue((yield* client.all).equals(bytes))
+    }))
+
+  it.live("loses no part of a body that the client reads late, whatever it has sent meanwhile", () =>
+    Effect.gen(function*() {
+      const large = entryOf("large", 600_000)
+      const sent = yield* Deferred.make<void>()
+      const peer = yield* startServer({
+        files: [{ entry: large }],
+        afterBody: Effect.asVoid(Deferred.succeed(sent, undefined))
+      })
+      const client = yield* rawClient(peer)
+      client.socket.pause()
+      yield* client.send(Buffer.concat([requestFrame(requestFor("large")), Buffer.alloc(300_000)]))
+      yield* Deferred.await(sent)
+      // One more round of the event loop: the server has ended its side by now.
+      yield* Effect.callback<void>((resume) => {
+        setImmediate(() => setImmediate(() => resume(Effect.void)))
+      })
+      client.socket.resume()
+      yield* takeAck(client)
+      assert.isTrue((yield* client.all).equals(allBytes(600_000)))
+    }))
+
+  it.live("serves a client that has ended its own side", () =>
+    Effect.gen(function*() {
+      const client = yield* rawClient(yield* server)
+      client.socket.end(requestFrame(requestFor(entry.path)))
+      assert.strictEqual((yield* takeAck(client)).status, "ok")
+      assert.isTrue((yield* client.all).equals(bytes))
+    }))
+
+  it.live("serves one request after another on a connection that is kept alive", () =>
+    Effect.gen(function*() {
+      const client = yield* rawClient(yield* server)
+      const kept = (path: string) => requestFrame(requestFor(path, { keep_alive: true }))
+      yield* client.send(Buffer.concat([kept(entry.path), kept("absent")]))
+      assert.deepInclude(yield* takeAck(client), { status: "ok", keep_alive: true })
+      assert.isTrue((yield* client.take(1000)).equals(bytes))
+      assert.deepInclude(yield* takeAck(client), { code: "not_found", keep_alive: true })
+      yield* client.send(requestFrame(requestFor(entry.path)))
+      assert.deepInclude(yield* takeAck(client), { status: "ok", keep_alive: false })
+      assert.isTrue((yield* client.all).equals(bytes))
+    }))
+
+  it.live("keeps no connection alive for somebody without the secret", () =>
+    Effect.gen(function*() {
+      const client = yield* rawClient(yield* server)
+      yield* client.send(requestFrame(requestFor(entry.path, { keep_alive: true, hmac: "" })))
+      assert.deepInclude(yield* takeAck(client), { code: "auth", keep_alive: false })
+      assert.strictEqual((yield* client.all).length, 0)
+    }))
+
+  const joinFields = (label: "heartbeat" | "leave", id: string, signedAs = label) => {
+    const fields = { nonce: "ab".repeat(32), nodeId: id, clusterName, timestamp: nowSeconds() }
+    return {
+      node_id: id,
+      auth_nonce: fields.nonce,
+      auth_timestamp: fields.timestamp,
+      auth_hmac: Mac.toHex(Mac.joinMac(secret, { ...fields, label: signedAs }))
+    }
+  }
+
+  it.live("answers a heartbeat that is signed, and closes on one that is not", () =>
+    Effect.gen(function*() {
+      const peer = yield* server
+      const heartbeat = (fields: ReturnType<typeof joinFields>) =>
+        Result.getOrThrow(
+          Messages.encodeHeartbeat({
+            state: "healthy",
+            is_leader: false,
+            timestamp: "2026-01-01T12:00:00Z",
+            ...fields
+          })
+        )
+      const client = yield* rawClient(peer)
+      yield* client.send(heartbeat(joinFields("heartbeat", "node-b")))
+      const answer = Option.getOrThrow(yield* takeFrame(client))
+      assert.strictEqual(answer.type, Frame.messageType.heartbeatAck)
+      assert.strictEqual(Result.getOrThrow(Messages.decodeHeartbeatAck(answer.payload)).node_id, "node-a")
+
+      const stranger = yield* rawClient(peer)
+      yield* stranger.send(heartbeat(joinFields("heartbeat", "node-b", "leave")))
+      assert.strictEqual((yield* stranger.all).length, 0)
+    }))
+
+  it.live("takes a node's word that it leaves once, and nobody else's", () =>
+    Effect.gen(function*() {
+      const departed = yield* Queue.unbounded<NodeId>()
+      const peer = yield* startServer({ files, departed })
+      const say = Effect.fnUntraced(function*(fields: ReturnType<typeof joinFields>) {
+        const client = yield* rawClient(peer)
+        yield* client.send(Result.getOrThrow(Messages.encodeLeaveNotify({ reason: "stopping", ...fields })))
+        yield* client.all
+        return yield* Queue.size(departed)
+      }, Effect.scoped)
+
+      assert.strictEqual(yield* say(joinFields("leave", "node-b", "heartbeat")), 0)
+      assert.strictEqual(yield* say(joinFields("leave", "node-a")), 0)
+      const leave = { ...joinFields("leave", "node-b"), auth_nonce: "cd".repeat(32) }
+      const mac = Mac.joinMac(secret, {
+        label: "leave",
+        nonce: leave.auth_nonce,
+        nodeId: "node-b",
+        clusterName,
+        timestamp: leave.auth_timestamp
+      })
+      assert.strictEqual(yield* say({ ...leave, auth_hmac: Mac.toHex(mac) }), 1)
+      assert.strictEqual(yield* Queue.take(departed), "node-b")
+      assert.strictEqual(yield* say({ ...leave, auth_hmac: Mac.toHex(mac) }), 0)
+    }))
+
+  it.live("names the address and the port that it can't listen on", () =>
+    Effect.gen(function*() {
+      const peer = yield* server
+      const error = yield* Effect.flip(startServer({ files }, { port: peer.address.port }))
+      assert.deepInclude(error, { _tag: "ListenFailed", reason: "AddressInUse" })
+      assert.include(`${error}`, `127.0.0.1:${peer.address.port}`)
+    }))
+})

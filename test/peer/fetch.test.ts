@@ -1,0 +1,209 @@
+/** Our client against our server, over plain TCP and over mutual TLS. */
+import { assert, describe, it } from "@effect/vitest"
+import { Effect, Exit, Redacted, Scope } from "effect"
+import { connect } from "node:tls"
+import type { TlsIdentity } from "../../src/peer/transport/Tls.ts"
+import { makeAuthority } from "./support/certificates.ts"
+import { allBytes, entryOf, sha256Of } from "./support/doubles.ts"
+import { collector, makeClient, rawClient, secret, startServer } from "./support/nodes.ts"
+import { requestFor, requestFrame } from "./support/requests.ts"
+
+const MiB = 1 << 20
+const file = entryOf("db/m/a.parquet", 3 * MiB + 17)
+const empty = entryOf("db/m/empty.parquet", 0)
+
+const suite = (name: string, tls: Effect.Effect<TlsIdentity | undefined, never, Scope.Scope>) =>
+  describe(`fetch over ${name}`, () => {
+    const setUp = Effect.fnUntraced(function*(
+      server: Parameters<typeof startServer>[1] = {},
+      client: Parameters<typeof makeClient>[0] = {}
+    ) {
+      const identity = yield* tls
+      const peer = yield* startServer({ files: [{ entry: file }, { entry: empty }] }, { tls: identity, ...server })
+      return { peer, client: yield* makeClient({ tls: identity, ...client }) }
+    })
+
+    it.live("brings exactly the file's bytes", () =>
+      Effect.gen(function*() {
+        const { client, peer } = yield* setUp({}, { requireSignedAcks: true })
+        const sink = collector()
+        yield* client.fetch(peer, file, 0, sink)
+        assert.isTrue(sink.bytes().equals(allBytes(file.size_bytes)))
+      }))
+
+    it.live("brings the rest of the file from an offset", () =>
+      Effect.gen(function*() {
+        const { client, peer } = yield* setUp()
+        for (const offset of [1, MiB, file.size_bytes - 1]) {
+          const sink = collector()
+          yield* client.fetch(peer, file, offset, sink)
+          assert.isTrue(sink.bytes().equals(allBytes(file.size_bytes).subarray(offset)), `from ${offset}`)
+        }
+      }))
+
+    it.live("writes nothing for an empty file and for the end of a file", () =>
+      Effect.gen(function*() {
+        const { client, peer } = yield* setUp()
+        const sink = collector()
+        yield* client.fetch(peer, empty, 0, sink)
+        yield* client.fetch(peer, file, file.size_bytes, sink)
+        assert.strictEqual(sink.bytes().length, 0)
+      }))
+
+    it.live("gives the place of a connection back when it has ended", () =>
+      Effect.gen(function*() {
+        const { client, peer } = yield* setUp({ maxConnections: 4 })
+        for (let index = 0; index < 20; index++) yield* client.fetch(peer, file, file.size_bytes - 1, collector())
+      }))
+
+    it.live("fails with the sink's own error", () =>
+      Effect.gen(function*() {
+        const { client, peer } = yield* setUp()
+        const error = yield* Effect.flip(
+          client.fetch(peer, file, 0, { write: () => Effect.fail("disk full" as const) })
+        )
+        assert.strictEqual(error, "disk full")
+      }))
+
+    it.live("loses no byte when the sink is slow", () =>
+      Effect.gen(function*() {
+        const { client, peer } = yield* setUp()
+        const sink = collector()
+        yield* client.fetch(peer, file, 0, {
+          write: (chunk) => Effect.andThen(Effect.sleep(1), sink.write(chunk))
+        })
+        assert.isTrue(sink.bytes().equals(allBytes(file.size_bytes)))
+      }))
+
+    it.live("brings many files at once over as many connections", () =>
+      Effect.gen(function*() {
+        const { client, peer } = yield* setUp()
+        yield* Effect.forEach(
+          Array.from({ length: 8 }, (_, index) => index * 1000),
+          Effect.fnUntraced(function*(offset) {
+            const sink = collector()
+            yield* client.fetch(peer, file, offset, sink)
+            assert.isTrue(sink.bytes().equals(allBytes(file.size_bytes).subarray(offset)))
+          }),
+          { concurrency: 8 }
+        )
+      }))
+
+    it.live("is rejected with another secret or another cluster name, and says which settings to check", () =>
+      Effect.gen(function*() {
+        for (const client of [{ secret: Redacted.make("another") }, { clusterName: "another" }]) {
+          for (const requireSignedAcks of [false, true]) {
+            const { client: stranger, peer } = yield* setUp({}, { ...client, requireSignedAcks })
+            const error = yield* Effect.flip(stranger.fetch(peer, file, 0, collector()))
+            assert.deepInclude(error, { _tag: "PeerRejected", code: "auth" })
+            assert.include(`${error}`, "check the shared secret, the cluster name and the clocks")
+          }
+        }
+      }))
+
+    it.live("is rejected by a server without a secret", () =>
+      Effect.gen(function*() {
+        const { client, peer } = yield* setUp({ secret: Redacted.make("") }, { secret: Redacted.make("") })
+        const error = yield* Effect.flip(client.fetch(peer, file, 0, collector()))
+        assert.deepInclude(error, { _tag: "PeerRejected", code: "auth" })
+      }))
+
+    it.live("goes on while a new secret is rolled out, in both directions", () =>
+      Effect.gen(function*() {
+        const next = Redacted.make("the next secret")
+        const ahead = yield* setUp({ secret: next, previousSecret: secret }, { previousSecret: next })
+        yield* ahead.client.fetch(ahead.peer, file, 0, collector())
+        const behind = yield* setUp({ previousSecret: next }, { secret: next, previousSecret: secret })
+        yield* behind.client.fetch(behind.peer, file, 0, collector())
+      }))
+
+    it.live("ends before a byte when the peer's manifest has another digest", () =>
+      Effect.gen(function*() {
+        const { client, peer } = yield* setUp()
+        const sink = collector()
+        const error = yield* Effect.flip(client.fetch(peer, { ...file, sha256: sha256Of(1) }, 0, sink))
+        assert.strictEqual(error._tag, "ChecksumMismatch")
+        assert.strictEqual(sink.bytes().length, 0)
+      }))
+  })
+
+suite("TCP", Effect.undefined)
+suite("mutual TLS", Effect.map(makeAuthority, (identity) => identity("IP:127.0.0.1")))
+
+describe("mutual TLS", () => {
+  it.live("refuses a client with a certificate of another authority, and one without TLS", () =>
+    Effect.gen(function*() {
+      const ours = yield* makeAuthority
+      const theirs = yield* makeAuthority
+      const identity = ours("IP:127.0.0.1")
+      const peer = yield* startServer({ files: [{ entry: file }] }, { tls: identity })
+      const stranger = theirs("IP:127.0.0.1")
+      const strangers: ReadonlyArray<TlsIdentity | undefined> = [
+        { ...stranger, authority: identity.authority },
+        stranger,
+        undefined
+      ]
+      for (const tls of strangers) {
+        const client = yield* makeClient({ tls })
+        const error = yield* Effect.flip(client.fetch(peer, file, 0, collector()))
+        assert.strictEqual(error._tag, "PeerUnreachable")
+      }
+      const friend = yield* makeClient({ tls: identity })
+      yield* friend.fetch(peer, file, 0, collector())
+    }))
+
+  it.live("refuses a client without a certificate, and one that speaks an old version", () =>
+    Effect.gen(function*() {
+      const identity = (yield* makeAuthority)("IP:127.0.0.1")
+      const peer = yield* startServer({ files: [{ entry: file }] }, { tls: identity })
+      const own = { cert: identity.certificate, key: Redacted.value(identity.key) }
+      for (const options of [{}, { ...own, minVersion: "TLSv1.1", maxVersion: "TLSv1.1" } as const]) {
+        const received = yield* Effect.callback<number>((resume) => {
+          let bytes = 0
+          const socket = connect({ ...peer.address, ca: identity.authority, ...options }, () => {
+            socket.write(requestFrame(requestFor(file.path)))
+          })
+          socket.on("data", (chunk) => {
+            bytes += chunk.length
+          })
+          socket.on("error", () => undefined)
+          socket.on("close", () => resume(Effect.succeed(bytes)))
+        })
+        assert.strictEqual(received, 0)
+      }
+    }))
+
+  it.live("lets nobody who has not finished a handshake outlive the server", () =>
+    Effect.gen(function*() {
+      const tls = (yield* makeAuthority)("IP:127.0.0.1")
+      const scope = yield* Scope.make()
+      const peer = yield* startServer({ files: [] }, { tls }).pipe(Scope.provide(scope))
+      const client = yield* rawClient(peer)
+      // An answer shows that the connection was accepted before this one.
+      yield* (yield* makeClient({ tls })).fetch(peer, file, 0, collector()).pipe(Effect.flip)
+      yield* Scope.close(scope, Exit.void)
+      assert.strictEqual((yield* client.all).length, 0)
+    }))
+
+  it.live("refuses a server of another authority, and one whose certificate names another address", () =>
+    Effect.gen(function*() {
+      const ours = yield* makeAuthority
+      const theirs = yield* makeAuthority
+      const identity = ours("IP:127.0.0.1")
+      const client = yield* makeClient({ tls: identity })
+      for (const tls of [theirs("IP:127.0.0.1"), ours("IP:127.0.0.2"), ours("DNS:elsewhere.example")]) {
+        const peer = yield* startServer({ files: [{ entry: file }] }, { tls })
+        const error = yield* Effect.flip(client.fetch(peer, file, 0, collector()))
+        assert.strictEqual(error._tag, "PeerUnreachable")
+      }
+    }))
+
+  it.live("says at its start that a certificate can't be used", () =>
+    Effect.gen(function*() {
+      const tls = { certificate: "no certificate", key: Redacted.make("no key"), authority: "nobody" }
+      const server = yield* Effect.flip(startServer({ files: [] }, { tls }))
+      assert.deepInclude(server, { _tag: "TlsInvalid" })
+      const client = yield* Effect.flip(makeClient({ tls }))
+      assert.strictEqual(client._tag, "TlsInvalid")
+    }))
+})
