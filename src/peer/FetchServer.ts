@@ -7,10 +7,10 @@
  * The layer's scope stops it: no new connections at once, bodies in flight get two seconds, then every socket is
  * destroyed.
  */
-import { Clock, Context, DateTime, Effect, Layer, Option, type Redacted, Schema } from "effect"
+import { Clock, Context, DateTime, Effect, Layer, Option, type Redacted, Schema, Stream } from "effect"
 import { Backend, type BackendError } from "../ports/Backend.ts"
 import type { ByteSink } from "../ports/ByteSink.ts"
-import { type FileEntry, NodeId } from "../ports/FileEntry.ts"
+import { type FileEntry, NodeId, sameBytes } from "../ports/FileEntry.ts"
 import { FilePath, wireOffence } from "../ports/FilePath.ts"
 import { Inventory } from "../ports/Inventory.ts"
 import { Manifest } from "../ports/Manifest.ts"
@@ -87,6 +87,8 @@ const idleMillis = 60_000
 const lingerMillis = 2000
 /** What we still take from it meanwhile, bytes. */
 const lingerBytes = 1 << 20
+/** How long a request waits for a file that this node is about to show. */
+const comingMillis = 3000
 /** Nonces remembered, about 20 bytes each: 6000 requests a second, for as long as their timestamps are accepted. */
 const maxNonces = 3_600_000
 
@@ -117,6 +119,28 @@ const makeHandler = Effect.fnUntraced(function*(options: Options, admission: Adm
   // Fetch: the checks, then the body
   // -------------------------------------------------------------------------------------------------------------------
 
+  const isHere = (entry: FileEntry) =>
+    Effect.map(
+      inventory.verified(entry.path),
+      Option.exists(({ held }) => held.sha256 === entry.sha256 && held.size === entry.size_bytes)
+    )
+
+  /**
+   * Whether a file that this node writes gets its name within moments. It is registered first, so a quick peer asks
+   * for it in between; a refusal would cost that peer its backoff.
+   */
+  const isComing = Effect.fnUntraced(function*(entry: FileEntry) {
+    const [local] = yield* inventory.look([entry.path])
+    // No longer pending: it has just got its name, or never was.
+    if (local?.pending === undefined || !sameBytes(local.pending.entry, entry)) return yield* isHere(entry)
+    const shown = inventory.changes.pipe(
+      Stream.mapEffect(() => isHere(entry)),
+      Stream.takeUntil((here) => here),
+      Stream.runDrain
+    )
+    return Option.isSome(yield* Effect.timeoutOption(shown, comingMillis))
+  })
+
   const check = Effect.fnUntraced(function*(request: Messages.FetchFile) {
     const verdict = authenticateFetch(credentials, nonces, yield* nowSeconds, request)
     if (verdict._tag === "Refused") return yield* new Refused({ code: verdict.code, reason: verdict.reason })
@@ -133,11 +157,11 @@ const makeHandler = Effect.fnUntraced(function*(options: Options, admission: Adm
     if (Option.isNone(registered)) return yield* unlisted
     const { entry } = registered.value
 
-    const verified = yield* inventory.verified(entry.path).pipe(
+    const here = yield* isHere(entry).pipe(
+      Effect.flatMap((now) => now ? Effect.succeed(true) : isComing(entry)),
       Effect.mapError((error) => new Refused({ code: "backend", reason: error.message }))
     )
-    const agrees = Option.exists(verified, ({ held }) => held.sha256 === entry.sha256 && held.size === entry.size_bytes)
-    if (!agrees) return yield* new Refused({ code: "not_found", reason: "not verified on this node" })
+    if (!here) return yield* new Refused({ code: "not_found", reason: "not verified on this node" })
 
     const offset = request.byte_offset
     if (offset !== 0n && (offset < 0n || offset >= BigInt(entry.size_bytes))) {

@@ -266,4 +266,36 @@ describe("FetchClientTcp", () => {
         yield* Queue.take(closed)
       }))
   }
+
+  it.live("leaves bytes alone while a sink has them, whatever the peer and other fetches do meanwhile", () =>
+    Effect.gen(function*() {
+      const size = 100_000
+      let connections = 0
+      const { closed, peer } = yield* rawPeer((socket) => {
+        const fill = ++connections
+        socket.once("data", () => {
+          socket.write(ackFrame({ size_bytes: BigInt(size), sha256: sha256Of(size) }))
+          // As peers do that keep no connection: closed right behind the last byte.
+          socket.end(Buffer.alloc(size, fill))
+        })
+      })
+      const client = yield* makeClient()
+      const entry = entryOf("db/m/a.parquet", size)
+      const ignore = { write: () => Effect.void }
+      let checked = 0
+      yield* client.fetch(peer, entry, 0, {
+        write: (chunk) =>
+          Effect.gen(function*() {
+            const before = Buffer.from(chunk)
+            if (checked === 0) {
+              yield* Queue.take(closed)
+              yield* client.fetch(peer, entry, 0, ignore)
+              yield* client.fetch(peer, entry, 0, ignore)
+            }
+            checked += chunk.length
+            assert.isTrue(before.equals(chunk))
+          })
+      })
+      assert.strictEqual(checked, size)
+    }))
 })

@@ -89,6 +89,15 @@ const suite = (name: string, tls: Effect.Effect<TlsIdentity | undefined, never, 
         )
       }))
 
+    it.live("waits a moment for a file that its writer is about to show, instead of being told that it is not there", () =>
+      Effect.gen(function*() {
+        const identity = yield* tls
+        const peer = yield* startServer({ files: [{ entry: file, state: "coming" }] }, { tls: identity })
+        const sink = collector()
+        yield* (yield* makeClient({ tls: identity })).fetch(peer, file, 0, sink)
+        assert.isTrue(sink.bytes().equals(allBytes(file.size_bytes)))
+      }))
+
     it.live("is rejected with another secret or another cluster name, and says which settings to check", () =>
       Effect.gen(function*() {
         for (const client of [{ secret: Redacted.make("another") }, { clusterName: "another" }]) {

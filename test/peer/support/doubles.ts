@@ -1,10 +1,10 @@
 /** The ports that the server asks, over files that exist only as a rule for their bytes. */
-import { Effect, Layer, Option, Queue } from "effect"
+import { Effect, Layer, Option, Queue, Stream } from "effect"
 import { createHash } from "node:crypto"
 import { Backend, BackendError } from "../../../src/ports/Backend.ts"
 import { type FileEntry, NodeId, Revision, Sha256 } from "../../../src/ports/FileEntry.ts"
 import { FilePath } from "../../../src/ports/FilePath.ts"
-import { Inventory, InventoryError } from "../../../src/ports/Inventory.ts"
+import { Inventory, InventoryError, type Progress } from "../../../src/ports/Inventory.ts"
 import { Manifest, Unavailable } from "../../../src/ports/Manifest.ts"
 import { Membership } from "../../../src/ports/Membership.ts"
 
@@ -43,10 +43,19 @@ export const entryOf = (path: string, size: number, sha256: Sha256 = sha256Of(si
   lsn: 0
 })
 
+const noProgress: Progress = {
+  cursor: Option.none(),
+  owed: { files: 0, bytes: 0 },
+  oldestOwed: Option.none(),
+  verified: { files: 0, bytes: 0 },
+  unlinking: 0,
+  verifiedThrough: Revision.make(0)
+}
+
 export interface TestFile {
   readonly entry: FileEntry
-  /** Where it is out of order: not here, here with other bytes, on a broken disk, or shorter on the disk than it was. */
-  readonly state?: "absent" | "otherBytes" | "unknown" | "broken" | "short" | "vanished" | "defect"
+  /** Where it is out of order: about to be shown, not here, here with other bytes, on a broken disk, or shorter on the disk than it was. */
+  readonly state?: "coming" | "absent" | "otherBytes" | "unknown" | "broken" | "short" | "vanished" | "defect"
 }
 
 /** All ports for a server; `departed` gets the ids of nodes that left. */
@@ -71,13 +80,24 @@ export const ports = (options: {
         )
   })
   const inventory = Layer.mock(Inventory)({
+    look: (paths) =>
+      Effect.succeed(paths.map((path) => {
+        const file = files.get(path)
+        const pending = file?.state === "coming" ? { entry: file.entry, token: "t" } : undefined
+        return { row: undefined, pending }
+      })),
+    // One change: what was coming is here.
+    changes: Stream.fromEffect(Effect.sync(() => {
+      for (const [path, { entry, state }] of files) if (state === "coming") files.set(path, { entry })
+      return noProgress
+    })),
     verified: (path) => {
       const file = files.get(path)
       if (file?.state === "defect") return Effect.die("the test broke it")
       if (file?.state === "unknown") {
         return Effect.fail(new InventoryError({ operation: "verified", detail: "the test broke it" }))
       }
-      if (file === undefined || file.state === "absent") return Effect.succeedNone
+      if (file === undefined || file.state === "absent" || file.state === "coming") return Effect.succeedNone
       const { entry } = file
       const sha256 = file.state === "otherBytes" ? Sha256.make("0".repeat(64)) : entry.sha256
       const held = { sha256, size: entry.size_bytes, mtime: 0n, inode: 0n }
