@@ -95,11 +95,14 @@ const cli = Command.make("file-replication").pipe(
 const explain = (error: { readonly message: string }) =>
   CliError.isCliError(error) ? Effect.void : Console.error(`file-replication: ${error.message}`)
 
-/** A node that is told to stop has done what it was for. */
-const teardown: Runtime.Teardown = (exit, onExit) =>
-  Exit.isFailure(exit) && Cause.hasInterruptsOnly(exit.cause) && process.argv[2] === "node"
-    ? onExit(0)
-    : Runtime.defaultTeardown(exit, onExit)
+const usageExitCode = 2
+
+const teardown: Runtime.Teardown = (exit, onExit) => {
+  // A node that is told to stop has done what it was for.
+  if (Exit.isFailure(exit) && Cause.hasInterruptsOnly(exit.cause) && process.argv[2] === "node") return onExit(0)
+  if (Exit.isFailure(exit) && CliError.isCliError(Cause.squash(exit.cause))) return onExit(usageExitCode)
+  return Runtime.defaultTeardown(exit, onExit)
+}
 
 Command.run(cli, { version }).pipe(
   Effect.tapError(explain),

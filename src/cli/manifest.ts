@@ -94,7 +94,9 @@ const inspect = Effect.fn("inspect")(function*(file: string) {
       seen.set(path, before ?? { line, sha256, size })
       for (const folder of above) if (!aboveOthers.has(folder)) aboveOthers.set(folder, line)
     }))
+  const known = new Set(wrong.map(({ line }) => line))
   yield* entries(file).pipe(
+    Stream.filter(({ line }) => !known.has(line)),
     Stream.grouped(batchSize),
     Stream.runForEach((batch) =>
       Effect.map(manifest.check(batch.map(({ entry }) => entry)), (answers) => {

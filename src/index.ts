@@ -1,0 +1,42 @@
+/**
+ * Peer-to-peer replication of immutable files, as Effect layers.
+ *
+ * `Replication.layerNode` is a whole node, `Replication.layer` one behind the gate; `ReplicationConfig.layer` configures
+ * either. Every port can be replaced: see `Replication.layerPorts`.
+ */
+
+// The graph and its configuration
+export * as Replication from "./Replication.ts"
+export * as ReplicationConfig from "./ReplicationConfig.ts"
+
+// Ports
+export * as Backend from "./ports/Backend.ts"
+export * as ByteSink from "./ports/ByteSink.ts"
+export * as FetchClient from "./ports/FetchClient.ts"
+export * as FileEntry from "./ports/FileEntry.ts"
+export * as FilePath from "./ports/FilePath.ts"
+export * as Inventory from "./ports/Inventory.ts"
+export * as Manifest from "./ports/Manifest.ts"
+export * as Membership from "./ports/Membership.ts"
+export * as PeerResolver from "./ports/PeerResolver.ts"
+
+// What a node does
+export * as Background from "./replication/Background.ts"
+export * as CatchUp from "./replication/CatchUp.ts"
+export * as Placement from "./replication/Placement.ts"
+export * as Puller from "./replication/Puller.ts"
+export * as Readiness from "./replication/Readiness.ts"
+export * as Registrar from "./replication/Registrar.ts"
+
+// Implementations of the ports
+export * as BackendLocal from "./backend/BackendLocal.ts"
+export * as BackendMemory from "./backend/BackendMemory.ts"
+export * as InventoryMemory from "./inventory/InventoryMemory.ts"
+export * as InventorySqlite from "./inventory/InventorySqlite.ts"
+export * as ManifestMemory from "./manifest/ManifestMemory.ts"
+export * as ManifestSqlite from "./manifest/ManifestSqlite.ts"
+export * as MembershipSqlite from "./membership/MembershipSqlite.ts"
+export * as MembershipStatic from "./membership/MembershipStatic.ts"
+export * as PeerResolverOriginFirst from "./membership/PeerResolverOriginFirst.ts"
+export * as FetchClientTcp from "./peer/FetchClientTcp.ts"
+export * as FetchServer from "./peer/FetchServer.ts"

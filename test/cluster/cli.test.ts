@@ -1,0 +1,208 @@
+/** The commands, as processes. */
+import { assert, describe, it } from "@effect/vitest"
+import { Effect } from "effect"
+import { createHash } from "node:crypto"
+import { readdirSync, readFileSync } from "node:fs"
+import { mkdir, readFile, writeFile } from "node:fs/promises"
+import { connect } from "node:net"
+import { join } from "node:path"
+import { temporaryFolder } from "../support/folder.ts"
+import { lineOf, run, start } from "./command.ts"
+
+/** A folder with a configuration for a node in it; gives the file's path. */
+const configure = (folder: string, name: string, more = "") =>
+  Effect.promise(async () => {
+    await mkdir(join(folder, name), { recursive: true })
+    const file = join(folder, `${name}.toml`)
+    await writeFile(
+      file,
+      `[cluster]
+enabled = true
+replication_enabled = true
+node_id = "${name}"
+shared_secret = "a secret of the tests"
+coordinator_addr = "127.0.0.1:0"
+manifest_path = "${join(folder, "manifest.db")}"
+${more}
+[storage]
+local_path = "${join(folder, name, "data")}"
+`
+    )
+    return file
+  })
+
+const entryLine = (path: string, content: string) =>
+  JSON.stringify({
+    path,
+    sha256: createHash("sha256").update(content).digest("hex"),
+    size_bytes: content.length,
+    database: "db",
+    measurement: "cpu",
+    partition_time: "2026-04-11T14:00:00Z",
+    origin_node_id: "elsewhere",
+    tier: "hot",
+    created_at: "2026-04-11T14:00:01.123456789Z",
+    lsn: 7
+  })
+
+describe("file-replication", () => {
+  it.live("explains itself", () =>
+    Effect.gen(function*() {
+      const { code, stdout } = yield* run(["--help"])
+      assert.strictEqual(code, 0)
+      for (const command of ["node", "demo", "publish", "manifest"]) assert.include(stdout, command)
+    }))
+
+  it.live("ends with 2 on a command that there is not", () =>
+    Effect.gen(function*() {
+      const { code, stderr } = yield* run(["replicate"])
+      assert.strictEqual(code, 2)
+      assert.include(stderr, "replicate")
+    }))
+
+  it.live("refuses to start without a secret: code 2, one clear message, no stack trace, no file", () =>
+    Effect.gen(function*() {
+      const folder = yield* temporaryFolder
+      const environment = { ARC_CLUSTER_ENABLED: "true", ARC_CLUSTER_REPLICATION_ENABLED: "true" }
+      const { code, stderr, stdout } = yield* run(["node"], environment, folder)
+      assert.strictEqual(code, 2)
+      assert.strictEqual(stdout, "")
+      assert.match(stderr, /^file-replication: the configuration can't be used: cluster\.shared_secret is empty/)
+      assert.notMatch(stderr, /\n\s+at /)
+      assert.deepStrictEqual(readdirSync(folder), [])
+    }))
+
+  it.live("runs a node until SIGTERM, and ends with 0", () =>
+    Effect.gen(function*() {
+      const folder = yield* temporaryFolder
+      const node = yield* start(["node", "--config", yield* configure(folder, "node-1")])
+      const line = yield* lineOf(node, /listens on/)
+      assert.match(line, /node node-1 \(reader\) listens on 127\.0\.0\.1:\d+/)
+      const port = Number(/:(\d+)$/.exec(line)?.[1])
+      node.child.kill("SIGTERM")
+      assert.strictEqual(yield* node.exit, 0)
+      const refused = yield* Effect.callback<string>((resume) => {
+        const socket = connect(port, "127.0.0.1")
+        socket.on("error", (error) => resume(Effect.succeed(String(Reflect.get(error, "code")))))
+        socket.on("connect", () => resume(Effect.succeed("connected")))
+      })
+      assert.strictEqual(refused, "ECONNREFUSED")
+    }))
+
+  it.live("says that a port is taken, and by which setting it is chosen", () =>
+    Effect.gen(function*() {
+      const folder = yield* temporaryFolder
+      const first = yield* start(["node", "--config", yield* configure(folder, "first")])
+      const port = /:(\d+)$/.exec(yield* lineOf(first, /listens on/))?.[1]
+      const config = yield* configure(folder, "second")
+      const { code, stderr } = yield* run(["node", "--config", config], {
+        ARC_CLUSTER_COORDINATOR_ADDR: `127.0.0.1:${port}`
+      })
+      assert.strictEqual(code, 1)
+      assert.include(stderr, String(port))
+      assert.notMatch(stderr, /\n\s+at /)
+    }))
+
+  it.live("refuses a second node under the id of one that lives", () =>
+    Effect.gen(function*() {
+      const folder = yield* temporaryFolder
+      const first = yield* start(["node", "--config", yield* configure(folder, "twin")])
+      yield* lineOf(first, /listens on/)
+      const config = yield* configure(folder, "twin")
+      const { code, stderr } = yield* run(["node", "--config", config], {
+        ARC_STORAGE_LOCAL_PATH: join(folder, "other", "data")
+      })
+      assert.strictEqual(code, 1)
+      assert.match(stderr, /another live node already goes by the id twin/)
+    }))
+
+  it.live("publishes files that a running node of the cluster then pulls", () =>
+    Effect.gen(function*() {
+      const folder = yield* temporaryFolder
+      const source = join(folder, "a.parquet")
+      yield* Effect.promise(() => writeFile(source, "some bytes"))
+      const writer = yield* configure(folder, "writer", "role = \"writer\"")
+      const serving = yield* start(["node", "--config", writer])
+      yield* lineOf(serving, /listens on/)
+      const reader = yield* start(["node", "--config", yield* configure(folder, "reader"), "--supervised"])
+      yield* lineOf(reader, /"Started"/)
+      const { code, stderr, stdout } = yield* run(["publish", source, "--as", "db/cpu/a.parquet", "--config", writer])
+      assert.strictEqual(code, 0, stderr)
+      assert.match(stdout, /^db\/cpu\/a\.parquet {2}10 bytes {2}sha256 [0-9a-f]{64} {2}revision \d+\n$/)
+      yield* lineOf(reader, /"verified":\{"files":1,"bytes":10\}/)
+      const pulled = yield* Effect.promise(() => readFile(join(folder, "reader", "data", "db/cpu/a.parquet"), "utf8"))
+      assert.strictEqual(pulled, "some bytes")
+    }))
+
+  it.live("refuses to publish other bytes under a taken path, and a path outside of the folder", () =>
+    Effect.gen(function*() {
+      const folder = yield* temporaryFolder
+      const source = join(folder, "source")
+      const config = yield* configure(folder, "writer")
+      const publish = (content: string, as: string) =>
+        Effect.andThen(
+          Effect.promise(() => writeFile(source, content)),
+          run(["publish", source, "--as", as, "--config", config])
+        )
+      assert.strictEqual((yield* publish("one", "db/a")).code, 0)
+      assert.strictEqual((yield* publish("one", "db/a")).code, 0)
+      const conflict = yield* publish("two", "db/a")
+      assert.strictEqual(conflict.code, 1)
+      assert.match(conflict.stderr, /^file-replication: db\/a is already registered with other bytes/)
+      const outside = yield* publish("two", "../a")
+      assert.strictEqual(outside.code, 1)
+      assert.match(outside.stderr, /^file-replication: \.\.\/a can't be published/)
+      assert.strictEqual(readFileSync(join(folder, "writer", "data", "db/a"), "utf8"), "one")
+    }))
+
+  it.live("moves a manifest out and in, twice the same", () =>
+    Effect.gen(function*() {
+      const folder = yield* temporaryFolder
+      const lines = ["db/a", "db/b", "db/c"].map((path) => entryLine(path, path))
+      const file = join(folder, "manifest.jsonl")
+      yield* Effect.promise(() => writeFile(file, `${lines.join("\n")}\n`))
+      const config = yield* configure(folder, "node")
+      for (let twice = 0; twice < 2; twice++) {
+        const imported = yield* run(["manifest", "import", file, "--config", config])
+        assert.deepStrictEqual([imported.code, imported.stdout], [0, `3 entries of ${file} are in the manifest\n`])
+      }
+      const exported = yield* run(["manifest", "export", "--config", config])
+      assert.strictEqual(exported.stdout, `${lines.join("\n")}\n`)
+    }))
+
+  it.live("imports nothing when a line is wrong, says which and why, and what is right when told to go on", () =>
+    Effect.gen(function*() {
+      const folder = yield* temporaryFolder
+      const file = join(folder, "manifest.jsonl")
+      const config = yield* configure(folder, "node")
+      const wrong = [
+        entryLine("db/a", "a"),
+        entryLine("db/b", "b").replace(/"sha256":"../, "\"sha256\":\"ZZ"),
+        "no json",
+        entryLine("../c", "c"),
+        entryLine("db/a", "other bytes"),
+        entryLine("db/a/below", "x"),
+        entryLine("db/d", "d").replace(/"size_bytes":1/, "\"size_bytes\":-1")
+      ]
+      yield* Effect.promise(() => writeFile(file, wrong.join("\n")))
+      const refused = yield* run(["manifest", "import", file, "--config", config])
+      assert.strictEqual(refused.code, 1)
+      assert.include(refused.stderr, "6 lines are wrong; nothing was imported")
+      for (
+        const [line, why] of [
+          [2, "sha256"],
+          [3, "not valid JSON"],
+          [4, "path"],
+          [5, "other bytes here than in line 1"],
+          [6, "a file and a folder"],
+          [7, "size_bytes"]
+        ] as const
+      ) assert.match(refused.stderr, new RegExp(`line ${line}: .*${why}`))
+      assert.strictEqual((yield* run(["manifest", "export", "--config", config])).stdout, "")
+
+      const partly = yield* run(["manifest", "import", file, "--keep-going", "--config", config])
+      assert.strictEqual(partly.code, 1)
+      assert.include(partly.stderr, "1 entries were imported")
+      assert.strictEqual((yield* run(["manifest", "export", "--config", config])).stdout, `${wrong[0]}\n`)
+    }))
+})

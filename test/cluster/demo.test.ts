@@ -1,0 +1,114 @@
+/** The main job, as processes: what it prints, what it proves, and what it leaves behind. */
+import { assert, describe, it } from "@effect/vitest"
+import { Effect, Schedule } from "effect"
+import { createHash } from "node:crypto"
+import { existsSync, readdirSync, readFileSync } from "node:fs"
+import { mkdir, rm, writeFile } from "node:fs/promises"
+import { join } from "node:path"
+import { temporaryFolder } from "../support/folder.ts"
+import { lineOf, run, start } from "./command.ts"
+
+const makeFiles = (folder: string, count: number, size: number) =>
+  Effect.promise(async () => {
+    for (let n = 0; n < count; n++) {
+      await mkdir(join(folder, "db", `m${n % 3}`), { recursive: true })
+      await writeFile(join(folder, "db", `m${n % 3}`, `${n}.bin`), Buffer.alloc(size + n, n))
+    }
+  })
+
+/** The processes whose command line names a folder. */
+const processesOf = (folder: string): ReadonlyArray<string> =>
+  readdirSync("/proc").filter((pid) => {
+    if (!/^\d+$/.test(pid)) return false
+    try {
+      return readFileSync(join("/proc", pid, "cmdline"), "utf8").includes(folder)
+    } catch {
+      return false
+    }
+  })
+
+const demoFolder = (stdout: string): string => /under (\S+)/.exec(stdout)?.[1] ?? ""
+
+describe("file-replication demo", () => {
+  it.live(
+    "replicates a folder between three processes, proves it, and leaves nothing behind",
+    () =>
+      Effect.gen(function*() {
+        const folder = yield* temporaryFolder
+        yield* makeFiles(folder, 20, 40_000)
+        const { code, stderr, stdout } = yield* run(["demo", folder])
+        assert.strictEqual(code, 0, stdout + stderr)
+        assert.include(stdout, "equal: sha256 of 20 files on 3 nodes")
+        assert.include(stdout, "equal: the manifest as 3 nodes see it")
+        const row = (name: string) =>
+          new RegExp(`^${name} +20 +\\S+ \\S+ +(\\d+) +(\\d+) +(\\d+) +(\\d+)`, "m").exec(stdout)
+        assert.deepStrictEqual(row("writer")?.slice(1), ["0", "20", "0", "0"])
+        for (const reader of ["reader-1", "reader-2"]) {
+          assert.deepStrictEqual(row(reader)?.slice(1, 4), ["20", "0", "0"])
+        }
+        assert.notMatch(stdout, /\x1b\[/)
+        assert.isFalse(existsSync(demoFolder(stdout)))
+        assert.deepStrictEqual(processesOf(demoFolder(stdout)), [])
+      }),
+    120_000
+  )
+
+  it.live("keeps the nodes' folders when asked to, each with every file", () =>
+    Effect.gen(function*() {
+      const folder = yield* temporaryFolder
+      yield* makeFiles(folder, 4, 10)
+      const { code, stdout } = yield* run(["demo", folder, "--nodes", "2", "--keep"])
+      const kept = demoFolder(stdout)
+      yield* Effect.addFinalizer(() => Effect.promise(() => rm(kept, { recursive: true })))
+      assert.strictEqual(code, 0)
+      const digest = (file: string) => createHash("sha256").update(readFileSync(file)).digest("hex")
+      for (const node of ["writer", "reader-1"]) {
+        for (let n = 0; n < 4; n++) {
+          const path = join("db", `m${n % 3}`, `${n}.bin`)
+          assert.strictEqual(digest(join(kept, node, "data", path)), digest(join(folder, path)))
+        }
+      }
+    }), 120_000)
+
+  it.live("ends at Ctrl-C without a process, a port or a folder left", () =>
+    Effect.gen(function*() {
+      const folder = yield* temporaryFolder
+      yield* makeFiles(folder, 30, 2_000_000)
+      const demo = yield* start(["demo", folder])
+      const head = yield* lineOf(demo, /under \S+/)
+      yield* lineOf(demo, /reader-2 +reader/)
+      const under = demoFolder(head)
+      demo.child.kill("SIGINT")
+      assert.strictEqual(yield* demo.exit, 130)
+      assert.deepStrictEqual(processesOf(under), [])
+      assert.isFalse(existsSync(under))
+    }), 120_000)
+
+  it.live("takes its nodes with it when it is killed", () =>
+    Effect.gen(function*() {
+      const folder = yield* temporaryFolder
+      yield* makeFiles(folder, 30, 2_000_000)
+      const demo = yield* start(["demo", folder])
+      const under = demoFolder(yield* lineOf(demo, /under \S+/))
+      yield* Effect.addFinalizer(() => Effect.promise(() => rm(under, { recursive: true, force: true })))
+      yield* lineOf(demo, /reader-2 +reader/)
+      assert.isAbove(processesOf(under).length, 2)
+      demo.child.kill("SIGKILL")
+      yield* demo.exit
+      // Its nodes notice by their standard input, which nobody else holds.
+      yield* Effect.repeat(Effect.sync(() => processesOf(under).length), {
+        until: (count) => count === 0,
+        schedule: Schedule.spaced("20 millis")
+      })
+    }), 120_000)
+
+  it.live("says that a folder does not exist, or holds nothing to publish", () =>
+    Effect.gen(function*() {
+      const folder = yield* temporaryFolder
+      const empty = yield* run(["demo", folder])
+      assert.deepStrictEqual([empty.code, empty.stderr], [1, `file-replication: ${folder} holds no file to publish\n`])
+      const missing = yield* run(["demo", join(folder, "nowhere")])
+      assert.strictEqual(missing.code, 1)
+      assert.notMatch(missing.stderr, /\n\s+at /)
+    }))
+})
