@@ -1,0 +1,90 @@
+/**
+ * Where a path lies on this disk, and that it lies there and nowhere else.
+ *
+ * A symbolic link below the data folder is never followed: the real path of a file's folder must be the very one that
+ * its name says, and the file itself is only ever opened without following links.
+ */
+import { Effect } from "effect"
+import { dirname, join, sep } from "node:path"
+import { lstat, makeFolder, realPath, type Refused, refused, removeFolder, syncFolder, unsafe } from "./systemCalls.ts"
+
+/** The two folders of a node, as real paths. */
+export interface Roots {
+  readonly data: string
+  readonly state: string
+}
+
+export interface Place {
+  /** The folder that holds the file. */
+  readonly folder: string
+  readonly file: string
+}
+
+export const isInside = (inner: string, outer: string): boolean => inner === outer || inner.startsWith(outer + sep)
+
+/** Whether a real path belongs to the node itself and not to the data. The data may lie in the state folder. */
+export const isOwn = (roots: Roots, path: string): boolean =>
+  isInside(path, roots.state) && !isInside(roots.data, roots.state)
+
+/** Where a path lies, by its name alone. */
+const placeOf = (roots: Roots, path: string): Effect.Effect<Place, Refused> => {
+  const file = join(roots.data, path)
+  if (!isInside(file, roots.data)) return Effect.fail(unsafe("the path leads out of the data folder"))
+  if (isOwn(roots, file)) {
+    return Effect.fail(unsafe("the path leads into the node's own state folder"))
+  }
+  return Effect.succeed({ folder: dirname(file), file })
+}
+
+/** Fails unless a folder exists and no symbolic link leads to it. */
+export const checkFolder = (folder: string): Effect.Effect<void, Refused> =>
+  Effect.flatMap(
+    realPath(folder),
+    (real) => real === folder ? Effect.void : Effect.fail(unsafe("a symbolic link stands in the way"))
+  )
+
+/** Where an existing file lies. Fails with `ENOENT` when its folder does not exist. */
+export const find = Effect.fnUntraced(function*(roots: Roots, path: string) {
+  const place = yield* placeOf(roots, path)
+  yield* checkFolder(place.folder)
+  return place
+})
+
+/** Where a new file may lie: makes the folders that are missing, durably when `sync` is set. */
+export const prepare = Effect.fnUntraced(function*(roots: Roots, path: string, sync: boolean) {
+  const place = yield* placeOf(roots, path)
+  yield* checkFolder(place.folder).pipe(
+    Effect.catchIf(isMissing, () => makeMissing(roots, place.folder, sync))
+  )
+  return place
+})
+
+const makeMissing = Effect.fnUntraced(function*(roots: Roots, folder: string, sync: boolean) {
+  let above = roots.data
+  for (const name of folder.slice(roots.data.length).split(sep).filter((part) => part !== "")) {
+    const here = join(above, name)
+    yield* makeFolder(here).pipe(
+      Effect.andThen(sync ? syncFolder(above) : Effect.void),
+      Effect.catchIf((error) => error.code === "EEXIST", () => mustBeFolder(here, name))
+    )
+    above = here
+  }
+  yield* checkFolder(folder)
+})
+
+const mustBeFolder = Effect.fnUntraced(function*(folder: string, name: string) {
+  const stat = yield* lstat(folder)
+  if (stat.isSymbolicLink()) return yield* unsafe(`${name} is a symbolic link`)
+  if (!stat.isDirectory()) return yield* refused(`${name} is a file, and the path needs a folder there`)
+})
+
+/** Removes a folder and those above it as long as they are empty. Somebody else may fill them meanwhile. */
+export const prune = (roots: Roots, folder: string): Effect.Effect<void> =>
+  folder === roots.data ? Effect.void : removeFolder(folder).pipe(
+    Effect.andThen(Effect.suspend(() => prune(roots, dirname(folder)))),
+    // It is not empty, or already gone, or not ours to remove: an empty folder does no harm.
+    Effect.ignore
+  )
+
+/** No such file, or not even its folder. */
+export const isMissing = (error: Refused): boolean => error.code === "ENOENT" || error.code === "ENOTDIR"

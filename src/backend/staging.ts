@@ -1,0 +1,178 @@
+/**
+ * The names under which bytes are staged.
+ *
+ * ```
+ * staging/<digit>/<sha256 of the path>.pull.<sha256 of the file>   fetched from peers; an earlier try goes on
+ *                                    .write.<random>              being written by this process
+ *                                    .sealed.<random>             written, durable, waiting for its commit
+ * ```
+ *
+ * The first digit of the path's digest spreads them over 16 folders, so that looking for what is staged for one path
+ * means looking at few names. Whatever stands under such a name and is not a plain file of our own is dropped.
+ */
+import { Effect, type Scope } from "effect"
+import { createHash, randomBytes } from "node:crypto"
+import { opendir } from "node:fs/promises"
+import { join } from "node:path"
+import {
+  close,
+  fromUnknown,
+  fstat,
+  lstat,
+  makeFolder,
+  names,
+  open,
+  type Refused,
+  refused,
+  removeAll,
+  unlink,
+  unsafe
+} from "./systemCalls.ts"
+
+/** What follows the path's digest in a name. */
+export type Suffix = `pull.${string}` | `write.${string}` | `sealed.${string}`
+
+const tokens = /^(?:pull\.[0-9a-f]{64}|sealed\.[0-9a-f]{32})$/
+export const isToken = (text: string): text is Suffix => tokens.test(text)
+
+export const randomSuffix = (): string => randomBytes(16).toString("hex")
+
+/** An open staging file; nobody else has it open. */
+export interface StagedFile {
+  readonly fd: number
+  /** Its name now, absolute. */
+  readonly name: string
+  /** Length in bytes when it was opened. */
+  readonly size: number
+  /** What tells the file apart from any other, whatever its name. */
+  readonly inode: bigint
+  readonly device: bigint
+  /** Gives the file another name of the same path. */
+  readonly rename: (suffix: Suffix, move: (from: string, to: string) => Effect.Effect<void, Refused>) => Effect.Effect<
+    void,
+    Refused
+  >
+}
+
+export interface Staging {
+  /**
+   * Opens a staging file until the scope closes, then removes it unless `keep` says otherwise. `create`: it must be
+   * new. `goOn`: it may be an earlier try. `find`: it must exist.
+   */
+  readonly open: (
+    path: string,
+    suffix: Suffix,
+    mode: "create" | "goOn" | "find",
+    keep: () => boolean
+  ) => Effect.Effect<StagedFile, Refused, Scope.Scope>
+  /** Removes everything that is staged for a path. Whoever has it open can no longer commit it. */
+  readonly removeAll: (path: string) => Effect.Effect<void, Refused>
+  /** The folder of a path's names. */
+  readonly folderOf: (path: string) => string
+}
+
+const keyOf = (path: string): string => createHash("sha256").update(path).digest("hex")
+
+/** A folder of our own: made when it is missing, refused when it is anything else. */
+export const ownFolder = Effect.fnUntraced(function*(folder: string) {
+  yield* makeFolder(folder).pipe(Effect.catchIf((error) => error.code === "EEXIST", () => Effect.void))
+  const stat = yield* lstat(folder)
+  if (!stat.isDirectory()) return yield* unsafe(`${folder} is no folder`)
+  return stat
+})
+
+/** Opens the staging area, and removes what a process that died had not sealed. */
+export const openStaging = Effect.fnUntraced(function*(root: string) {
+  yield* ownFolder(root)
+  yield* Effect.forEach(
+    Array.from("0123456789abcdef", (digit) => join(root, digit)),
+    (folder) => Effect.andThen(ownFolder(folder), sweep(folder)),
+    { concurrency: 8, discard: true }
+  )
+  const inUse = new Set<string>()
+  const folderOf = (path: string) => join(root, keyOf(path).slice(0, 1))
+  const nameOf = (path: string, suffix: Suffix) => join(folderOf(path), `${keyOf(path)}.${suffix}`)
+
+  const staging: Staging = {
+    folderOf,
+    open: Effect.fnUntraced(function*(path, suffix, mode, keep) {
+      let name = nameOf(path, suffix)
+      yield* Effect.acquireRelease(
+        Effect.suspend(() => {
+          if (inUse.has(name)) return Effect.fail(refused("these very bytes are already being staged"))
+          inUse.add(name)
+          return Effect.void
+        }),
+        () => Effect.sync(() => inUse.delete(name))
+      )
+      const { fd, stat } = yield* Effect.acquireRelease(
+        openFile(name, mode),
+        ({ fd }) =>
+          // What can't be removed now is removed by the next start.
+          Effect.andThen(close(fd), keep() ? Effect.void : Effect.ignore(unlink(name)))
+      )
+      return {
+        fd,
+        size: Number(stat.size),
+        inode: stat.ino,
+        device: stat.dev,
+        get name() {
+          return name
+        },
+        rename: (suffix, move) =>
+          Effect.suspend(() => {
+            const to = nameOf(path, suffix)
+            return Effect.map(move(name, to), () => {
+              inUse.delete(name)
+              inUse.add(to)
+              name = to
+            })
+          })
+      }
+    }),
+    removeAll: Effect.fnUntraced(function*(path) {
+      const folder = folderOf(path)
+      const mine = (yield* names(folder)).filter((name) => name.startsWith(`${keyOf(path)}.`))
+      yield* Effect.forEach(mine, (name) => removeAll(join(folder, name)), { discard: true })
+    })
+  }
+  return staging
+})
+
+const openFile = Effect.fnUntraced(function*(name: string, mode: "create" | "goOn" | "find") {
+  if (mode === "create") return yield* statOf(yield* open(name, "create"))
+  const found = yield* open(name, mode === "find" ? "write" : "writeOrCreate").pipe(
+    Effect.flatMap(statOf),
+    Effect.catchIf((error) => ["ELOOP", "EISDIR", "ENXIO"].includes(error.code), () => Effect.undefined)
+  )
+  // A second name means that a commit had placed these very bytes when the process died: writing here would write
+  // there.
+  if (found !== undefined && found.stat.isFile() && found.stat.nlink === 1n) return found
+  if (found !== undefined) yield* close(found.fd)
+  yield* removeAll(name)
+  return yield* open(name, mode === "find" ? "write" : "create").pipe(Effect.flatMap(statOf))
+})
+
+const statOf = (fd: number) =>
+  fstat(fd).pipe(
+    Effect.map((stat) => ({ fd, stat })),
+    Effect.onError(() => close(fd))
+  )
+
+const sweep = (folder: string): Effect.Effect<void, Refused> =>
+  Effect.tryPromise({
+    try: async () => {
+      const dead: Array<string> = []
+      for await (const { name } of await opendir(folder)) {
+        if (/^[0-9a-f]{64}\./.test(name)) dead.push(name)
+      }
+      return dead
+    },
+    catch: fromUnknown
+  }).pipe(
+    Effect.flatMap(Effect.forEach((name) => {
+      const file = join(folder, name)
+      return Effect.flatMap(lstat(file), (stat) =>
+        isToken(name.slice(65)) && stat.isFile() && stat.nlink === 1n ? Effect.void : removeAll(file))
+    }, { discard: true }))
+  )

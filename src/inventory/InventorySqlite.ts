@@ -1,0 +1,307 @@
+/**
+ * The inventory in one SQLite file in the state folder.
+ *
+ * Every write is durable when its effect ends. Writes that wait at the same time share one transaction, so that many
+ * workers that settle at once pay for the disk once. Reading one row back costs some 30 µs of decoding here besides
+ * its way to the thread and back; ask for pages of hundreds, not of hundred thousands.
+ */
+import {
+  type Cause,
+  Clock,
+  Deferred,
+  Effect,
+  Exit,
+  Fiber,
+  Layer,
+  Option,
+  PubSub,
+  Queue,
+  Result,
+  Schedule,
+  Schema,
+  Stream
+} from "effect"
+import { type Held } from "../ports/Backend.ts"
+import { explain } from "../ports/explain.ts"
+import { type FileEntry, fromJson, type Registered, Revision, toJson } from "../ports/FileEntry.ts"
+import { FilePath } from "../ports/FilePath.ts"
+import {
+  type Change,
+  Inventory,
+  InventoryError,
+  PeerAnswer,
+  type Pending,
+  type Progress,
+  type Row
+} from "../ports/Inventory.ts"
+import { Cursor } from "../ports/Manifest.ts"
+import { make as makeThread, siblingModule, type SqliteError, type SqliteThread } from "../sqlite/SqliteThread.ts"
+import type {
+  InventoryOperations,
+  StoredChange,
+  StoredFile,
+  StoredLocal,
+  StoredProgress,
+  StoredRow,
+  Write
+} from "./sqliteOperations.ts"
+import { verifiedThrough } from "./transition.ts"
+
+/**
+ * Opens the file, or makes it; its folder must exist. Fails when it is damaged or from a newer version. A damaged one
+ * may be moved away: what it knew is then hashed again.
+ */
+export const layer = (options: { readonly path: string }): Layer.Layer<Inventory, InventoryError> =>
+  Layer.effect(Inventory, make(options.path))
+
+interface Job {
+  readonly write: Write
+  readonly done: Deferred.Deferred<boolean, InventoryError>
+}
+
+/** Rows that one transaction may touch before the next begins: whoever reads waits behind it. */
+const rowsPerTransaction = 2000
+
+const make = Effect.fnUntraced(function*(path: string) {
+  const thread = yield* makeThread<InventoryOperations>({
+    path,
+    operations: siblingModule(import.meta, "sqliteOperations")
+  }).pipe(Effect.mapError(failed("open")))
+  const jobs = yield* Queue.unbounded<Job, Cause.Done>()
+  const written = yield* PubSub.sliding<void>(1)
+
+  const writer = yield* Effect.forkScoped(writeAll(thread, jobs, Effect.asVoid(PubSub.publish(written, undefined))))
+  yield* Effect.addFinalizer(() => Effect.andThen(Queue.end(jobs), Fiber.await(writer)))
+
+  const write = Effect.fnUntraced(function*(write: Write) {
+    const done = yield* Deferred.make<boolean, InventoryError>()
+    if (yield* Queue.offer(jobs, { write, done })) return yield* Deferred.await(done)
+    return yield* new InventoryError({ operation: write._tag, detail: "it is closed" })
+  })
+
+  const one = (operation: string, path: FilePath) =>
+    thread.call("row", path).pipe(
+      Effect.mapError(failed(operation)),
+      Effect.flatMap((row) =>
+        row === undefined
+          ? Effect.succeedNone
+          : Effect.asSome(decodeRow(operation, row))
+      )
+    )
+
+  const many = (operation: string, rows: Effect.Effect<Array<StoredRow>, SqliteError>) =>
+    rows.pipe(
+      Effect.mapError(failed(operation)),
+      Effect.flatMap(Effect.forEach((row) => decodeRow(operation, row)))
+    )
+
+  const progress = thread.call("progress").pipe(
+    Effect.mapError(failed("progress")),
+    Effect.flatMap(decodeProgress)
+  )
+
+  const inventory: Inventory["Service"] = {
+    apply: Effect.fnUntraced(function*(changes, cursor) {
+      const now = yield* Clock.currentTimeMillis
+      yield* write({ _tag: "Apply", changes: changes.map(storedChange), cursor, now })
+    }),
+    pend: ({ entry, token }) =>
+      Effect.asVoid(
+        write({ _tag: "Pend", path: entry.path, bytes: bytesOf(entry), entry: toJson(entry), token })
+      ),
+    unpend: (path) => Effect.asVoid(write({ _tag: "Unpend", path })),
+    pendings: thread.call("pendings").pipe(
+      Effect.mapError(failed("pendings")),
+      Effect.flatMap(Effect.forEach(decodePending))
+    ),
+    settle: (file, held) =>
+      write({
+        _tag: "Settle",
+        file: storedFile(file),
+        held: { sha256: held.sha256, size: held.size },
+        mtime: String(held.mtime),
+        inode: String(held.inode)
+      }),
+    unlinked: (path, revision) => Effect.asVoid(write({ _tag: "Unlinked", path, revision })),
+    look: (paths) =>
+      thread.call("look", paths).pipe(
+        Effect.mapError(failed("look")),
+        Effect.flatMap(Effect.forEach(decodeLocal))
+      ),
+    why: (path) => one("why", path),
+    verified: (path) => Effect.map(one("verified", path), Option.filter((row) => row._tag === "Verified")),
+    due: (now, limit) =>
+      Effect.map(
+        many("due", thread.call("due", "Owed", now, limit)),
+        (rows) => rows.filter((row) => row._tag === "Owed")
+      ),
+    dueUnlinks: (now, limit) =>
+      Effect.map(
+        many("dueUnlinks", thread.call("due", "Unlinking", now, limit)),
+        (rows) => rows.filter((row) => row._tag === "Unlinking")
+      ),
+    nextDue: (now) =>
+      thread.call("nextDue", now).pipe(Effect.mapError(failed("nextDue")), Effect.map(Option.fromUndefinedOr)),
+    postpone: ({ entry, revision }, due, reason, answers) =>
+      Effect.asVoid(write({
+        _tag: "Postpone",
+        path: entry.path,
+        revision,
+        due: Math.ceil(due),
+        reason,
+        answers: JSON.stringify(answers)
+      })),
+    page: (after, limit) => many("page", thread.call("page", Option.getOrElse(after, () => ""), limit)),
+    progress,
+    changes: Stream.unwrap(Effect.map(
+      PubSub.subscribe(written),
+      // Whoever writes after this question is asked leaves a signal behind, and the question is asked again.
+      (signals) =>
+        Stream.concat(Stream.succeed(undefined), Stream.fromSubscription(signals)).pipe(
+          Stream.mapEffect(() => progress)
+        )
+    ))
+  }
+  return inventory
+})
+
+const writeAll = (
+  thread: SqliteThread<InventoryOperations>,
+  jobs: Queue.Dequeue<Job, Cause.Done>,
+  signal: Effect.Effect<void>
+): Effect.Effect<void> =>
+  Effect.gen(function*() {
+    const waiting = yield* Queue.takeBetween(jobs, 1, 256)
+    for (const group of groups(waiting)) {
+      const answers = yield* thread.call("write", group.map((job) => job.write)).pipe(
+        Effect.retry({
+          while: (error) => error.reason === "Busy",
+          schedule: Schedule.spaced("50 millis"),
+          times: 100
+        }),
+        Effect.mapError(failed("write")),
+        Effect.exit
+      )
+      yield* Effect.forEach(group, (job, index) => Deferred.done(job.done, answerOf(answers, index)), { discard: true })
+      yield* signal
+    }
+  }).pipe(
+    // An answer must reach whoever waits for it, even when the layer closes: closing ends the queue instead.
+    Effect.uninterruptible,
+    Effect.forever,
+    Effect.ignore
+  )
+
+const answerOf = (answers: Exit.Exit<Array<boolean>, InventoryError>, index: number) =>
+  Exit.map(answers, (all) => all[index] === true)
+
+/** Neighbours share a transaction as long as it stays short. */
+const groups = (jobs: ReadonlyArray<Job>): Array<Array<Job>> => {
+  const all: Array<Array<Job>> = []
+  let rows = Infinity
+  for (const job of jobs) {
+    const weight = job.write._tag === "Apply" ? job.write.changes.length : 1
+    if (rows + weight > rowsPerTransaction) {
+      all.push([])
+      rows = 0
+    }
+    rows += weight
+    all.at(-1)?.push(job)
+  }
+  return all
+}
+
+const failed = (operation: string) => (error: SqliteError): InventoryError =>
+  new InventoryError({
+    operation,
+    detail: error.reason === "Corrupt"
+      ? `${error.path} is damaged (${error.detail}); move it away, and all files are hashed again`
+      : error.message
+  })
+
+const damaged = (operation: string, detail: string): InventoryError =>
+  new InventoryError({ operation, detail: `a damaged row: ${detail}` })
+
+const bytesOf = (entry: FileEntry) => ({ sha256: entry.sha256, size: entry.size_bytes })
+
+const storedFile = ({ entry, revision }: Registered): StoredFile => ({
+  path: entry.path,
+  revision,
+  bytes: bytesOf(entry),
+  entry: toJson(entry)
+})
+
+const storedChange = (change: Change): StoredChange =>
+  change._tag === "Owe"
+    ? { _tag: "Owe", file: storedFile(change.file), reason: change.reason, due: Math.ceil(change.due) }
+    : { _tag: "Forget", path: change.path, revision: change.revision, due: Math.ceil(change.due) }
+
+const Stored = Schema.Union([
+  Schema.Struct({
+    state: Schema.Literal("Owed"),
+    revision: Revision,
+    entry: Schema.String,
+    since: Schema.Int,
+    rounds: Schema.Natural,
+    due: Schema.Int,
+    reason: Schema.String,
+    answers: Schema.fromJsonString(Schema.Array(PeerAnswer))
+  }),
+  Schema.Struct({
+    state: Schema.Literal("Verified"),
+    revision: Revision,
+    entry: Schema.String,
+    mtime: Schema.BigIntFromString,
+    inode: Schema.BigIntFromString
+  }),
+  Schema.Struct({ state: Schema.Literal("Unlinking"), path: FilePath, revision: Revision, due: Schema.Int })
+])
+const decodeStored = Schema.decodeUnknownResult(Stored)
+
+const decodeRow = (operation: string, stored: StoredRow): Effect.Effect<Row, InventoryError> =>
+  Effect.fromResult(Result.gen(function*() {
+    const row = yield* decodeStored(stored).pipe(Result.mapError((error) => damaged(operation, explain(error))))
+    if (row.state === "Unlinking") {
+      return { _tag: "Unlinking" as const, path: row.path, revision: row.revision, due: row.due }
+    }
+    const entry = yield* Result.mapError(fromJson(row.entry), (detail) => damaged(operation, detail))
+    const file = { entry, revision: row.revision }
+    if (row.state === "Owed") {
+      const { answers, due, reason, rounds, since } = row
+      return { _tag: "Owed" as const, file, since, rounds, due, reason, answers }
+    }
+    const held: Held = { sha256: entry.sha256, size: entry.size_bytes, mtime: row.mtime, inode: row.inode }
+    return { _tag: "Verified" as const, file, held }
+  }))
+
+const decodePending = (row: StoredRow): Effect.Effect<Pending, InventoryError> =>
+  Effect.fromResult(
+    Result.map(fromJson(String(row["entry"])), (entry) => ({ entry, token: String(row["token"]) }))
+  ).pipe(Effect.mapError((detail) => damaged("pendings", detail)))
+
+const decodeLocal = Effect.fnUntraced(function*({ pending, row }: StoredLocal) {
+  return {
+    row: row === undefined ? undefined : yield* decodeRow("look", row),
+    pending: pending === undefined ? undefined : yield* decodePending(pending)
+  }
+})
+
+const decodeCursor = Schema.decodeUnknownResult(Cursor)
+
+const decodeProgress = (stored: StoredProgress): Effect.Effect<Progress, InventoryError> =>
+  Effect.fromResult(Result.gen(function*() {
+    const cursor = stored.cursor === undefined
+      ? Option.none<Cursor>()
+      : Option.some(
+        yield* Result.mapError(decodeCursor(stored.cursor), (error) => damaged("progress", explain(error)))
+      )
+    const { owedBytes, owedFiles, unlinking, verifiedBytes, verifiedFiles } = stored.totals
+    return {
+      cursor,
+      owed: { files: owedFiles, bytes: Number(owedBytes) },
+      oldestOwed: Option.fromUndefinedOr(stored.oldestOwed),
+      verified: { files: verifiedFiles, bytes: Number(verifiedBytes) },
+      unlinking,
+      verifiedThrough: Revision.make(verifiedThrough(stored.cursor?.revision, stored.lowestOwed))
+    }
+  }))

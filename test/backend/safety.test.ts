@@ -1,0 +1,330 @@
+/** The data folder under attack, and in races. */
+import { assert, describe, it } from "@effect/vitest"
+import { Effect, Fiber, Option, Stream } from "effect"
+import { execFile } from "node:child_process"
+import { existsSync, lstatSync, readFileSync } from "node:fs"
+import { mkdir, readdir, readFile, rename, rm, symlink, writeFile } from "node:fs/promises"
+import { join } from "node:path"
+import { promisify } from "node:util"
+import { place } from "../../src/backend/commit.ts"
+import { lstat, Refused } from "../../src/backend/systemCalls.ts"
+import { Backend } from "../../src/ports/Backend.ts"
+import { temporaryFolder } from "../support/folder.ts"
+import { type Folders, fresh, local, run } from "./local.ts"
+import { bytes, collector, pathOf, pull, sha256Of, write } from "./support.ts"
+
+const mib = 1024 * 1024
+
+/** Every operation on a path must be refused as unsafe. */
+const refusesAll = (path: string) =>
+  Effect.gen(function*() {
+    const backend = yield* Backend
+    const file = pathOf(path)
+    const errors = yield* Effect.forEach([
+      write(file, bytes(10)),
+      backend.read(file, 0, 1, collector().sink),
+      backend.adopt(file),
+      backend.stat(file),
+      backend.remove(file),
+      backend.quarantine(file)
+    ], (operation: Effect.Effect<unknown, unknown, Backend>) => Effect.flip(operation))
+    assert.deepStrictEqual(
+      errors.map((error) => error instanceof Object && "reason" in error ? error.reason : error),
+      Array.from({ length: 6 }, () => "Unsafe")
+    )
+  })
+
+describe("BackendLocal never follows a symbolic link", () => {
+  fresh("in place of a folder", ({ data, state }) =>
+    Effect.gen(function*() {
+      const outside = join(state, "..", "outside")
+      yield* Effect.promise(async () => {
+        await mkdir(join(outside, "inner"), { recursive: true })
+        await writeFile(join(outside, "secret"), "secret")
+        await writeFile(join(outside, "inner", "secret"), "secret")
+        await mkdir(join(data, "a"))
+        await symlink(outside, join(data, "a", "link"))
+      })
+      yield* refusesAll("a/link/secret")
+      yield* refusesAll("a/link/inner/secret")
+      assert.deepStrictEqual(yield* Effect.promise(() => readdir(outside)), ["inner", "secret"])
+      const backend = yield* Backend
+      assert.strictEqual((yield* Effect.flip(Stream.runCollect(backend.list("a/link")))).reason, "Unsafe")
+    }))
+
+  fresh("that leads nowhere, in place of a folder", ({ data, state }) =>
+    Effect.gen(function*() {
+      yield* Effect.promise(() => symlink(join(state, "..", "nowhere"), join(data, "link")))
+      const error = yield* Effect.flip(write(pathOf("link/file"), bytes(10)))
+      assert.include(error.message, "symbolic link")
+      assert.isFalse(existsSync(join(state, "..", "nowhere")))
+    }))
+
+  fresh("in place of a file", ({ data, state }) =>
+    Effect.gen(function*() {
+      const outside = join(state, "..", "outside")
+      yield* Effect.promise(async () => {
+        await writeFile(outside, "secret")
+        await symlink(outside, join(data, "file"))
+      })
+      yield* refusesAll("file")
+      assert.strictEqual(readFileSync(outside, "utf8"), "secret")
+    }))
+
+  fresh("in place of a staging file, which it drops", ({ data, state }) =>
+    Effect.gen(function*() {
+      const content = bytes(mib, 1)
+      const path = pathOf("staged")
+      yield* pull(path, sha256Of(content), content)
+      const outside = join(state, "..", "outside")
+      yield* Effect.promise(async () => {
+        await writeFile(outside, "secret")
+        const names = await readdir(join(state, "staging"), { recursive: true })
+        const staged = join(state, "staging", names.find((name) => name.includes(".pull.")) ?? "")
+        await rm(staged)
+        await symlink(outside, staged)
+      })
+      yield* Effect.scoped(Effect.gen(function*() {
+        const staged = yield* (yield* Backend).stage(path, sha256Of(content))
+        assert.strictEqual(yield* staged.length, 0)
+        yield* staged.write(content)
+        yield* staged.commit(sha256Of(content))
+      }))
+      assert.strictEqual(readFileSync(outside, "utf8"), "secret")
+      assert.isTrue(lstatSync(join(data, path)).isFile())
+    }))
+
+  local("in place of its own folders", (folders) =>
+    Effect.gen(function*() {
+      const outside = join(folders.state, "..", "outside")
+      yield* run(folders, Effect.void)
+      for (const own of ["staging", join("staging", "7"), "quarantine"]) {
+        yield* Effect.promise(async () => {
+          await mkdir(outside, { recursive: true })
+          await rename(join(folders.state, own), join(folders.state, "aside"))
+          await symlink(outside, join(folders.state, own))
+        })
+        const error = yield* Effect.flip(run(folders, Effect.void))
+        assert.strictEqual(error.reason, "Unsafe", own)
+        yield* Effect.promise(async () => {
+          await rm(join(folders.state, own))
+          await rename(join(folders.state, "aside"), join(folders.state, own))
+        })
+      }
+    }))
+})
+
+describe("BackendLocal", () => {
+  fresh("refuses what is no file, without waiting for it", ({ data }) =>
+    Effect.gen(function*() {
+      yield* Effect.promise(async () => {
+        await promisify(execFile)("mkfifo", [join(data, "pipe")])
+        await mkdir(join(data, "folder"))
+      })
+      yield* refusesAll("pipe")
+      yield* refusesAll("folder")
+    }))
+
+  it.live("refuses paths that lead into its state folder, and leaves them out of its list", () =>
+    Effect.gen(function*() {
+      const folder = yield* temporaryFolder
+      const folders: Folders = { data: folder, state: join(folder, "own") }
+      yield* run(
+        folders,
+        Effect.gen(function*() {
+          const backend = yield* Backend
+          yield* refusesAll("own/staging/file")
+          yield* refusesAll("own")
+          yield* write(pathOf("owner/file"), bytes(1))
+          yield* Effect.scoped(Effect.flatMap(backend.stage(pathOf("b")), (staged) => staged.seal))
+          const listed = yield* Stream.runCollect(backend.list(""))
+          assert.deepStrictEqual(listed.map(({ path }) => String(path)), ["owner/file"])
+          assert.strictEqual((yield* Effect.flip(Stream.runCollect(backend.list("own")))).reason, "Unsafe")
+        })
+      )
+    }))
+
+  fresh(
+    "lists neither links, nor names that are no valid paths, nor empty folders",
+    ({ data }) =>
+      Effect.gen(function*() {
+        yield* write(pathOf("a/file"), bytes(1))
+        yield* Effect.promise(async () => {
+          await symlink(join(data, "a"), join(data, "b"))
+          await symlink(join(data, "a", "file"), join(data, "a", "link"))
+          await mkdir(join(data, ".replication"))
+          await writeFile(join(data, ".replication", "file"), "reserved")
+          await writeFile(join(data, "back\\slash"), "invalid")
+          await writeFile(Buffer.concat([Buffer.from(join(data, "latin")), Buffer.from([0xe9])]), "invalid")
+          await mkdir(join(data, "empty"))
+        })
+        const listed = yield* Stream.runCollect((yield* Backend).list(""))
+        assert.deepStrictEqual(listed.map(({ path }) => String(path)), ["a/file"])
+      })
+  )
+
+  fresh("can stop listing in the middle", () =>
+    Effect.gen(function*() {
+      yield* Effect.forEach(Array.from({ length: 600 }), (_, n) => write(pathOf(`many/${n}`), bytes(1)), {
+        concurrency: 16
+      })
+      const some = yield* Stream.runCollect(Stream.take((yield* Backend).list(""), 3))
+      assert.strictEqual(some.length, 3)
+    }))
+
+  fresh("quarantines two files of one path without losing either", ({ state }) =>
+    Effect.gen(function*() {
+      const backend = yield* Backend
+      for (const seed of [1, 2]) {
+        yield* write(pathOf("a/odd"), bytes(10, seed))
+        yield* backend.quarantine(pathOf("a/odd"))
+      }
+      const kept = yield* Effect.promise(async () => {
+        const names = await readdir(join(state, "quarantine"))
+        return Promise.all(names.sort().map((name) => readFile(join(state, "quarantine", name))))
+      })
+      assert.deepStrictEqual(kept.map((content) => new Uint8Array(content)), [bytes(10, 1), bytes(10, 2)])
+    }))
+
+  fresh(
+    "removes the folders that a removed or quarantined file leaves empty, and no others",
+    ({ data }) =>
+      Effect.gen(function*() {
+        const backend = yield* Backend
+        yield* write(pathOf("a/b/c/d/one"), bytes(1))
+        yield* write(pathOf("a/b/two"), bytes(1))
+        yield* write(pathOf("x/y/three"), bytes(1))
+        yield* backend.remove(pathOf("a/b/c/d/one"))
+        assert.deepStrictEqual(yield* Effect.promise(() => readdir(join(data, "a/b"))), ["two"])
+        yield* backend.remove(pathOf("a/b/two"))
+        yield* backend.quarantine(pathOf("x/y/three"))
+        assert.deepStrictEqual(yield* Effect.promise(() => readdir(data)), [])
+      })
+  )
+
+  fresh("commits into folders that others are pruning all the time", () =>
+    Effect.gen(function*() {
+      const backend = yield* Backend
+      const turn = (n: number) =>
+        Effect.gen(function*() {
+          const path = pathOf(`deep/er/and/deeper/${n}`)
+          yield* write(path, bytes(10, n))
+          yield* backend.remove(path)
+        })
+      yield* Effect.forEach(Array.from({ length: 200 }, (_, n) => n), turn, { concurrency: 16, discard: true })
+      assert.deepStrictEqual(yield* Stream.runCollect(backend.list("")), [])
+    }))
+
+  fresh("lets exactly one of many commits of one path win", () =>
+    Effect.gen(function*() {
+      const path = pathOf("contested")
+      const outcomes = yield* Effect.forEach(
+        Array.from({ length: 16 }, (_, seed) => seed + 1),
+        (seed) => Effect.result(write(path, bytes(1000, seed))),
+        { concurrency: 16 }
+      )
+      assert.deepStrictEqual(
+        outcomes.map((outcome) => outcome._tag === "Success" ? "committed" : outcome.failure._tag).sort(),
+        [...Array.from({ length: 15 }, () => "AlreadyExists"), "committed"]
+      )
+      const winner = outcomes.findIndex((outcome) => outcome._tag === "Success")
+      const held = yield* Effect.fromOption(yield* (yield* Backend).adopt(path))
+      assert.strictEqual(held.sha256, sha256Of(bytes(1000, winner + 1)))
+    }))
+
+  fresh("shows every file only whole while many are committed", ({ data }) =>
+    Effect.gen(function*() {
+      const size = 3 * mib
+      const committing = yield* Effect.forkChild(
+        Effect.forEach(Array.from({ length: 24 }, (_, n) => n), (n) => write(pathOf(`w/${n}`), bytes(size, n + 1)), {
+          concurrency: 3
+        })
+      )
+      let seen = 0
+      const look = Effect.gen(function*() {
+        yield* Stream.runForEach((yield* Backend).list(""), (file) =>
+          Effect.gen(function*() {
+            seen++
+            assert.strictEqual(file.size, size)
+            const content = yield* Effect.promise(() => readFile(join(data, file.path)))
+            assert.strictEqual(sha256Of(content), sha256Of(bytes(size, Number(file.path.slice(2)) + 1)))
+          }))
+      })
+      while (committing.pollUnsafe() === undefined) yield* look
+      yield* Fiber.join(committing)
+      yield* look
+      assert.isAbove(seen, 24)
+    }))
+
+  fresh("has a file whole or not at all when its commit is interrupted", () =>
+    Effect.gen(function*() {
+      const backend = yield* Backend
+      const found = yield* Effect.forEach(Array.from({ length: 60 }, (_, n) => n), (n) =>
+        Effect.gen(function*() {
+          const path = pathOf(`i/${n}`)
+          const writing = yield* Effect.forkChild(write(path, bytes(200_000, n + 1)))
+          // Another point in its way each time: so many small reads of the disk later.
+          yield* Effect.forEach(Array.from({ length: n }), () => backend.stat(pathOf("i/absent")), { discard: true })
+          yield* Fiber.interrupt(writing)
+          const held = yield* backend.adopt(path)
+          if (Option.isSome(held)) assert.strictEqual(held.value.sha256, sha256Of(bytes(200_000, n + 1)))
+          return Option.isSome(held)
+        }))
+      assert.includeMembers(found, [true, false])
+    }))
+
+  fresh(
+    "commits on a filesystem without hard links, never over another file",
+    ({ data, state }) =>
+      Effect.gen(function*() {
+        const withoutLinks = () => Effect.fail(new Refused({ code: "EPERM", detail: "operation not permitted" }))
+        const placeIt = (seed: number) =>
+          Effect.gen(function*() {
+            const name = join(state, `staged-${seed}`)
+            yield* Effect.promise(() => writeFile(name, bytes(10, seed)))
+            const { dev, ino } = yield* lstat(name)
+            const source = { name, inode: ino, device: dev, sha256: sha256Of(bytes(10, seed)) }
+            return yield* place({ data, state }, pathOf("a/file"), source, true, withoutLinks)
+          })
+        yield* placeIt(1)
+        const error = yield* Effect.flip(placeIt(2))
+        assert.strictEqual(error._tag, "AlreadyExists")
+        assert.deepStrictEqual(new Uint8Array(readFileSync(join(data, "a/file"))), bytes(10, 1))
+        assert.deepStrictEqual(new Uint8Array(readFileSync(join(state, "staged-2"))), bytes(10, 2))
+      })
+  )
+
+  fresh("writes, commits, hashes and reads 256 MiB in flat memory", () =>
+    Effect.gen(function*() {
+      const backend = yield* Backend
+      const path = pathOf("large")
+      const chunk = bytes(mib, 5)
+      const memory = () => process.memoryUsage().arrayBuffers
+      const before = memory()
+      let most = 0
+      const watch = Effect.sync(() => {
+        most = Math.max(most, memory() - before)
+      })
+      const digest = yield* Effect.scoped(Effect.gen(function*() {
+        const staged = yield* backend.stage(path)
+        for (let n = 0; n < 256; n++) yield* Effect.andThen(staged.write(chunk), watch)
+        const { sha256 } = yield* staged.seal
+        yield* staged.commit(sha256)
+        return sha256
+      }))
+      const held = yield* Effect.fromOption(yield* backend.adopt(path))
+      assert.strictEqual(held.sha256, digest)
+      let read = 0
+      yield* backend.read(path, 0, held.size, {
+        write: (part) =>
+          Effect.andThen(
+            Effect.sync(() => {
+              read += part.length
+            }),
+            watch
+          )
+      })
+      assert.strictEqual(read, 256 * mib)
+      assert.isBelow(most, 16 * mib)
+    }))
+})

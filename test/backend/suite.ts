@@ -1,0 +1,388 @@
+/** What every backend must do, whatever it keeps the bytes in. */
+import { assert, describe, it } from "@effect/vitest"
+import { Effect, type Layer, Option, type Scope, Stream } from "effect"
+import { createHash } from "node:crypto"
+import { Backend, type BackendError } from "../../src/ports/Backend.ts"
+import { Sha256 } from "../../src/ports/FileEntry.ts"
+import { FilePath } from "../../src/ports/FilePath.ts"
+import { bytes, collector, pathOf, pull, sha256Of, write } from "./support.ts"
+
+const mib = 1024 * 1024
+
+/** `fresh` gives a backend of its own each time it is built. */
+export const suite = (name: string, fresh: Layer.Layer<Backend, BackendError>): void => {
+  describe(name, () => {
+    const live = (
+      sentence: string,
+      body: () => Effect.Effect<void, unknown, Backend | Scope.Scope>
+    ) => it.live(sentence, () => body().pipe(Effect.provide(fresh)))
+
+    live("shows a committed file under its name, with its digest, size and stat", () =>
+      Effect.gen(function*() {
+        const backend = yield* Backend
+        const path = pathOf("db/cpu/a.parquet")
+        const content = bytes(300_000)
+        const held = yield* write(path, content)
+        assert.strictEqual(held.sha256, sha256Of(content))
+        assert.strictEqual(held.size, content.length)
+        assert.deepStrictEqual(
+          yield* backend.stat(path),
+          Option.some({
+            path,
+            size: held.size,
+            mtime: held.mtime,
+            inode: held.inode
+          })
+        )
+        assert.deepStrictEqual(yield* backend.adopt(path), Option.some(held))
+      }))
+
+    live("commits an empty file", () =>
+      Effect.gen(function*() {
+        const backend = yield* Backend
+        const path = pathOf("empty")
+        yield* write(path, new Uint8Array())
+        assert.deepStrictEqual(Option.map(yield* backend.stat(path), ({ size }) => size), Option.some(0))
+        yield* backend.read(path, 0, 0, collector().sink)
+      }))
+
+    live("does not keep a chunk after its write has ended", () =>
+      Effect.gen(function*() {
+        const backend = yield* Backend
+        const path = pathOf("reused")
+        const content = bytes(3 * 65_536, 5)
+        const buffer = new Uint8Array(65_536)
+        const staged = yield* backend.stage(path)
+        for (let at = 0; at < content.length; at += buffer.length) {
+          buffer.set(content.subarray(at, at + buffer.length))
+          yield* staged.write(buffer)
+        }
+        buffer.fill(0)
+        yield* staged.commit(sha256Of(content))
+        const read = collector()
+        yield* backend.read(path, 0, content.length, read.sink)
+        assert.isTrue(read.bytes().equals(content))
+      }))
+
+    live("reads exactly the bytes that were asked for", () =>
+      Effect.gen(function*() {
+        const backend = yield* Backend
+        const path = pathOf("db/range")
+        const content = bytes(5 * mib + 321, 2)
+        yield* write(path, content)
+        for (
+          const [offset, length] of [
+            [0, content.length],
+            [1, 10],
+            [mib - 1, 2 * mib + 2],
+            [content.length - 1, 1],
+            [
+              content.length,
+              0
+            ],
+            [64_000, 65_536],
+            [3, 65_537]
+          ] as const
+        ) {
+          const read = collector()
+          yield* backend.read(path, offset, length, read.sink)
+          assert.isTrue(read.bytes().equals(content.subarray(offset, offset + length)), `${length} from ${offset}`)
+        }
+      }))
+
+    live("fails to read behind the end of a file, and a file that is not there", () =>
+      Effect.gen(function*() {
+        const backend = yield* Backend
+        const path = pathOf("short")
+        yield* write(path, bytes(100))
+        const read = collector()
+        const beyond = yield* Effect.flip(backend.read(path, 50, 51, read.sink))
+        assert.strictEqual(beyond.reason, "Io")
+        assert.strictEqual(read.bytes().length, 0)
+        const absent = yield* Effect.flip(backend.read(pathOf("nowhere/at/all"), 0, 1, read.sink))
+        assert.strictEqual(absent.reason, "NotFound")
+      }))
+
+    live("gives the sink's failure to whoever reads, unchanged", () =>
+      Effect.gen(function*() {
+        const backend = yield* Backend
+        const path = pathOf("sunk")
+        yield* write(path, bytes(4 * mib))
+        const error = yield* Effect.flip(
+          backend.read(path, 0, 4 * mib, { write: () => Effect.fail("enough" as const) })
+        )
+        assert.strictEqual(error, "enough")
+      }))
+
+    live("never shows bytes that are not those expected, and begins again at 0", () =>
+      Effect.gen(function*() {
+        const backend = yield* Backend
+        const path = pathOf("db/wrong")
+        const content = bytes(2000, 3)
+        const staged = yield* backend.stage(path, sha256Of(content))
+        yield* staged.write(bytes(2000, 4))
+        const error = yield* Effect.flip(staged.commit(sha256Of(content)))
+        assert.strictEqual(error._tag, "DigestMismatch")
+        assert.deepStrictEqual(yield* backend.stat(path), Option.none())
+        assert.strictEqual(yield* staged.length, 0)
+        yield* staged.write(content)
+        yield* staged.commit(sha256Of(content))
+        assert.isTrue(Option.isSome(yield* backend.stat(path)))
+      }))
+
+    live("never commits over another file, and keeps the staged bytes", () =>
+      Effect.gen(function*() {
+        const backend = yield* Backend
+        const path = pathOf("db/taken")
+        const first = bytes(1000, 1)
+        const second = bytes(1000, 2)
+        const held = yield* write(path, first)
+        const staged = yield* backend.stage(path, sha256Of(second))
+        yield* staged.write(second)
+        const error = yield* Effect.flip(staged.commit(sha256Of(second)))
+        assert.strictEqual(error._tag, "AlreadyExists")
+        assert.deepStrictEqual(yield* backend.adopt(path), Option.some(held))
+        yield* backend.quarantine(path)
+        const now = yield* staged.commit(sha256Of(second))
+        assert.strictEqual(now.sha256, sha256Of(second))
+      }))
+
+    live(
+      "goes on with an earlier try for the same path and digest, rounded down to 1 MiB",
+      () =>
+        Effect.gen(function*() {
+          const backend = yield* Backend
+          const path = pathOf("db/resumed")
+          const content = bytes(3 * mib + 700, 6)
+          yield* pull(path, sha256Of(content), content.subarray(0, 2 * mib + 500))
+          yield* Effect.scoped(Effect.gen(function*() {
+            const staged = yield* backend.stage(path, sha256Of(content))
+            assert.strictEqual(yield* staged.length, 2 * mib)
+            yield* staged.write(content.subarray(2 * mib))
+            const held = yield* staged.commit(sha256Of(content))
+            assert.strictEqual(held.size, content.length)
+          }))
+        })
+    )
+
+    live("asks for nothing again when an earlier try had every byte", () =>
+      Effect.gen(function*() {
+        const backend = yield* Backend
+        const path = pathOf("db/whole")
+        const content = bytes(mib + 700, 7)
+        yield* pull(path, sha256Of(content), content)
+        const staged = yield* backend.stage(path, sha256Of(content))
+        assert.strictEqual(yield* staged.length, content.length)
+        yield* staged.commit(sha256Of(content))
+      }))
+
+    live("does not mix tries for other digests, other paths, and writes", () =>
+      Effect.gen(function*() {
+        const backend = yield* Backend
+        const path = pathOf("db/apart")
+        const content = bytes(mib, 8)
+        yield* pull(path, sha256Of(content), content)
+        const lengths = yield* Effect.forEach([
+          backend.stage(path, sha256Of(bytes(10, 9))),
+          backend.stage(pathOf("db/apart2"), sha256Of(content)),
+          backend.stage(path),
+          backend.stage(path)
+        ], (stage) => Effect.flatMap(stage, (staged) => staged.length))
+        assert.deepStrictEqual(lengths, [0, 0, 0, 0])
+      }))
+
+    live("refuses to stage the same bytes twice at once", () =>
+      Effect.gen(function*() {
+        const backend = yield* Backend
+        const path = pathOf("db/twice")
+        const digest = sha256Of(bytes(10))
+        yield* Effect.scoped(Effect.gen(function*() {
+          yield* backend.stage(path, digest)
+          const error = yield* Effect.flip(backend.stage(path, digest))
+          assert.strictEqual(error.reason, "Io")
+        }))
+        yield* backend.stage(path, digest)
+      }))
+
+    live("restarts at 0 and forgets what was written before", () =>
+      Effect.gen(function*() {
+        const backend = yield* Backend
+        const path = pathOf("db/restarted")
+        const content = bytes(500, 10)
+        const staged = yield* backend.stage(path)
+        yield* staged.write(bytes(9000, 11))
+        yield* staged.restart
+        yield* staged.write(content)
+        const held = yield* staged.commit(sha256Of(content))
+        assert.strictEqual(held.size, 500)
+      }))
+
+    live("drops what was written and not sealed when its scope closes", () =>
+      Effect.gen(function*() {
+        const backend = yield* Backend
+        const before = yield* backend.freeSpace
+        yield* Effect.scoped(Effect.flatMap(backend.stage(pathOf("db/dropped")), (staged) => staged.write(bytes(mib))))
+        assert.isAtLeast(yield* backend.freeSpace, before - mib / 2)
+        assert.deepStrictEqual(yield* backend.stat(pathOf("db/dropped")), Option.none())
+      }))
+
+    live("finds sealed bytes again by their token, and only under their path", () =>
+      Effect.gen(function*() {
+        const backend = yield* Backend
+        const path = pathOf("db/sealed")
+        const content = bytes(mib + 5, 12)
+        const sealed = yield* Effect.scoped(Effect.gen(function*() {
+          const staged = yield* backend.stage(path)
+          yield* staged.write(content)
+          const sealed = yield* staged.seal
+          assert.deepStrictEqual(yield* staged.seal, sealed)
+          assert.strictEqual((yield* Effect.flip(staged.write(content))).reason, "Io")
+          return sealed
+        }))
+        assert.deepStrictEqual({ sha256: sealed.sha256, size: sealed.size }, {
+          sha256: sha256Of(content),
+          size: content.length
+        })
+        assert.isTrue(Option.isNone(yield* backend.unseal(pathOf("db/other"), sealed.token)))
+        assert.isTrue(Option.isNone(yield* backend.unseal(path, "../../etc/passwd")))
+        yield* Effect.scoped(Effect.gen(function*() {
+          const staged = yield* Effect.fromOption(yield* backend.unseal(path, sealed.token))
+          assert.strictEqual(yield* staged.length, content.length)
+        }))
+        const staged = yield* Effect.fromOption(yield* backend.unseal(path, sealed.token))
+        const held = yield* staged.commit(sealed.sha256)
+        assert.strictEqual(held.size, content.length)
+        assert.deepStrictEqual(yield* backend.adopt(path), Option.some(held))
+      }))
+
+    live("finds no sealed bytes that were committed or discarded", () =>
+      Effect.gen(function*() {
+        const backend = yield* Backend
+        for (const end of ["commit", "discard"] as const) {
+          const path = pathOf(`db/${end}`)
+          const { token } = yield* Effect.scoped(Effect.gen(function*() {
+            const staged = yield* backend.stage(path)
+            yield* staged.write(bytes(10))
+            const sealed = yield* staged.seal
+            yield* end === "commit" ? staged.commit(sealed.sha256) : staged.discard
+            return sealed
+          }))
+          assert.isTrue(Option.isNone(yield* backend.unseal(path, token)))
+        }
+      }))
+
+    live("removes a file and whatever is staged for it, and nothing else", () =>
+      Effect.gen(function*() {
+        const backend = yield* Backend
+        const path = pathOf("a/b/gone")
+        const neighbour = pathOf("a/b/stays")
+        yield* write(path, bytes(10))
+        yield* write(neighbour, bytes(10))
+        yield* pull(path, sha256Of(bytes(mib, 2)), bytes(mib))
+        yield* pull(neighbour, sha256Of(bytes(mib, 2)), bytes(mib))
+        yield* backend.remove(path)
+        yield* backend.remove(path)
+        assert.deepStrictEqual(yield* backend.stat(path), Option.none())
+        assert.isTrue(Option.isSome(yield* backend.stat(neighbour)))
+        const lengths = yield* Effect.forEach(
+          [path, neighbour],
+          (each) => Effect.flatMap(backend.stage(each, sha256Of(bytes(mib, 2))), (staged) => staged.length)
+        )
+        assert.deepStrictEqual(lengths, [0, mib])
+      }))
+
+    live("does not commit bytes whose path was removed while they were staged", () =>
+      Effect.gen(function*() {
+        const backend = yield* Backend
+        const path = pathOf("a/late")
+        const staged = yield* backend.stage(path, sha256Of(bytes(10)))
+        yield* staged.write(bytes(10))
+        yield* backend.remove(path)
+        const error = yield* Effect.flip(staged.commit(sha256Of(bytes(10))))
+        assert.strictEqual(error._tag, "BackendError")
+        assert.deepStrictEqual(yield* backend.stat(path), Option.none())
+      }))
+
+    live("quarantines a file out of sight; nothing to quarantine is fine", () =>
+      Effect.gen(function*() {
+        const backend = yield* Backend
+        const path = pathOf("a/b/odd")
+        yield* write(path, bytes(10))
+        yield* backend.quarantine(path)
+        yield* backend.quarantine(path)
+        assert.deepStrictEqual(yield* backend.stat(path), Option.none())
+        assert.deepStrictEqual(yield* Stream.runCollect(backend.list("")), [])
+      }))
+
+    live("lists every file once, and those below one folder", () =>
+      Effect.gen(function*() {
+        const backend = yield* Backend
+        const paths = Array.from({ length: 600 }, (_, n) => pathOf(`${n % 3 === 0 ? "x" : "y/z"}/${n}`))
+        yield* Effect.forEach(paths, (path, n) => write(path, bytes(n % 7)), { concurrency: 8 })
+        const listed = (folder: string) =>
+          Stream.runCollect(backend.list(folder)).pipe(
+            Effect.map((files) => files.map(({ path, size }) => `${path} ${size}`).sort())
+          )
+        const all = paths.map((path, n) => `${path} ${n % 7}`).sort()
+        assert.deepStrictEqual(yield* listed(""), all)
+        assert.deepStrictEqual(yield* listed("x"), all.filter((line) => line.startsWith("x/")))
+        assert.deepStrictEqual(yield* listed("y"), all.filter((line) => line.startsWith("y/")))
+        assert.deepStrictEqual(yield* listed("nowhere"), [])
+        assert.strictEqual((yield* Effect.flip(listed("../up"))).reason, "Unsafe")
+      }))
+
+    live("says which file stands where a folder is needed", () =>
+      Effect.gen(function*() {
+        const backend = yield* Backend
+        yield* write(pathOf("a/file"), bytes(10))
+        const path = pathOf("a/file/below/it")
+        const error = yield* Effect.flip(write(path, bytes(10)))
+        assert.strictEqual(error._tag, "BackendError")
+        assert.include(error.message, "is a file, and the path needs a folder there")
+        assert.deepStrictEqual(yield* backend.stat(path), Option.none())
+        assert.deepStrictEqual(yield* backend.adopt(path), Option.none())
+        yield* backend.remove(path)
+        assert.isTrue(Option.isSome(yield* backend.stat(pathOf("a/file"))))
+      }))
+
+    live("refuses to commit where a folder stands", () =>
+      Effect.gen(function*() {
+        yield* write(pathOf("a/folder/file"), bytes(10))
+        const error = yield* Effect.flip(write(pathOf("a/folder"), bytes(10)))
+        assert.strictEqual(error._tag === "BackendError" ? error.reason : error._tag, "Unsafe")
+      }))
+
+    live("takes any name that is a valid path", () =>
+      Effect.gen(function*() {
+        const backend = yield* Backend
+        const paths = [
+          "ä/日本/🙂.parquet",
+          " leading space",
+          "a\nb",
+          `${"x".repeat(255)}`,
+          "$(rm -rf ~)",
+          "-rf",
+          "%2e%2e"
+        ]
+        yield* Effect.forEach(paths, (path) => write(FilePath.make(path), bytes(3)))
+        const listed = yield* Stream.runCollect(backend.list(""))
+        assert.deepStrictEqual(listed.map(({ path }) => String(path)).sort(), paths.sort())
+      }))
+
+    live("hashes the same as a plain SHA-256 whatever the sizes of the chunks", () =>
+      Effect.gen(function*() {
+        const backend = yield* Backend
+        const content = bytes(700_001, 13)
+        for (const size of [1, 4096, 262_144, 1_000_000]) {
+          const path = pathOf(`chunks/${size}`)
+          const part = size === 1 ? content.subarray(0, 500) : content
+          const held = yield* Effect.scoped(Effect.gen(function*() {
+            const staged = yield* backend.stage(path)
+            for (let at = 0; at < part.length; at += size) yield* staged.write(part.subarray(at, at + size))
+            return yield* staged.commit(Sha256.make(createHash("sha256").update(part).digest("hex")))
+          }))
+          assert.strictEqual(held.size, part.length)
+        }
+      }))
+  })
+}

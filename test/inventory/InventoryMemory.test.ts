@@ -1,0 +1,4 @@
+import * as InventoryMemory from "../../src/inventory/InventoryMemory.ts"
+import { suite } from "./suite.ts"
+
+suite("InventoryMemory", InventoryMemory.layer)
