@@ -75,16 +75,19 @@ const fromConfig = <A, E, R>(
 const nodeId = (settings: Settings) =>
   Option.match(settings.nodeId, { onNone: () => nodeIdOf(folders(settings).state), onSome: Effect.succeed })
 
+const backend = (guest: boolean) =>
+  fromConfig((settings) => {
+    const { data, state } = folders(settings)
+    return Effect.succeed(BackendLocal.layer({ dataFolder: data, stateFolder: state, fsync: settings.fsync, guest }))
+  })
+
 const defaultPorts: PortLayers<StartError> = {
   manifest: fromConfig(Effect.fnUntraced(function*(settings) {
     const path = folders(settings).manifest
     yield* makeFolder(dirname(path))
     return ManifestSqlite.layer({ path })
   })),
-  backend: fromConfig((settings) => {
-    const { data, state } = folders(settings)
-    return Effect.succeed(BackendLocal.layer({ dataFolder: data, stateFolder: state, fsync: settings.fsync }))
-  }),
+  backend: backend(false),
   inventory: fromConfig((settings) => Effect.succeed(InventorySqlite.layer({ path: folders(settings).inventory }))),
   membership: fromConfig(Effect.fnUntraced(function*(settings) {
     const self = { id: yield* nodeId(settings), role: settings.role }
@@ -114,6 +117,9 @@ const defaultPorts: PortLayers<StartError> = {
 
 /** The manifest alone, for tools. */
 export const layerManifest: Layer.Layer<Manifest, StartError, ReplicationConfig> = defaultPorts.manifest
+
+/** The files of a node for a tool that runs beside it. */
+export const layerGuestBackend: Layer.Layer<Backend, StartError, ReplicationConfig> = backend(true)
 
 /** The ports of a node, from its configuration; those that are given replace ours. */
 export const layerPorts = <E = never>(
@@ -175,6 +181,7 @@ const registrar = fromConfig((settings) =>
   Effect.succeed(Registrar.layer({
     queueSize: settings.queueSize,
     drainMillis: Math.floor(settings.shutdownTimeoutMillis / 2),
+    finishesPending: true,
     reconcileIntervalMillis: settings.reconcileIntervalMillis
   }))
 )
@@ -264,7 +271,7 @@ const wire = (settings: Settings) => ({
 const listenAddress = (settings: Settings): { readonly host: string; readonly port: number } =>
   Option.getOrElse(parseAddress(settings.coordinatorAddr), () => ({ host: "", port: 9100 }))
 
-const wildcards: ReadonlyArray<string> = ["", "0.0.0.0", "::"]
+const wildcards: ReadonlySet<string> = new Set(["", "0.0.0.0", "::"])
 
 /** Where peers reach this node: what is configured, else the address it listens on, else this machine. */
 export const advertised = (settings: Settings, port: number): Address => {
@@ -272,7 +279,7 @@ export const advertised = (settings: Settings, port: number): Address => {
   if (Option.isSome(configured)) return configured.value
   const { host } = listenAddress(settings)
   // A SQLite manifest is shared by the nodes of one machine only.
-  return { host: wildcards.includes(host) ? "127.0.0.1" : host, port }
+  return { host: wildcards.has(host) ? "127.0.0.1" : host, port }
 }
 
 const tlsIdentity = Effect.fnUntraced(function*(settings: Settings) {

@@ -45,6 +45,8 @@ export interface Options {
   readonly stateFolder: string
   /** Whether to wait for the disk before bytes and names count as there. */
   readonly fsync: boolean
+  /** Another process, a running node, may have files in staging too: they are left alone. */
+  readonly guest?: boolean
 }
 
 /** Fails when a folder is none, or when the two are the same or on different filesystems. */
@@ -167,7 +169,7 @@ const open = Effect.fnUntraced(function*(options: Options) {
   }
   const local: Local = {
     roots,
-    staging: yield* refine(openStaging(stagingFolder)),
+    staging: yield* refine(openStaging(stagingFolder, options.guest === true)),
     quarantine: quarantineFolder,
     fsync: options.fsync,
     buffers: makeBuffers()

@@ -81,12 +81,12 @@ export const ownFolder = Effect.fnUntraced(function*(folder: string) {
   return stat
 })
 
-/** Opens the staging area, and removes what a process that died had not sealed. */
-export const openStaging = Effect.fnUntraced(function*(root: string) {
+/** Opens the staging area; unless for a guest, removes what a process that died had not sealed. */
+export const openStaging = Effect.fnUntraced(function*(root: string, guest: boolean) {
   yield* ownFolder(root)
   yield* Effect.forEach(
     Array.from("0123456789abcdef", (digit) => join(root, digit)),
-    (folder) => Effect.andThen(ownFolder(folder), sweep(folder)),
+    (folder) => Effect.andThen(ownFolder(folder), guest ? Effect.void : sweep(folder)),
     { concurrency: 8, discard: true }
   )
   const inUse = new Set<string>()

@@ -1,7 +1,7 @@
 /** `file-replication publish`: files of this machine, published by this node. */
 import { Console, Effect, FileSystem, Layer, Option, Schema, Stream } from "effect"
 import { basename } from "node:path"
-import { layerPorts, type StartError } from "../Replication.ts"
+import { layerGuestBackend, layerPorts, type StartError } from "../Replication.ts"
 import * as Background from "../replication/Background.ts"
 import * as PathLock from "../replication/PathLock.ts"
 import * as Placement from "../replication/Placement.ts"
@@ -36,12 +36,13 @@ export const layerRegistrar = (settings: Settings): Layer.Layer<
   Registrar.layer({
     queueSize: settings.queueSize,
     drainMillis: Math.floor(settings.shutdownTimeoutMillis / 2),
+    finishesPending: false,
     reconcileIntervalMillis: 0
   }).pipe(
     Layer.provide(Placement.layer),
     Layer.provide(PathLock.layer),
     Layer.provide(Background.layer),
-    Layer.provide(layerPorts())
+    Layer.provide(layerPorts({ backend: layerGuestBackend }))
   )
 
 export const publish = Effect.fn("publish")(function*(files: ReadonlyArray<string>, as: Option.Option<string>) {

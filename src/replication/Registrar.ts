@@ -64,6 +64,11 @@ export interface RegistrarOptions {
   readonly queueSize: number
   /** How long closing waits for the queue to drain, milliseconds. */
   readonly drainMillis: number
+  /**
+   * Whether this process is the node itself, which finishes what is pending from earlier. A guest beside it leaves
+   * what others have pending alone.
+   */
+  readonly finishesPending: boolean
   /** How often files that could not be registered are tried again, milliseconds; 0: only at a start. */
   readonly reconcileIntervalMillis: number
 }
@@ -201,6 +206,7 @@ export const layer = (
       const conclude = Effect.fnUntraced(function*(file: NewFile, path: FilePath, staged: Staged) {
         const [before] = yield* inventory.look([path])
         if (before?.pending !== undefined) {
+          if (!options.finishesPending) return yield* unavailable(`${path} is being published by the node already`)
           // Whatever becomes of the older one, this one has its own answer.
           yield* resume(before.pending).pipe(Effect.catchTag(["Conflict", "Gone"], () => Effect.void))
         }
@@ -251,17 +257,12 @@ export const layer = (
         }
       }).pipe(Effect.catchTag("InventoryError", (error) => Effect.logError(error.message)))
 
-      yield* background.run(
-        "the reconcile of the registrar",
-        reconcile.pipe(
-          Effect.andThen(
-            options.reconcileIntervalMillis === 0
-              ? Effect.never
-              : Effect.sleep(Duration.millis(options.reconcileIntervalMillis))
-          ),
-          Effect.forever
-        )
-      )
+      if (options.finishesPending) {
+        const rest = options.reconcileIntervalMillis === 0
+          ? Effect.never
+          : Effect.sleep(Duration.millis(options.reconcileIntervalMillis))
+        yield* background.run("the reconcile of the registrar", Effect.forever(Effect.andThen(reconcile, rest)))
+      }
 
       return { publish }
     })

@@ -135,7 +135,7 @@ describe("Registrar", () => {
       const standing = yield* Layer.build(clusterPorts)
       const scope = yield* Scope.make()
       const context = yield* Layer.buildWithScope(
-        Registrar.layer({ queueSize: 8, drainMillis: 60_000, reconcileIntervalMillis: 0 }).pipe(
+        Registrar.layer({ queueSize: 8, drainMillis: 60_000, finishesPending: true, reconcileIntervalMillis: 0 }).pipe(
           Layer.provide(Layer.succeedContext(standing))
         ),
         scope
@@ -202,7 +202,7 @@ describe("Registrar", () => {
 const clusterPorts = Layer.provideMerge(nodeLayer(), manifestLayer)
 
 const registrarOn = (standing: Context.Context<Layer.Success<typeof clusterPorts>>) =>
-  Registrar.layer({ queueSize: 8, drainMillis: 1000, reconcileIntervalMillis: 0 }).pipe(
+  Registrar.layer({ queueSize: 8, drainMillis: 1000, finishesPending: true, reconcileIntervalMillis: 0 }).pipe(
     Layer.provide(Layer.succeedContext(standing))
   )
 

@@ -115,7 +115,9 @@ export const clusterLayer = (options: NodeOptions = {}) =>
   CatchUp.layer({ deleteGraceMillis: 500 }).pipe(
     Layer.provideMerge(Readiness.layer({ readyMaxLagMillis: 0, barrierTimeoutMillis: 10_000 })),
     Layer.provideMerge(Unlinker.layer),
-    Layer.provideMerge(Registrar.layer({ queueSize: 8, drainMillis: 1000, reconcileIntervalMillis: 60_000 })),
+    Layer.provideMerge(
+      Registrar.layer({ queueSize: 8, drainMillis: 1000, finishesPending: true, reconcileIntervalMillis: 60_000 })
+    ),
     Layer.provideMerge(nodeLayer(options)),
     Layer.provideMerge(makeManifest(options.manifestAway ?? false))
   )
