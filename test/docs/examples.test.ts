@@ -1,0 +1,82 @@
+/** What the documentation says, run. */
+import { assert, describe, it } from "@effect/vitest"
+import { Effect } from "effect"
+import { execFile } from "node:child_process"
+import { readFileSync } from "node:fs"
+import { symlink, writeFile } from "node:fs/promises"
+import { join } from "node:path"
+import { secretKeys, settings, unavailable } from "../../src/config/settings.ts"
+import { temporaryFolder } from "../support/folder.ts"
+
+const root = join(import.meta.dirname, "../..")
+const read = (file: string) => readFileSync(join(root, file), "utf8")
+
+const blocks = (markdown: string, language: string): ReadonlyArray<string> =>
+  [...markdown.matchAll(new RegExp("```" + language + "\\n([\\s\\S]*?)```", "g"))].map(([, code = ""]) => code)
+
+/** Runs a program; gives its exit code and everything it printed. */
+const execute = (command: string, args: ReadonlyArray<string>, cwd: string) =>
+  Effect.callback<{ readonly code: number; readonly output: string }>((resume) => {
+    const child = execFile(
+      command,
+      args,
+      { cwd, env: { PATH: process.env["PATH"] ?? "" } },
+      (error, stdout, stderr) => {
+        resume(Effect.succeed({ code: error === null ? 0 : Number(error.code ?? 1), output: stdout + stderr }))
+      }
+    )
+    return Effect.sync(() => child.kill("SIGKILL"))
+  })
+
+describe("the README", () => {
+  const examples = blocks(read("README.md"), "ts").map((code) =>
+    code.replaceAll("\"effect-file-replication\"", JSON.stringify(join(root, "src/index.ts")))
+  )
+
+  it.live("has examples that compile, and the first one publishes a file", () =>
+    Effect.gen(function*() {
+      const folder = yield* temporaryFolder
+      yield* Effect.promise(async () => {
+        await symlink(join(root, "node_modules"), join(folder, "node_modules"))
+        await writeFile(join(folder, "package.json"), "{\"type\":\"module\"}")
+        for (const [n, code] of examples.entries()) await writeFile(join(folder, `example${n}.ts`), code)
+        const { compilerOptions } = JSON.parse(read("tsconfig.json"))
+        const options = { ...compilerOptions, allowImportingTsExtensions: true, rewriteRelativeImportExtensions: false }
+        await writeFile(
+          join(folder, "tsconfig.json"),
+          JSON.stringify({ compilerOptions: { ...options, typeRoots: [join(root, "node_modules/@types")] } })
+        )
+      })
+      assert.isAtLeast(examples.length, 2)
+      const compiled = yield* execute(join(root, "node_modules/.bin/tsc"), ["--project", folder], folder)
+      assert.strictEqual(compiled.code, 0, compiled.output)
+      const ran = yield* execute(process.execPath, ["--disable-warning=ExperimentalWarning", "example0.ts"], folder)
+      assert.strictEqual(ran.code, 0, ran.output)
+      assert.match(ran.output, /db\/cpu\/a\.parquet is at revision 1; ready: (true|false)/)
+      assert.strictEqual(readFileSync(join(folder, "data/replicated/db/cpu/a.parquet"), "utf8"), "bytes")
+    }), 120_000)
+
+  it("shows the two lines that do everything", () => {
+    const lines = read("README.md").split("\n")
+    assert.include(lines, "npm ci && npm start")
+    assert.include(lines, "npm ci && npm test")
+  })
+
+  it("links only to files that are there", () => {
+    for (const [, target = ""] of read("README.md").matchAll(/\]\((?!https?:)([^)#]+)\)/g)) read(target)
+  })
+})
+
+describe("docs/configuration.md", () => {
+  const documented = [...read("docs/configuration.md").matchAll(/^\| `([a-z]+\.[a-z_]+)`/gm)].map(([, key = ""]) => key)
+
+  it("lists every setting once, and none that is not there", () => {
+    const keys = [...Object.values(settings).map(({ key }) => key), ...secretKeys.map((key) => `${key}_file`)]
+    assert.deepStrictEqual([...documented].sort(), keys.sort())
+  })
+
+  it("names what this version can't honour", () => {
+    const text = read("docs/configuration.md")
+    for (const key of unavailable.keys()) assert.include(text, `\`${key}\``)
+  })
+})
