@@ -14,7 +14,7 @@ describe("SqliteThread", () => {
       const path = join(yield* temporaryFolder, "counter.db")
       yield* Effect.scoped(Effect.gen(function*() {
         const thread = yield* make<CounterOperations>({ path, operations })
-        const sums = yield* Effect.all([1, 2, 3].map((amount) => thread.call("add", amount)), { concurrency: 3 })
+        const sums = yield* Effect.forEach([1, 2, 3], (amount) => thread.call("add", amount), { concurrency: 3 })
         assert.deepStrictEqual(sums, [1, 3, 6])
       }))
       const again = yield* make<CounterOperations>({ path, operations })

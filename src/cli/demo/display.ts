@@ -61,7 +61,7 @@ export const showProgress = Effect.fn("showProgress")(function*(nodes: ReadonlyA
       drawn = true
     } else yield* Effect.forEach(lines, (line) => Console.log(line), { discard: true })
   })
-  yield* draw.pipe(
+  return yield* draw.pipe(
     Effect.andThen(Effect.sleep(terminal ? interval.terminal : interval.plain)),
     Effect.forever,
     Effect.ensuring(draw)
