@@ -72,7 +72,7 @@ export const demo = Effect.fn("demo")(function*(options: DemoOptions) {
     onNone: () => generate(join(folder, "source")),
     onSome: (files) => Stream.fromIterable<SourceFile>(files)
   })
-  const display = yield* Effect.forkScoped(showProgress(nodes))
+  const display = yield* Effect.forkScoped(showProgress(nodes, files))
   const paths = yield* Ref.make<ReadonlyArray<string>>([])
   yield* source.pipe(
     Stream.flatMap(({ as, file }) =>

@@ -23,10 +23,16 @@ export const table = (rows: ReadonlyArray<ReadonlyArray<string>>): string => {
 }
 
 /** One node's line: files, bytes, rate, what is left. */
-export const progressLine = (name: string, role: string, progress: Progress, bytesPerSecond: number): string => {
+export const progressLine = (
+  { name, role }: Pick<Node, "name" | "role">,
+  progress: Progress,
+  bytesPerSecond: number,
+  total: number
+): string => {
   const { owed, ready, verified } = progress
-  const left = owed.files > 0 ? `${owed.files} left (${size(owed.bytes)})` : ready ? "complete" : progress.reason
-  return `${name.padEnd(10)} ${role.padEnd(7)} ${String(verified.files).padStart(5)} files ${
+  const upToDate = verified.files === total ? "complete" : "up to date"
+  const left = owed.files > 0 ? `${owed.files} left (${size(owed.bytes)})` : ready ? upToDate : progress.reason
+  return `${name.padEnd(10)} ${role.padEnd(7)} ${`${verified.files}/${total}`.padStart(9)} files ${
     size(verified.bytes).padStart(9)
   } ${`${size(bytesPerSecond)}/s`.padStart(11)}   ${left}`
 }
@@ -36,8 +42,8 @@ const movedBytes = ({ bytes, verified }: Progress): number => (bytes > 0 ? bytes
 
 const interval = { terminal: 250, plain: 1000 }
 
-/** Shows the nodes until it is interrupted; the last state stays on the screen. */
-export const showProgress = Effect.fn("showProgress")(function*(nodes: ReadonlyArray<Node>) {
+/** Shows the nodes, which will hold `total` files each, until it is interrupted; the last state stays on the screen. */
+export const showProgress = Effect.fn("showProgress")(function*(nodes: ReadonlyArray<Node>, total: number) {
   const { stdoutIsTerminal } = yield* Stdio.Stdio
   const terminal = yield* stdoutIsTerminal
   const before = new Map<string, { readonly moved: number; readonly at: number; readonly line: string }>()
@@ -51,7 +57,7 @@ export const showProgress = Effect.fn("showProgress")(function*(nodes: ReadonlyA
       const last = before.get(name)
       const moved = movedBytes(now)
       const rate = last === undefined || at === last.at ? 0 : (moved - last.moved) * 1000 / (at - last.at)
-      const line = progressLine(name, role, now, rate)
+      const line = progressLine({ name, role }, now, rate, total)
       before.set(name, { moved, at, line })
       if (terminal || line !== last?.line) lines.push(line)
     }

@@ -83,7 +83,7 @@ export const startNode = Effect.fn("startNode")(function*(options: {
   const commands = yield* Queue.unbounded<string>()
   const process_ = yield* ChildProcess.make(
     process.execPath,
-    ["--disable-warning=ExperimentalWarning", main, "node", "--config", config, "--supervised"],
+    ["--disable-warning=ExperimentalWarning", main, "node", "--config", config, "--supervised", "--log-level", "warn"],
     {
       env: { PATH: process.env["PATH"] },
       extendEnv: false,
