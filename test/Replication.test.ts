@@ -1,9 +1,11 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Context, Deferred, Effect, Exit, Fiber, Layer, Option, Redacted, Scope, Stream } from "effect"
 import { existsSync } from "node:fs"
+import { writeFile } from "node:fs/promises"
 import { connect } from "node:net"
 import { join } from "node:path"
 import { FetchServer } from "../src/peer/FetchServer.ts"
+import type { TlsIdentity } from "../src/peer/transport/Tls.ts"
 import { Backend } from "../src/ports/Backend.ts"
 import { FetchClient } from "../src/ports/FetchClient.ts"
 import { NodeId } from "../src/ports/FileEntry.ts"
@@ -14,6 +16,7 @@ import { Puller } from "../src/replication/Puller.ts"
 import { Readiness } from "../src/replication/Readiness.ts"
 import { Registrar } from "../src/replication/Registrar.ts"
 import * as ReplicationConfig from "../src/ReplicationConfig.ts"
+import { makeAuthority } from "./peer/support/certificates.ts"
 import { temporaryFolder } from "./support/folder.ts"
 
 const configure = (folder: string, name: string, given: Partial<ReplicationConfig.Settings> = {}) =>
@@ -83,6 +86,39 @@ describe("Replication", () => {
           `file ${n}`
         )
       }
+    }))
+
+  it.live("replicates over mutual TLS by configuration alone, and not with a node that has another authority", () =>
+    Effect.gen(function*() {
+      const folder = yield* temporaryFolder
+      const identity = Effect.fnUntraced(function*(name: string, certificates: (name: string) => TlsIdentity) {
+        const { authority, certificate, key } = certificates("IP:127.0.0.1")
+        const files = { ca: authority, cert: certificate, key: Redacted.value(key) }
+        for (const [kind, text] of Object.entries(files)) {
+          yield* Effect.promise(() => writeFile(join(folder, `${name}.${kind}`), text))
+        }
+        return {
+          tlsEnabled: true,
+          tlsCaFile: Option.some(join(folder, `${name}.ca`)),
+          tlsCertFile: Option.some(join(folder, `${name}.cert`)),
+          tlsKeyFile: Option.some(join(folder, `${name}.key`))
+        }
+      })
+      const start = (name: string, given: Partial<ReplicationConfig.Settings>) =>
+        Layer.build(
+          Replication.layerNode.pipe(Layer.provide(configure(folder, name, { retryMaxAttempts: 1, ...given })))
+        )
+      const ours = yield* makeAuthority
+      const writer = yield* start("writer", yield* identity("writer", ours))
+      const reader = yield* start("reader", yield* identity("reader", ours))
+      const stranger = yield* start("stranger", yield* identity("stranger", yield* makeAuthority))
+      const refused = yield* Context.get(stranger, Puller).receipts
+      const { entry } = yield* Context.get(writer, Registrar).publish({ path: "db/cpu/a" }, text("hello"))
+      yield* untilComplete(reader)
+      assert.strictEqual(yield* read(reader, entry), "hello")
+      const [receipt] = yield* Stream.runCollect(Stream.take(refused, 1))
+      assert.strictEqual(receipt?._tag, "Postponed")
+      assert.isFalse(yield* Context.get(stranger, Readiness).ready)
     }))
 
   it.live("takes a port of your own in place of ours", () =>
