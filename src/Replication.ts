@@ -6,9 +6,9 @@
  * 1. the ports: manifest, inventory, backend, membership, and the two that stand on them — closed last
  * 2. the listener — stops accepting; bodies in flight get their grace, then they are cut
  * 3. the registrar — drains its queue into the manifest
- * 4. puller and catch-up — no new pulls, those in flight are interrupted at once — closed first
+ * 4. puller, catch-up, local check and scrub — no new pulls, those in flight are interrupted at once — closed first
  */
-import { Context, Effect, Layer, Option, Redacted } from "effect"
+import { Context, Effect, Layer, Option, Redacted, type Scope } from "effect"
 import { mkdir, readFile } from "node:fs/promises"
 import { dirname } from "node:path"
 import * as BackendLocal from "./backend/BackendLocal.ts"
@@ -31,19 +31,25 @@ import { type Address, Membership, type MembershipError, type NodeIdTaken, parse
 import type { PeerResolver } from "./ports/PeerResolver.ts"
 import * as Background from "./replication/Background.ts"
 import * as CatchUp from "./replication/CatchUp.ts"
+import * as Identity from "./replication/Identity.ts"
+import * as LocalCheck from "./replication/LocalCheck.ts"
 import * as PathLock from "./replication/PathLock.ts"
 import * as Placement from "./replication/Placement.ts"
 import * as Puller from "./replication/Puller.ts"
 import * as Readiness from "./replication/Readiness.ts"
 import * as Registrar from "./replication/Registrar.ts"
+import * as Scrub from "./replication/Scrub.ts"
 import * as Unlinker from "./replication/Unlinker.ts"
 import { ConfigError, folders, ReplicationConfig, type Settings } from "./ReplicationConfig.ts"
+import * as FolderLock from "./sqlite/FolderLock.ts"
 import { version } from "./version.ts"
 
 /** Everything that can keep a node from starting. */
 export type StartError =
   | BackendError
   | ConfigError
+  | FolderLock.FolderTaken
+  | Identity.IdentityError
   | InventoryError
   | ListenFailed
   | MembershipError
@@ -69,17 +75,19 @@ export interface PortLayers<E> {
 }
 
 const fromConfig = <A, E, R>(
-  make: (settings: Settings) => Effect.Effect<Layer.Layer<A, E, R>, StartError>
+  make: (settings: Settings) => Effect.Effect<Layer.Layer<A, E, R>, StartError, Scope.Scope>
 ): Layer.Layer<A, E | StartError, R | ReplicationConfig> => Layer.unwrap(Effect.flatMap(ReplicationConfig, make))
 
 const nodeId = (settings: Settings) =>
   Option.match(settings.nodeId, { onNone: () => nodeIdOf(folders(settings).state), onSome: Effect.succeed })
 
 const backend = (guest: boolean) =>
-  fromConfig((settings) => {
+  fromConfig(Effect.fnUntraced(function*(settings) {
     const { data, state } = folders(settings)
-    return Effect.succeed(BackendLocal.layer({ dataFolder: data, stateFolder: state, fsync: settings.fsync, guest }))
-  })
+    // Two nodes on one folder would sweep each other's staging, and one copy would count as two.
+    if (!guest) yield* FolderLock.acquire(state)
+    return BackendLocal.layer({ dataFolder: data, stateFolder: state, fsync: settings.fsync, guest })
+  }))
 
 const defaultPorts: PortLayers<StartError> = {
   manifest: fromConfig(Effect.fnUntraced(function*(settings) {
@@ -121,6 +129,12 @@ export const layerManifest: Layer.Layer<Manifest, StartError, ReplicationConfig>
 /** The files of a node for a tool that runs beside it. */
 export const layerGuestBackend: Layer.Layer<Backend, StartError, ReplicationConfig> = backend(true)
 
+/** Before anything is done with them, whether the data folder and the inventory belong together. */
+const identity = fromConfig((settings) => {
+  const { data, inventory } = folders(settings)
+  return Effect.succeed(Identity.layer({ dataFolder: data, inventory }))
+})
+
 /** The ports of a node, from its configuration; those that are given replace ours. */
 export const layerPorts = <E = never>(
   given: Partial<PortLayers<E>> = {}
@@ -128,7 +142,7 @@ export const layerPorts = <E = never>(
   const ports: PortLayers<StartError | E> = { ...defaultPorts, ...given }
   return Layer.mergeAll(ports.peerResolver, ports.fetchClient).pipe(
     Layer.provideMerge(ports.membership),
-    Layer.provideMerge(ports.inventory),
+    Layer.provideMerge(Layer.provideMerge(identity, ports.inventory)),
     Layer.provideMerge(ports.backend),
     Layer.provideMerge(ports.manifest)
   )
@@ -141,10 +155,13 @@ export const layerPorts = <E = never>(
 /** What a running node offers to the application around it, besides its ports. */
 export type Services =
   | Background.Background
+  | CatchUp.CatchUp
   | FetchServer.FetchServer
+  | LocalCheck.LocalCheck
   | Puller.Puller
   | Readiness.Readiness
   | Registrar.Registrar
+  | Scrub.Scrub
 
 const listener = fromConfig(Effect.fnUntraced(function*(settings) {
   const tls = yield* tlsIdentity(settings)
@@ -189,17 +206,34 @@ const registrar = fromConfig((settings) =>
 const readiness = fromConfig((settings) =>
   Effect.succeed(Readiness.layer({
     readyMaxLagMillis: settings.readyMaxLagMillis,
-    barrierTimeoutMillis: settings.catchupBarrierTimeoutMillis
+    gated: settings.queryGateOnCatchup
   }))
 )
 
 const catchUp = fromConfig((settings) =>
-  Effect.succeed(CatchUp.layer({ deleteGraceMillis: settings.deleteGraceMillis }))
+  Effect.succeed(CatchUp.layer({
+    deleteGraceMillis: settings.deleteGraceMillis,
+    enabled: settings.catchupEnabled,
+    barrierTimeoutMillis: settings.catchupBarrierTimeoutMillis,
+    highWater: settings.catchupQueueHighWater * settings.queueSize,
+    walkIntervalMillis: settings.walkIntervalMillis
+  }))
+)
+
+const localCheck = fromConfig((settings) =>
+  Effect.succeed(LocalCheck.layer({ reconcileIntervalMillis: settings.reconcileIntervalMillis }))
+)
+
+const scrub = fromConfig((settings) =>
+  Effect.succeed(Scrub.layer({ bytesPerSecond: 0, intervalMillis: settings.scrubIntervalMillis }))
 )
 
 /** A node that replicates, on ports from outside. */
-export const layerActive: Layer.Layer<Services, StartError, Ports | ReplicationConfig> = catchUp.pipe(
-  Layer.provideMerge(Layer.mergeAll(puller, readiness)),
+export const layerActive: Layer.Layer<Services, StartError, Ports | ReplicationConfig> = readiness.pipe(
+  Layer.provideMerge(catchUp),
+  Layer.provideMerge(scrub),
+  Layer.provideMerge(localCheck),
+  Layer.provideMerge(puller),
   Layer.provide(Unlinker.layer),
   Layer.provideMerge(registrar),
   Layer.provideMerge(announcement),

@@ -27,17 +27,27 @@ export class ReplicationConfig extends Context.Service<ReplicationConfig, Settin
   "file-replication/ReplicationConfig"
 ) {}
 
-/** Settings from a program: what is not given keeps its default, and replication is on. */
+/**
+ * Settings from a program: what is not given keeps its default, and replication is on. They are checked like those of a
+ * file, and every offence is in one {@link ConfigError}.
+ */
 export const layer = (
   given: Partial<Omit<Settings, "sharedSecret">> & { readonly sharedSecret: Redacted.Redacted }
-): Layer.Layer<ReplicationConfig> =>
-  Layer.succeed(ReplicationConfig, {
-    ...evaluate((setting) => setting.default),
-    clusterEnabled: true,
-    replicationEnabled: true,
-    ...given,
-    sharedSecret: Option.some(given.sharedSecret)
-  })
+): Layer.Layer<ReplicationConfig, ConfigError> =>
+  Layer.effect(
+    ReplicationConfig,
+    Effect.suspend(() => {
+      const settings: Settings = {
+        ...evaluate((setting) => setting.default),
+        clusterEnabled: true,
+        replicationEnabled: true,
+        ...given,
+        sharedSecret: Option.some(given.sharedSecret)
+      }
+      const offences = Resolve.offencesOf(settings)
+      return offences.length > 0 ? Effect.fail(new ConfigError({ offences })) : Effect.succeed(settings)
+    })
+  )
 
 /**
  * Settings from a file and the environment. Without `file`, `ARC_CONFIG` names it, and without that there is none.

@@ -23,10 +23,14 @@ export * as PeerResolver from "./ports/PeerResolver.ts"
 // What a node does
 export * as Background from "./replication/Background.ts"
 export * as CatchUp from "./replication/CatchUp.ts"
+export * as Identity from "./replication/Identity.ts"
+export * as LocalCheck from "./replication/LocalCheck.ts"
 export * as Placement from "./replication/Placement.ts"
 export * as Puller from "./replication/Puller.ts"
 export * as Readiness from "./replication/Readiness.ts"
+export * as Status from "./replication/Status.ts"
 export * as Registrar from "./replication/Registrar.ts"
+export * as Scrub from "./replication/Scrub.ts"
 
 // Implementations of the ports
 export * as BackendLocal from "./backend/BackendLocal.ts"

@@ -5,9 +5,15 @@ import { Cause, Console, Effect, Exit, Layer, Logger, Runtime, Schema, Stdio, St
 import type { Option } from "effect"
 import { Argument, CliError, Command, Flag } from "effect/cli"
 import { demo } from "./cli/demo/demo.ts"
+import { toStdout } from "./cli/files.ts"
+import { forget } from "./cli/forget.ts"
 import { exportLines, importManifest } from "./cli/manifest.ts"
 import { runNode } from "./cli/node.ts"
+import { layerBeside } from "./cli/operator.ts"
 import { layerRegistrar, publish } from "./cli/publish.ts"
+import { status } from "./cli/status.ts"
+import { verify } from "./cli/verify.ts"
+import { why } from "./cli/why.ts"
 import { layerManifest } from "./Replication.ts"
 import { load, ReplicationConfig } from "./ReplicationConfig.ts"
 import { version } from "./version.ts"
@@ -63,7 +69,7 @@ const publishCommand = Command.make("publish", {
 const manifestExport = Command.make("export", { config }, ({ config }) =>
   Effect.gen(function*() {
     const { stdout } = yield* Stdio.Stdio
-    yield* Stream.run(exportLines, stdout({ endOnDone: false }))
+    yield* toStdout(Stream.run(exportLines, stdout({ endOnDone: false })))
   }).pipe(Effect.provide(layerManifest.pipe(Layer.provide(layerConfig(config)))))).pipe(
     Command.withDescription("Print every entry as a line of JSON")
   )
@@ -86,9 +92,72 @@ const manifest = Command.make("manifest").pipe(
   Command.withSubcommands([manifestExport, manifestImport])
 )
 
+/** Runs a question about a node beside it. */
+const beside = <A, E, R>(file: Option.Option<string>, question: Effect.Effect<A, E, R>) =>
+  Effect.flatMap(configured(file), (settings) => Effect.provide(question, layerBeside(settings)))
+
+const path = Argument.String("PATH").pipe(Argument.withDescription("A file's path in the data folder"))
+
+const json = Flag.Boolean("json").pipe(
+  Flag.withDescription("Print one JSON object with stable names"),
+  Flag.withDefault(false)
+)
+
+const statusCommand = Command.make(
+  "status",
+  { config, json },
+  ({ config, json }) => beside(config, status({ json }))
+).pipe(Command.withDescription("Say where this node stands: what it holds, what it owes, whether it is ready"))
+
+const whyCommand = Command.make(
+  "why",
+  { config, json, path },
+  ({ config, json, path }) => beside(config, why(path, { json }))
+).pipe(Command.withDescription("Say all that this node knows of a file, and why it is not here"))
+
+const verifyCommand = Command.make("verify", {
+  config,
+  json,
+  rate: Flag.Int("rate").pipe(
+    Flag.withDescription("Read at most so many MiB per second, 0: as fast as it goes"),
+    Flag.withSchema(Schema.Natural),
+    Flag.withDefault(128)
+  )
+}, ({ config, json, rate }) => beside(config, verify({ json, mebibytesPerSecond: rate }))).pipe(
+  Command.withDescription("Hash every file of this node again; what is damaged is set aside and pulled again")
+)
+
+const forgetCommand = Command.make("forget", {
+  config,
+  path,
+  lost: Flag.Boolean("lost").pipe(
+    Flag.withDescription("The file is lost on every node"),
+    Flag.withDefault(false)
+  ),
+  yes: Flag.Boolean("yes").pipe(
+    Flag.withDescription("Go through with it"),
+    Flag.withDefault(false)
+  ),
+  force: Flag.Boolean("force").pipe(
+    Flag.withDescription("Even if a node may still have the file"),
+    Flag.withDefault(false)
+  )
+}, ({ config, path, ...options }) => beside(config, forget(path, options))).pipe(
+  Command.withDescription("Delete a file for good that no node has any more, so that nobody owes it")
+)
+
 const cli = Command.make("file-replication").pipe(
   Command.withDescription("Peer-to-peer replication of immutable files between the nodes of a cluster"),
-  Command.withSubcommands([node, demoCommand, publishCommand, manifest])
+  Command.withSubcommands([
+    node,
+    statusCommand,
+    whyCommand,
+    verifyCommand,
+    forgetCommand,
+    publishCommand,
+    manifest,
+    demoCommand
+  ])
 )
 
 /** A failure is one message on standard error, never a stack trace; a defect is ours and keeps its trace. */

@@ -273,6 +273,18 @@ describe("Replication", () => {
       assert.include(error.message, String(port))
     }))
 
+  it.live("says at a start that another node runs on its folder", () =>
+    Effect.gen(function*() {
+      const folder = yield* temporaryFolder
+      yield* startNode(folder, "node")
+      const error = yield* Layer.build(
+        Replication.layerNode.pipe(
+          Layer.provide(configure(folder, "node", { nodeId: Option.some(NodeId.make("other")) }))
+        )
+      ).pipe(Effect.flip)
+      assert.strictEqual(error._tag, "FolderTaken")
+    }))
+
   it.live("counts one pull for each file, and one skip for each of its own", () =>
     Effect.gen(function*() {
       const folder = yield* temporaryFolder

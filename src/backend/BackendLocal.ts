@@ -7,7 +7,7 @@
  *
  * Both folders belong to one process at a time. Sparing a folder two writers is not this module's.
  */
-import { Effect, Layer, Option, Stream } from "effect"
+import { Effect, Layer, Option, type Scope, Stream } from "effect"
 import { createHash } from "node:crypto"
 import { basename, join } from "node:path"
 import { Backend, BackendError, type FileStat, type Held } from "../ports/Backend.ts"
@@ -15,11 +15,13 @@ import type { ByteSink } from "../ports/ByteSink.ts"
 import { Sha256 } from "../ports/FileEntry.ts"
 import { type FilePath, offence } from "../ports/FilePath.ts"
 import { giveName } from "./commit.ts"
+import * as FolderId from "./FolderId.ts"
 import { walk } from "./listing.ts"
 import { find, isInside, isMissing, type Place, prune, type Roots } from "./places.ts"
 import { feed, makeBuffers } from "./readAhead.ts"
 import { hashing, type Local, stage, unseal } from "./staged.ts"
 import { openStaging, ownFolder } from "./staging.ts"
+import { makeStatThread } from "./statThread.ts"
 import {
   freeBytes,
   fromUnknown,
@@ -55,9 +57,12 @@ export const layer = (options: Options): Layer.Layer<Backend, BackendError> => L
 /** How often a file that changes while it is hashed is hashed again. */
 const adoptTries = 3
 
-const make = Effect.fnUntraced(function*(options: Options): Effect.fn.Return<Backend["Service"], BackendError> {
+const make = Effect.fnUntraced(function*(
+  options: Options
+): Effect.fn.Return<Backend["Service"], BackendError, Scope.Scope> {
   const local = yield* open(options)
   const { buffers, roots, staging } = local
+  const statThread = yield* makeStatThread(roots)
 
   const read = <E>(path: FilePath, offset: number, length: number, sink: ByteSink<E>) =>
     Effect.gen(function*() {
@@ -141,9 +146,12 @@ const make = Effect.fnUntraced(function*(options: Options): Effect.fn.Return<Bac
     read,
     adopt: (path) => orNone("adopt", path, adopt(path)),
     stat: (path) => orNone("stat", path, Effect.map(look(path), ({ stat }) => stat)),
+    differing: (files) => statThread(files).pipe(Effect.mapError(toBackendError("differing", roots.data))),
     list: (folder) => list(roots, folder),
     remove: (path) => Effect.asVoid(orNone("remove", path, remove(path))),
     quarantine: (path) => Effect.asVoid(orNone("quarantine", path, quarantine(path))),
+    id: FolderId.read(roots.data),
+    claim: (id) => FolderId.claim(roots.data, id),
     freeSpace: freeBytes(roots.data).pipe(Effect.mapError(toBackendError("freeSpace", roots.data)))
   }
 })

@@ -49,6 +49,7 @@ const make = (capacity: number): Backend["Service"] => {
   const below = new Map<string, number>()
   let inodes = 0n
   let free = capacity
+  let id: string | undefined
 
   const failed = (operation: string, path: string, reason: BackendError["reason"], detail: string) =>
     new BackendError({ operation, path, reason, detail })
@@ -230,8 +231,17 @@ const make = (capacity: number): Backend["Service"] => {
         for (const token of Array.from(parts.get(path)?.keys() ?? [])) drop(path, token)
         free += take(path)?.held.size ?? 0
       }),
+    differing: (all) =>
+      Effect.sync(() =>
+        all.filter(({ inode, mtime, path, size }) => {
+          const held = files.get(path)?.held
+          return held === undefined || held.size !== size || held.mtime !== mtime || held.inode !== inode
+        }).map(({ path }) => path)
+      ),
     // Out of sight, and its memory stays taken, as a disk's would.
     quarantine: (path) => Effect.sync(() => void take(path)),
+    id: Effect.sync(() => Option.fromUndefinedOr(id)),
+    claim: (wanted) => Effect.sync(() => (id ??= wanted)),
     freeSpace: Effect.sync(() => free)
   }
 }

@@ -11,7 +11,7 @@ type SystemError = NodeJS.ErrnoException
 
 /** A call that did not do what it was asked, before it is known which operation on which path it was part of. */
 export class Refused extends Data.TaggedError("Refused")<{
-  /** The system's own code, `ENOENT`; `UNSAFE` and `EIO` for what we found out ourselves. */
+  /** The system's own code, `ENOENT`; `UNSAFE` and `REFUSED` for what we found out ourselves. */
   readonly code: string
   readonly detail: string
 }> {}
@@ -20,7 +20,7 @@ export class Refused extends Data.TaggedError("Refused")<{
 export const unsafe = (detail: string): Refused => new Refused({ code: "UNSAFE", detail })
 
 /** Anything else that a sentence explains best. */
-export const refused = (detail: string): Refused => new Refused({ code: "EIO", detail })
+export const refused = (detail: string): Refused => new Refused({ code: "REFUSED", detail })
 
 export const toBackendError = (operation: string, path: string) => ({ code, detail }: Refused): BackendError =>
   new BackendError({ operation, path, reason: reasonOf(code), detail })
@@ -32,6 +32,8 @@ const reasonOf = (code: string): BackendError["reason"] => {
       return "NoSpace"
     case "ENOENT":
       return "NotFound"
+    case "EIO":
+      return "Unreadable"
     case "ELOOP":
     case "EISDIR":
     case "ENXIO":
@@ -62,7 +64,7 @@ const sentences: Readonly<Record<string, string>> = {
 }
 
 const fromSystem = (error: SystemError): Refused => {
-  const code = error.code ?? "EIO"
+  const code = error.code ?? "REFUSED"
   return new Refused({ code, detail: sentences[code] ?? `the system answered ${code}` })
 }
 

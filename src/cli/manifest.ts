@@ -3,6 +3,7 @@ import { Effect, FileSystem, Result, Schema, Stream } from "effect"
 import * as FileEntry from "../ports/FileEntry.ts"
 import { folders } from "../ports/FilePath.ts"
 import { Conflict, Gone, Manifest } from "../ports/Manifest.ts"
+import { fileBytes, fileFailed } from "./files.ts"
 
 /** Every entry of the manifest, as text, one line each. */
 export const exportLines = Stream.unwrap(Effect.gen(function*() {
@@ -14,7 +15,11 @@ export const exportLines = Stream.unwrap(Effect.gen(function*() {
 /** Writes {@link exportLines} into a file. */
 export const exportManifest = Effect.fn("exportManifest")(function*(to: string) {
   const fs = yield* FileSystem.FileSystem
-  yield* exportLines.pipe(Stream.encodeText, Stream.run(fs.sink(to)))
+  yield* exportLines.pipe(
+    Stream.encodeText,
+    Stream.run(fs.sink(to)),
+    Effect.catchTag("PlatformError", (error) => fileFailed(to)(error))
+  )
 })
 
 /** A line that can't be imported. */
@@ -47,7 +52,7 @@ interface Line {
 const batchSize = 500
 
 const lines = (file: string) =>
-  Stream.unwrap(Effect.map(FileSystem.FileSystem, (fs) => fs.stream(file))).pipe(
+  fileBytes(file).pipe(
     Stream.decodeText(),
     Stream.splitLines,
     Stream.zipWithIndex,

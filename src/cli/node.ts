@@ -1,5 +1,6 @@
 /** `file-replication node`: one node as a process, until a signal or until whoever supervises it leaves. */
 import { Console, Context, Duration, Effect, Layer, Option } from "effect"
+import * as HttpFace from "../http/HttpFace.ts"
 import { FetchServer } from "../peer/FetchServer.ts"
 import { addressText, Membership } from "../ports/Membership.ts"
 import { layer as replicationLayer, Replication } from "../Replication.ts"
@@ -25,12 +26,18 @@ export const runNode = Effect.fn("node")(function*(options: NodeOptions) {
     const { self } = Context.get(services, Membership)
     const { address } = Context.get(services, FetchServer)
     yield* Effect.logInfo(`node ${self.id} (${self.role}) listens on ${addressText(address)}`)
+    if (settings.serverEnabled) {
+      const face = HttpFace.layer({ host: settings.serverHost, port: settings.serverPort })
+      const http = yield* Layer.build(face).pipe(Effect.provide(services))
+      yield* Effect.logInfo(`it serves ${Context.get(http, HttpFace.HttpFace).url}/health and /ready`)
+    }
     yield* giveUpAfter(settings.shutdownTimeoutMillis)
     const failure = Context.get(services, Background).failure
     yield* Effect.raceFirst(options.supervised ? Effect.provide(supervised, services) : Effect.never, failure)
   }).pipe(
-    Effect.provide(replicationLayer().pipe(Layer.provide(Layer.succeed(ReplicationConfig, settings)))),
-    Effect.scoped
+    // This scope closes before the graph below it does.
+    Effect.scoped,
+    Effect.provide(replicationLayer().pipe(Layer.provide(Layer.succeed(ReplicationConfig, settings))))
   )
 })
 

@@ -1,16 +1,14 @@
 /** `file-replication publish`: files of this machine, published by this node. */
-import { Console, Effect, FileSystem, Layer, Option, Schema, Stream } from "effect"
+import { Console, Effect, Layer, Option, Schema } from "effect"
 import { basename } from "node:path"
 import { layerGuestBackend, layerPorts, type StartError } from "../Replication.ts"
 import * as Background from "../replication/Background.ts"
 import * as PathLock from "../replication/PathLock.ts"
 import * as Placement from "../replication/Placement.ts"
 import * as Registrar from "../replication/Registrar.ts"
-import type { ReplicationConfig, Settings } from "../ReplicationConfig.ts"
-
-/** The bytes of a file of this machine. */
-export const fileBytes = (file: string) =>
-  Stream.unwrap(Effect.map(FileSystem.FileSystem, (fs) => fs.stream(file, { chunkSize: 1 << 20 })))
+import { folders, type ReplicationConfig, type Settings } from "../ReplicationConfig.ts"
+import * as FolderLock from "../sqlite/FolderLock.ts"
+import { fileBytes } from "./files.ts"
 
 /** The arguments don't fit each other. */
 export class Misused extends Schema.TaggedError<Misused>()("Misused", { detail: Schema.String }) {
@@ -27,23 +25,27 @@ export const targets = (files: ReadonlyArray<string>, as: Option.Option<string>)
     return { file, path: folder ? `${as.value.replace(/\/$/, "")}/${basename(file)}` : as.value }
   })
 
-/** A registrar without a node around it: it writes into the node's data folder, where a running node sees it. */
-export const layerRegistrar = (settings: Settings): Layer.Layer<
-  Registrar.Registrar,
-  StartError,
-  ReplicationConfig
-> =>
-  Registrar.layer({
-    queueSize: settings.queueSize,
-    drainMillis: Math.floor(settings.shutdownTimeoutMillis / 2),
-    finishesPending: false,
-    reconcileIntervalMillis: 0
-  }).pipe(
-    Layer.provide(Placement.layer),
-    Layer.provide(PathLock.layer),
-    Layer.provide(Background.layer),
-    Layer.provide(layerPorts({ backend: layerGuestBackend }))
-  )
+/**
+ * A registrar without a node around it: it writes into the node's data folder. Beside a running node it is a guest, and
+ * leaves what the node has unfinished alone; without one it is the node for this moment, and finishes what is pending.
+ */
+export const layerRegistrar = (
+  settings: Settings
+): Layer.Layer<Registrar.Registrar, StartError, ReplicationConfig> =>
+  Layer.unwrap(Effect.gen(function*() {
+    const alone = yield* Effect.isSuccess(Effect.scoped(FolderLock.acquire(folders(settings).state)))
+    return Registrar.layer({
+      queueSize: settings.queueSize,
+      drainMillis: Math.floor(settings.shutdownTimeoutMillis / 2),
+      finishesPending: alone,
+      reconcileIntervalMillis: 0
+    }).pipe(
+      Layer.provide(Placement.layer),
+      Layer.provide(PathLock.layer),
+      Layer.provide(Background.layer),
+      Layer.provide(alone ? layerPorts() : layerPorts({ backend: layerGuestBackend }))
+    )
+  }))
 
 export const publish = Effect.fn("publish")(function*(files: ReadonlyArray<string>, as: Option.Option<string>) {
   const registrar = yield* Registrar.Registrar

@@ -6,8 +6,8 @@ import { Membership } from "../ports/Membership.ts"
 import { Puller } from "../replication/Puller.ts"
 import { Readiness } from "../replication/Readiness.ts"
 import { Registrar } from "../replication/Registrar.ts"
+import { fileBytes } from "./files.ts"
 import { exportManifest } from "./manifest.ts"
-import { fileBytes } from "./publish.ts"
 import { type Command, decodeCommand, encodeReport, type Report } from "./Supervision.ts"
 
 /** Between two reports of progress. */
@@ -25,9 +25,8 @@ export const supervised = Effect.gen(function*() {
   const report = (given: Report) => Queue.offer(reports, given)
 
   const progress = Effect.gen(function*() {
-    const { progress, ready, reason } = yield* readiness.status
+    const { owed, ready, reason, verified } = yield* readiness.status
     const { attempts, bytes, failed, pulled, skippedSelf } = yield* puller.stats
-    const { owed, verified } = progress
     yield* report({ _tag: "Progress", ready, reason, verified, owed, pulled, bytes, skippedSelf, failed, attempts })
   })
 

@@ -1,5 +1,5 @@
 /** From a file's text and the environment to checked settings. Pure: nothing is read here. */
-import { Option, Redacted, Result, Schema } from "effect"
+import { Option, Redacted, Result, Schema, Struct } from "effect"
 import { Toml } from "effect/encoding"
 import { explain } from "../ports/explain.ts"
 import { parseAddress } from "../ports/Membership.ts"
@@ -62,6 +62,16 @@ export const resolve = (input: Input): Result.Result<Resolved, ReadonlyArray<str
   const values = evaluate((setting) => decode(setting, given.get(setting.key), offences))
   offences.push(...rules(values))
   return offences.length > 0 ? Result.fail(offences) : Result.succeed({ settings: values, warnings })
+}
+
+/** What is wrong with settings that a program gives, each with its key: `[]` when nothing is. */
+export const offencesOf = (given: Settings): ReadonlyArray<string> => {
+  const offences = Struct.keys(settings).flatMap((name) => {
+    const { key, schema } = settings[name]
+    const decoded = Schema.decodeUnknownResult(Schema.toType(schema))(given[name])
+    return Result.isFailure(decoded) ? [`${key} (${name}): ${explain(decoded.failure)}`] : []
+  })
+  return [...offences, ...rules(given)]
 }
 
 /** The paths of the secrets' files that the input names. */

@@ -109,16 +109,32 @@ export const settings = {
   serveTimeoutMillis: millis("cluster.replication_serve_timeout_ms", 120_000),
   retryMaxAttempts: integer("cluster.replication_retry_max_attempts", 3, 1, 100),
   retryInitialBackoffMillis: millis("cluster.replication_retry_initial_backoff_ms", 500),
+  catchupEnabled: flag("cluster.replication_catchup_enabled", true),
+  catchupQueueHighWater: setting(
+    "cluster.replication_catchup_queue_high_water",
+    Schema.Finite.check(
+      Schema.isGreaterThan(0, { expected: "a share of the queue, between 0 and 1" }),
+      Schema.isLessThan(1, { expected: "a share of the queue, between 0 and 1" })
+    ),
+    0.8,
+    number
+  ),
+  walkIntervalMillis: millis("cluster.replication_walk_interval_ms", 86_400_000, 0),
+  scrubIntervalMillis: millis("cluster.replication_scrub_interval_ms", 0, 0),
   catchupBarrierTimeoutMillis: millis("cluster.replication_catchup_barrier_timeout_ms", 10_000),
   reconcileIntervalMillis: millis("cluster.replication_reconcile_interval_ms", 300_000, 0),
   readyMaxLagMillis: millis("cluster.replication_ready_max_lag_ms", 0, 0),
   deleteGraceMillis: millis("cluster.replication_delete_grace_ms", 500, 0),
+  queryGateOnCatchup: flag("cluster.query_gate_on_catchup", false),
   maxConnections: integer("cluster.replication_max_connections", 256, 1, 65_536),
   maxServes: integer("cluster.replication_max_serves", 32, 1, 65_536),
   requireSignedAcks: flag("cluster.replication_require_signed_acks", false),
   localPath: setting("storage.local_path", Schema.NonEmptyString, "./data/arc", text),
   fsync: flag("storage.fsync", true),
   statePath: path("storage.state_path"),
+  serverEnabled: flag("server.enabled", true),
+  serverHost: setting("server.host", Schema.NonEmptyString, "127.0.0.1", text),
+  serverPort: integer("server.port", 8000, 0, 65_535),
   shutdownTimeoutMillis: millis("server.shutdown_timeout_ms", 30_000)
 }
 
@@ -144,17 +160,10 @@ export const unavailable: ReadonlyMap<string, unknown> = new Map<string, unknown
   ["cluster.etcd_cert_file", undefined],
   ["cluster.etcd_key_file", undefined],
   ["cluster.etcd_ca_file", undefined],
-  ["cluster.query_gate_on_catchup", false],
-  ["cluster.replication_catchup_enabled", true],
-  ["cluster.replication_catchup_queue_high_water", 0.8],
-  ["cluster.replication_walk_interval_ms", 86_400_000],
-  ["cluster.replication_scrub_interval_ms", 0],
   ["cluster.replication_max_pull_bytes_per_second", 0],
   ["cluster.replication_max_serve_bytes_per_second", 0],
   ["storage.min_free_bytes", 1_073_741_824],
   ["storage.watch", false],
-  ["server.host", "127.0.0.1"],
-  ["server.port", 8000],
   ["server.api_token", undefined],
   ["telemetry.otlp_endpoint", undefined]
 ])

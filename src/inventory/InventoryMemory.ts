@@ -4,6 +4,7 @@ import type { FileEntry, Registered } from "../ports/FileEntry.ts"
 import { Revision } from "../ports/FileEntry.ts"
 import type { FilePath } from "../ports/FilePath.ts"
 import {
+  type Brief,
   type Change,
   Inventory,
   type Owed,
@@ -13,7 +14,17 @@ import {
   type Unlinking
 } from "../ports/Inventory.ts"
 import type { Cursor } from "../ports/Manifest.ts"
-import { noTotals, onForget, onOwe, onSettle, recount, type Standing, verifiedThrough } from "./transition.ts"
+import {
+  noTotals,
+  onForget,
+  onLost,
+  onOwe,
+  onRelease,
+  onSettle,
+  recount,
+  type Standing,
+  verifiedThrough
+} from "./transition.ts"
 
 /** A fresh, empty inventory. */
 export const layer: Layer.Layer<Inventory> = Layer.effect(
@@ -35,6 +46,24 @@ const standingOf = (row: Row | undefined): Standing => {
   }
 }
 
+const atRevision = <R extends Row>(row: R, revision: Revision): R =>
+  row._tag === "Unlinking" ? { ...row, revision } : { ...row, file: { entry: row.file.entry, revision } }
+
+const briefOf = (row: Row): Brief => {
+  switch (row._tag) {
+    case "Owed":
+    case "Verified": {
+      const { entry, revision } = row.file
+      const { inode, mtime } = row._tag === "Verified" ? row.held : { mtime: 0n, inode: 0n }
+      return { path: entry.path, state: row._tag, revision, size: entry.size_bytes, mtime, inode }
+    }
+    case "Unlinking":
+      return { path: row.path, state: "Unlinking", revision: row.revision, size: 0, mtime: 0n, inode: 0n }
+  }
+}
+
+const inBytes = (a: string, b: string): number => Buffer.compare(Buffer.from(a), Buffer.from(b))
+
 const pathOf = (row: Row): FilePath => row._tag === "Unlinking" ? row.path : row.file.entry.path
 const revisionOf = (row: Owed | Unlinking): number => row._tag === "Owed" ? row.file.revision : row.revision
 
@@ -43,6 +72,7 @@ const make = (written: PubSub.PubSub<void>): Inventory["Service"] => {
   // The rows that have a time to act, beside the many that only rest.
   const debts = new Map<FilePath, Owed | Unlinking>()
   const pendings = new Map<FilePath, Pending>()
+  const notes = new Map<string, string>()
   let totals = noTotals
   let cursor = Option.none<Cursor>()
 
@@ -70,13 +100,40 @@ const make = (written: PubSub.PubSub<void>): Inventory["Service"] => {
             answers: []
           })
         case "Renew":
-          return row === undefined || row._tag === "Unlinking" ? undefined : set(file.entry.path, { ...row, file })
+          if (row === undefined || row._tag === "Unlinking") return
+          return set(
+            file.entry.path,
+            row._tag === "Owed" ? { ...row, file, due: Math.min(row.due, Math.ceil(due)) } : { ...row, file }
+          )
         case "Keep":
         case "Unlink":
           return
       }
     }
+    if (change._tag === "NewHistory") {
+      for (const [path, row] of rows) set(path, atRevision(row, Revision.make(0)))
+      cursor = Option.none()
+      return
+    }
+    if (change._tag === "Release") {
+      if (onRelease(standingOf(rows.get(change.path)))) set(change.path, undefined)
+      return
+    }
     const { due, path, revision } = change
+    if (change._tag === "Lost") {
+      const row = rows.get(path)
+      if (row?._tag !== "Verified" || !onLost(standingOf(row), revision)) return
+      const { reason } = change
+      return set(path, {
+        _tag: "Owed",
+        file: row.file,
+        since: now,
+        rounds: 0,
+        due: Math.ceil(due),
+        reason,
+        answers: []
+      })
+    }
     if (onForget(standingOf(rows.get(path)), pendings.has(path), revision)._tag !== "Unlink") return
     pendings.delete(path)
     set(path, { _tag: "Unlinking", path, revision, due: Math.ceil(due) })
@@ -105,6 +162,13 @@ const make = (written: PubSub.PubSub<void>): Inventory["Service"] => {
 
   const due = (now: number) =>
     waiting().filter((row) => row.due <= now).sort((a, b) => a.due - b.due || revisionOf(a) - revisionOf(b))
+
+  const page = (after: Option.Option<FilePath>, limit: number): Array<Row> => {
+    const from = Option.getOrElse(after, () => "")
+    return Array.from(rows.values()).filter((row) => inBytes(pathOf(row), from) > 0)
+      .sort((a, b) => inBytes(pathOf(a), pathOf(b)))
+      .slice(0, limit)
+  }
 
   const write = <A>(body: () => A): Effect.Effect<A> =>
     Effect.tap(Effect.sync(body), () => PubSub.publish(written, undefined))
@@ -161,15 +225,26 @@ const make = (written: PubSub.PubSub<void>): Inventory["Service"] => {
         if (row?._tag !== "Owed" || row.file.revision !== revision) return
         set(entry.path, { ...row, rounds: row.rounds + 1, due: Math.ceil(due), reason, answers })
       }),
-    page: (after, limit) =>
+    rearm: ({ behind, from, limit, until }) =>
       Effect.sync(() => {
-        const inBytes = (a: string, b: string) => Buffer.compare(Buffer.from(a), Buffer.from(b))
-        const from = Option.getOrElse(after, () => "")
-        return Array.from(rows.values()).filter((row) => inBytes(pathOf(row), from) > 0)
-          .sort((a, b) => inBytes(pathOf(a), pathOf(b)))
+        const found = Array.from(debts.values())
+          .filter((row) => row._tag === "Owed")
+          .filter((row) => row.due > behind)
+          .sort((a, b) => a.due - b.due || a.file.revision - b.file.revision)
           .slice(0, limit)
+        for (const [n, row] of found.entries()) {
+          set(row.file.entry.path, { ...row, due: Math.floor(from + (until - from) * n / found.length) })
+        }
+        return found.length
       }),
+    page: (after, limit) => Effect.sync(() => page(after, limit)),
+    briefs: (after, limit) => Effect.sync(() => page(after, limit).map(briefOf)),
+    unknown: (paths) => Effect.sync(() => paths.filter((path) => !rows.has(path) && !pendings.has(path))),
+    recall: (name) => Effect.sync(() => Option.fromUndefinedOr(notes.get(name))),
+    remember: (name, text) =>
+      Effect.sync(() => void (Option.isSome(text) ? notes.set(name, text.value) : notes.delete(name))),
     progress,
+    failed: Effect.sync(() => Array.from(debts.values()).filter((row) => row._tag === "Owed" && row.rounds > 0).length),
     changes: Stream.unwrap(Effect.map(
       PubSub.subscribe(written),
       (signals) =>

@@ -26,6 +26,7 @@ import { explain } from "../ports/explain.ts"
 import { type FileEntry, fromJson, type Registered, Revision, toJson } from "../ports/FileEntry.ts"
 import { FilePath } from "../ports/FilePath.ts"
 import {
+  type Brief,
   type Change,
   Inventory,
   InventoryError,
@@ -35,17 +36,11 @@ import {
   type Row
 } from "../ports/Inventory.ts"
 import { Cursor } from "../ports/Manifest.ts"
+import { retryBusy } from "../sqlite/retryBusy.ts"
 import { make as makeThread, siblingModule, type SqliteError, type SqliteThread } from "../sqlite/SqliteThread.ts"
-import type {
-  InventoryOperations,
-  StoredChange,
-  StoredFile,
-  StoredLocal,
-  StoredProgress,
-  StoredRow,
-  Write
-} from "./sqliteOperations.ts"
+import type { InventoryOperations, StoredLocal, StoredProgress } from "./sqliteOperations.ts"
 import { verifiedThrough } from "./transition.ts"
+import type { StoredChange, StoredFile, StoredRow, Write } from "./writeOperations.ts"
 
 /**
  * Opens the file, or makes it; its folder must exist. Fails when it is damaged or from a newer version. A damaged one
@@ -151,8 +146,29 @@ const make = Effect.fnUntraced(function*(path: string) {
         reason,
         answers: JSON.stringify(answers)
       })),
+    rearm: (span) => retryBusy(thread.call("rearm", { ...span })).pipe(Effect.mapError(failed("rearm"))),
+    briefs: (after, limit) =>
+      thread.call("briefs", Option.getOrElse(after, () => ""), limit).pipe(
+        Effect.mapError(failed("briefs")),
+        Effect.flatMap(decodeBriefs)
+      ),
+    unknown: (paths) =>
+      thread.call("unknown", paths).pipe(
+        Effect.mapError(failed("unknown")),
+        Effect.map((unknown) => {
+          const left = new Set<string>(unknown)
+          return paths.filter((path) => left.has(path))
+        })
+      ),
+    recall: (name) =>
+      thread.call("recall", name).pipe(
+        Effect.mapError(failed("recall")),
+        Effect.map((row) => Option.map(Option.fromUndefinedOr(row?.["text"]), String))
+      ),
+    remember: (name, text) => Effect.asVoid(write({ _tag: "Remember", name, text: Option.getOrUndefined(text) })),
     page: (after, limit) => many("page", thread.call("page", Option.getOrElse(after, () => ""), limit)),
     progress,
+    failed: Effect.mapError(thread.call("failed"), failed("failed")),
     changes: Stream.unwrap(Effect.map(
       PubSub.subscribe(written),
       // Whoever writes after this question is asked leaves a signal behind, and the question is asked again.
@@ -231,10 +247,18 @@ const storedFile = ({ entry, revision }: Registered): StoredFile => ({
   entry: toJson(entry)
 })
 
-const storedChange = (change: Change): StoredChange =>
-  change._tag === "Owe"
-    ? { _tag: "Owe", file: storedFile(change.file), reason: change.reason, due: Math.ceil(change.due) }
-    : { _tag: "Forget", path: change.path, revision: change.revision, due: Math.ceil(change.due) }
+const storedChange = (change: Change): StoredChange => {
+  switch (change._tag) {
+    case "Owe":
+      return { _tag: "Owe", file: storedFile(change.file), reason: change.reason, due: Math.ceil(change.due) }
+    case "Forget":
+    case "Lost":
+      return { ...change, due: Math.ceil(change.due) }
+    case "NewHistory":
+    case "Release":
+      return change
+  }
+}
 
 const Stored = Schema.Union([
   Schema.Struct({
@@ -273,6 +297,35 @@ const decodeRow = (operation: string, stored: StoredRow): Effect.Effect<Row, Inv
     const held: Held = { sha256: entry.sha256, size: entry.size_bytes, mtime: row.mtime, inode: row.inode }
     return { _tag: "Verified" as const, file, held }
   }))
+
+const states = Schema.Literals(["Owed", "Verified", "Unlinking"])
+const isState = Schema.is(states)
+
+// A hundred thousand of them are read at each start, so no schema looks at each. Their paths were checked when they
+// were written, and whoever touches a disk by one checks where it leads.
+const decodeBriefs = (packed: string): Effect.Effect<ReadonlyArray<Brief>, InventoryError> =>
+  Effect.suspend(() => {
+    const fields = packed === "" ? [] : packed.split("\0")
+    const briefs: Array<Brief> = []
+    for (let at = 0; at < fields.length; at += 6) {
+      const [path = "", state, revision, size, mtime = "", inode = ""] = fields.slice(at, at + 6)
+      if (!isState(state) || !digits.test(mtime) || !digits.test(inode)) {
+        return Effect.fail(damaged("briefs", path))
+      }
+      briefs.push({
+        path: FilePath.make(path, unchecked),
+        state,
+        revision: Revision.make(Number(revision), unchecked),
+        size: Number(size),
+        mtime: BigInt(mtime),
+        inode: BigInt(inode)
+      })
+    }
+    return Effect.succeed(briefs)
+  })
+
+const unchecked = { disableChecks: true }
+const digits = /^-?\d+$/
 
 const decodePending = (row: StoredRow): Effect.Effect<Pending, InventoryError> =>
   Effect.fromResult(

@@ -1,7 +1,8 @@
 /**
  * How one path's row goes from state to state. Pure: both implementations decide here and only carry out.
  *
- * Revisions are compared within one history. A batch that is applied twice changes nothing the second time.
+ * Revisions are compared within one history; a row of an earlier one has revision 0. A batch that is applied twice
+ * changes nothing the second time.
  */
 
 /** The bytes of a file, as far as a decision needs them. */
@@ -43,7 +44,7 @@ export const onOwe = (standing: Standing, revision: number, bytes: Bytes): Outco
     case "Owed":
     case "Verified":
       if (!sameBytes(standing.bytes, bytes)) return owe
-      // Another history may count from lower revisions, so lower is news too.
+      // Not only a higher one: a row of an earlier history has revision 0.
       return standing.revision === revision ? keep : renew
     case "Unlinking":
       return standing.revision < revision ? owe : keep
@@ -63,6 +64,13 @@ export const onForget = (standing: Standing, pending: boolean, revision: number)
       return standing.revision < revision ? unlink : keep
   }
 }
+
+/** Whether a verified file becomes a new debt, with its own bytes, because this disk has them no more. */
+export const onLost = (standing: Standing, revision: number): boolean =>
+  standing._tag === "Verified" && standing.revision === revision
+
+/** Whether a debt goes that comes from an earlier history. */
+export const onRelease = (standing: Standing): boolean => standing._tag === "Owed" && standing.revision === 0
 
 /** What recording a file as verified does: `Refuse` leaves everything as it is. */
 export type Settlement =

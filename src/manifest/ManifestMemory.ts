@@ -110,6 +110,7 @@ export const make: Effect.Effect<{ readonly manifest: Manifest["Service"]; reado
         head,
         snapshot: (pageSize) =>
           Effect.map(head, (at) => ({ at, pages: pages((after: Option.Option<FilePath>) => page(after, pageSize)) })),
+        lost: (cursor) => available("lost", () => Effect.succeed(Option.fromUndefinedOr(history.lost(cursor)))),
         events: (after) =>
           follow(bell, after, (cursor) =>
             available("events", () => {

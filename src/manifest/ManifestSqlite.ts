@@ -3,10 +3,10 @@
  *
  * One process's registrations that arrive together are committed together, because a durable commit costs the same
  * for one row as for hundreds. Other processes learn of a commit from a doorbell file beside the database, and from
- * the database itself every `poll`, should the bell ever be missed.
+ * the database itself every `poll`, should the bell ever be missed or be gone.
  */
 import { type Cause, Clock, Context, Deferred, Duration, Effect, Fiber, Layer, Option, Queue, type Scope } from "effect"
-import { type FSWatcher, watch } from "node:fs"
+import { type FSWatcher, statSync, watch } from "node:fs"
 import * as Bell from "../internal/Bell.ts"
 import { type FileEntry, type Registered, Revision } from "../ports/FileEntry.ts"
 import type { FilePath } from "../ports/FilePath.ts"
@@ -23,14 +23,14 @@ import {
 } from "../ports/Manifest.ts"
 import { retryBusy, sentence } from "../sqlite/retryBusy.ts"
 import * as SqliteThread from "../sqlite/SqliteThread.ts"
-import { decode, Events, Files, refusalOf, Registrations, Replaced } from "./answers.ts"
+import { decode, Events, Files, Lost, refusalOf, Registrations, Replaced } from "./answers.ts"
 import { batchLimit, boundedPage, follow, keptForm, pages } from "./follow.ts"
 import { doorbellOf, type ManifestOperations } from "./sqliteOperations.ts"
 
 export interface Options {
   /** The database file; its folder must exist, on a local disk. Made when it is missing. */
   readonly path: string
-  /** How often to look for other processes' commits without having heard of one. 250 ms unless told. */
+  /** How often to look for other processes' commits without having heard of one. 80 ms unless told. */
   readonly poll?: Duration.Input
 }
 
@@ -152,6 +152,8 @@ const make = Effect.fnUntraced(function*(
     head,
     snapshot: (pageSize) =>
       Effect.map(head, (at) => ({ at, pages: pages((after: Option.Option<FilePath>) => page(after, pageSize)) })),
+    lost: (cursor) =>
+      call("lost", cursor).pipe(unavailable("lost"), Effect.flatMap(decodeLost), Effect.map(Option.fromUndefinedOr)),
     events: (after) => follow(bell, after, batchBehind)
   })
 
@@ -189,6 +191,7 @@ const decodePage = decode("page", Files)
 const decodeGet = decode("get", Files)
 const decodeHead = decode("head", Cursor)
 const decodeEvents = decode("events", Events)
+const decodeLost = decode("lost", Lost)
 const decodeRevision = decode("remove", Revision)
 const decodeReplaced = decode("replace", Replaced)
 
@@ -203,37 +206,67 @@ const hearOthers = Effect.fnUntraced(function*(
   bell: Bell.Bell,
   dataVersion: Effect.Effect<number, SqliteThread.SqliteError>
 ): Effect.fn.Return<void, never, Scope.Scope> {
-  yield* Effect.acquireRelease(
-    Effect.try({
-      try: (): FSWatcher | undefined => {
-        const watcher = watch(doorbellOf(options.path), { persistent: false }, bell.ring)
-        watcher.on("error", bell.ring)
-        return watcher
-      },
-      catch: (cause) => (cause instanceof Error ? cause.message : String(cause))
-    }).pipe(
-      Effect.catch((why) =>
-        Effect.as(
-          Effect.logWarning(`${options.path}: commits of other processes are seen a little later (${why})`),
-          undefined
-        )
-      )
-    ),
-    (watcher) => Effect.sync(() => watcher?.close())
+  const doorbell = yield* Effect.acquireRelease(
+    Effect.sync(() => watchDoorbell(doorbellOf(options.path), bell.ring)),
+    (doorbell) => Effect.sync(doorbell.close)
   )
   let seen: number | undefined
-  yield* dataVersion.pipe(
+  let deaf: string | undefined
+  yield* Effect.suspend(() => {
+    const why = doorbell.check()
+    const told = why === undefined || deaf !== undefined
+    deaf = why
+    return told
+      ? dataVersion
+      : Effect.andThen(
+        Effect.logWarning(`${options.path}: commits of other processes are seen a little later (${why})`),
+        dataVersion
+      )
+  }).pipe(
     Effect.map((version) => {
       if (version !== seen) bell.ring()
       seen = version
     }),
     // Whoever waits then looks for himself, and gets the failure.
     Effect.catch(() => Effect.sync(bell.ring)),
-    Effect.andThen(Effect.sleep(options.poll ?? "250 millis")),
+    Effect.andThen(Effect.sleep(options.poll ?? "80 millis")),
     Effect.forever,
     Effect.forkScoped
   )
 })
+
+/**
+ * Rings at each write to a file. When that was removed or replaced, `check` begins to watch the one that is there now;
+ * it gives the reason when there is nothing to watch.
+ */
+const watchDoorbell = (path: string, ring: () => void) => {
+  let watched: { readonly inode: number; readonly watcher: FSWatcher } | undefined
+  const close = () => {
+    watched?.watcher.close()
+    watched = undefined
+  }
+  const check = (): string | undefined => {
+    try {
+      const inode = statSync(path).ino
+      if (inode === watched?.inode) return undefined
+      close()
+      watched = { inode, watcher: watch(path, { persistent: false }, heard) }
+      watched.watcher.on("error", close)
+      return undefined
+    } catch (cause) {
+      close()
+      return cause instanceof Error ? cause.message : String(cause)
+    }
+  }
+  // A file that gives way to another one tells of that in the same way. The ring comes last: it covers what was written
+  // to the other one before it was watched.
+  const heard = () => {
+    check()
+    ring()
+  }
+  check()
+  return { check, close }
+}
 
 interface Pending {
   readonly entry: FileEntry

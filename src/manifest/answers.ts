@@ -39,6 +39,8 @@ export const Events = Schema.Union([
   })
 ])
 
+export const Lost = Schema.UndefinedOr(CursorLost.fields.reason)
+
 /** The typed failure behind a refusal of `path`. */
 export const refusalOf = (
   path: FilePath,

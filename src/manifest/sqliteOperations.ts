@@ -160,6 +160,15 @@ export const open = (path: string) => {
     return row === undefined ? undefined : String(row["mark"])
   }
 
+  const lost = (cursor: Position) => {
+    const { collected, epoch, head } = metaRow()
+    const mark = markOf(cursor.revision)
+    const otherHistory = cursor.epoch !== epoch || cursor.revision > head
+      || (mark === undefined ? cursor.revision >= collected : mark !== cursor.mark)
+    if (otherHistory) return "EpochChanged" as const
+    return cursor.revision < collected ? "Compacted" as const : undefined
+  }
+
   /** The file in whose way a new path stands: one of the path's folders, or one below the path. */
   const inTheWay = (path: string): Row | undefined => {
     for (let at = path.indexOf("/"); at !== -1; at = path.indexOf("/", at + 1)) {
@@ -253,15 +262,15 @@ export const open = (path: string) => {
         return { epoch, revision: head, mark }
       }),
 
+    /** Why nothing can go on from a cursor. */
+    lost: (cursor: Position) => reading(() => lost(cursor)),
+
     /** About `limit` events behind a cursor, whole changes only, and the cursor behind them. */
     events: (after: Position, limit: number) =>
       reading(() => {
-        const { collected, epoch, head } = metaRow()
-        const mark = markOf(after.revision)
-        const otherHistory = after.epoch !== epoch || after.revision > head
-          || (mark === undefined ? after.revision >= collected : mark !== after.mark)
-        if (otherHistory) return { _tag: "Lost", reason: "EpochChanged" } as const
-        if (after.revision < collected) return { _tag: "Lost", reason: "Compacted" } as const
+        const reason = lost(after)
+        if (reason !== undefined) return { _tag: "Lost", reason } as const
+        const { epoch } = metaRow()
         const rows = rowsBehind.all(after.revision, limit)
         const cut = rows.at(-1)
         if (cut !== undefined && cut["batch"] !== cut["seq"]) {

@@ -2,7 +2,8 @@
  * Members in a SQLite file that all nodes of one machine share, the manifest's own for example.
  *
  * Each node that has announced itself renews its row from time to time. A row that was not renewed for `ttlMillis`
- * has lapsed: its node is not asked for files any more, and another run of the node may take the id.
+ * has lapsed: its node is not asked for files any more. Another run of the node may then take the id, unless the
+ * holder is a process that can be seen to run on this host, however long it gave no sign of life.
  */
 import { Clock, Effect, Layer, Option, Schema, type Scope, Semaphore } from "effect"
 import { randomUUID } from "node:crypto"
@@ -46,16 +47,24 @@ const make = Effect.fnUntraced(function*(
   let verifiedThrough = Option.none<Revision>()
   let lost = Option.none<string>()
 
-  const claim = Effect.fnUntraced(function*(address: Address): Effect.fn.Return<Claimed, MembershipError> {
+  const claim = Effect.fnUntraced(function*(
+    address: Address,
+    givenUp: number | null
+  ): Effect.fn.Return<Claimed, MembershipError> {
     const now = yield* Clock.currentTimeMillis
-    return yield* call("claim", {
-      ...address,
-      ...self,
-      instance,
-      version,
-      verifiedThrough: Option.getOrNull(verifiedThrough),
-      expiresAt: now + ttlMillis
-    }, now).pipe(failing("announce"))
+    return yield* call(
+      "claim",
+      {
+        ...address,
+        ...self,
+        instance,
+        version,
+        verifiedThrough: Option.getOrNull(verifiedThrough),
+        expiresAt: now + ttlMillis
+      },
+      now,
+      givenUp
+    ).pipe(failing("announce"))
   })
 
   const stillMember = Effect.suspend(() =>
@@ -76,7 +85,7 @@ const make = Effect.fnUntraced(function*(
     Option.match(announced, {
       onNone: () => Effect.void,
       onSome: (address) =>
-        Effect.map(claim(address), (claimed) => {
+        Effect.map(claim(address, null), (claimed) => {
           lost = claimed._tag === "Claimed" ? Option.none() : Option.some(claimed.holder)
         })
     })
@@ -124,21 +133,32 @@ const make = Effect.fnUntraced(function*(
     members,
     changes: changesOf(members, bell),
     announce: Effect.fn("Membership.announce")(function*(address) {
-      // A holder on another host may have crashed or may be well. One that is well renews its row meanwhile.
+      // A holder on another host may have crashed or may be well. One that is well renews its row meanwhile. Its clock
+      // may have been far ahead of ours, so the wait for a row that does not change is bounded by our own time.
       let first: number | undefined
+      let left = ttlMillis + heartbeatMillis
       while (true) {
+        const givenUp = left <= 0 ? first ?? null : null
         const claimed = yield* turn.withPermit(
-          Effect.tap(claim(address), ({ _tag }) =>
+          Effect.tap(claim(address, givenUp), ({ _tag }) =>
             Effect.sync(() => {
               if (_tag === "Claimed") announced = Option.some(address)
             }))
         )
         if (claimed._tag === "Claimed") break
-        first ??= claimed.expiresAt
-        if (claimed._tag === "Taken" || claimed.expiresAt !== first) {
+        if (claimed._tag === "Taken" || (first !== undefined && claimed.expiresAt !== first)) {
           return yield* new NodeIdTaken({ id: self.id, detail: claimed.holder })
         }
-        yield* Effect.sleep(Math.min(heartbeatMillis, Math.max(1, first - (yield* Clock.currentTimeMillis))))
+        if (first === undefined) {
+          yield* Effect.logWarning(
+            `another node goes by the id ${self.id} (${claimed.holder}); waiting to see whether it still runs`
+          )
+        }
+        first = claimed.expiresAt
+        const untilLapse = Math.max(1, first - (yield* Clock.currentTimeMillis))
+        const before = yield* Clock.monotonicTimeNanos
+        yield* Effect.sleep(Math.min(heartbeatMillis, untilLapse, left))
+        left -= Number((yield* Clock.monotonicTimeNanos) - before) / 1e6
       }
       lost = Option.none()
       bell.ring()

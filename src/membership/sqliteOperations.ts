@@ -36,7 +36,7 @@ export interface Claim {
 }
 
 /**
- * What came of a claim to an id. `Taken`: its holder runs. `Held`: its holder has not lapsed yet, and whether it runs
+ * What came of a claim to an id. `Taken`: its holder runs, whatever the clocks say. `Held`: its holder has not lapsed yet, and whether it runs
  * can't be told from here.
  */
 export type Claimed =
@@ -65,22 +65,25 @@ export const open = (path: string) => {
   const runs = (row: Record<string, unknown>): boolean | undefined => {
     if (row["host"] !== ownHost) return undefined
     const pid = Number(row["pid"])
+    if (!processExists(pid)) return false
     // Another process may have been given its number meanwhile; it began at another time.
-    return processExists(pid) && (row["started"] === "" || startOf(pid) === row["started"])
+    const started = startOf(pid)
+    return started === "" || row["started"] === "" ? undefined : started === row["started"]
   }
 
   return {
     /**
-     * Takes an id, or keeps it, and sets its row. An id is free when its last holder has left or lapsed. A holder on
-     * this very host is looked for: when its process is gone, as after a crash, the id is free at once.
+     * Takes an id, or keeps it, and sets its row. An id is free when its last holder has left. A holder on this very
+     * host is looked for: it keeps the id for as long as its process runs, and no longer. Any other keeps it until it
+     * has lapsed, or until the caller has seen it unchanged, at this `givenUp` time of expiry, for long enough.
      */
-    claim: (claim: Claim, now: number): Claimed =>
+    claim: (claim: Claim, now: number, givenUp: number | null): Claimed =>
       transaction(database, () => {
         const row = find.get(claim.id)
         if (row !== undefined && row["instance"] !== claim.instance && row["alive"] === 1) {
           const expiresAt = Number(row["expires_at"])
           const running = runs(row)
-          if (expiresAt > now && running !== false) {
+          if (running ?? (expiresAt > now && expiresAt !== givenUp)) {
             const holder = `at ${row["address_host"]}:${row["address_port"]}, process ${row["pid"]}`
             return { _tag: running === true ? "Taken" : "Held", expiresAt, holder }
           }

@@ -1,5 +1,7 @@
 /** How much of this node its peers may take: connections, and bodies sent at once. */
 
+import { isIPv6 } from "node:net"
+
 export interface Admission {
   /** Takes a place for a connection; `undefined` when there is none. The call that it gives frees the place, once. */
   readonly connect: (remoteAddress: string) => (() => void) | undefined
@@ -9,7 +11,7 @@ export interface Admission {
 
 /**
  * One address other than this machine's own gets at most half of the connections: whoever holds them open from one
- * place does not keep the others out.
+ * place does not keep the others out. IPv6 addresses with the same first 64 bits are one, for one machine has them all.
  */
 export const make = (limits: { readonly maxConnections: number; readonly maxServes: number }): Admission => {
   const connections = places(limits.maxConnections)
@@ -18,16 +20,17 @@ export const make = (limits: { readonly maxConnections: number; readonly maxServ
   const byAddress = new Map<string, number>()
 
   const connect: Admission["connect"] = (remoteAddress) => {
-    const count = byAddress.get(remoteAddress) ?? 0
+    const place = placeOf(remoteAddress)
+    const count = byAddress.get(place) ?? 0
     if (count >= share && !isLoopback(remoteAddress)) return undefined
     const free = connections.take()
     if (free === undefined) return undefined
-    byAddress.set(remoteAddress, count + 1)
+    byAddress.set(place, count + 1)
     return () => {
       free()
-      const left = (byAddress.get(remoteAddress) ?? 0) - 1
-      if (left > 0) byAddress.set(remoteAddress, left)
-      else byAddress.delete(remoteAddress)
+      const left = (byAddress.get(place) ?? 0) - 1
+      if (left > 0) byAddress.set(place, left)
+      else byAddress.delete(place)
     }
   }
 
@@ -45,6 +48,18 @@ const places = (limit: number) => {
       }
     }
   }
+}
+
+/** An IPv4 address as it is, in either form; of an IPv6 address the first 64 bits. */
+const placeOf = (address: string): string => {
+  const mapped = /^::ffff:(\d+\.\d+\.\d+\.\d+)$/i.exec(address)?.[1]
+  if (mapped !== undefined) return mapped
+  if (!isIPv6(address)) return address
+  const [head = [], tail = []] = address.replace(/%.*/, "").split("::").map((part) =>
+    part.split(":").filter((group) => group !== "")
+  )
+  const zeros = Array.from({ length: Math.max(0, 8 - head.length - tail.length) }, () => "0")
+  return [...head, ...zeros, ...tail].slice(0, 4).join(":")
 }
 
 const isLoopback = (address: string): boolean => /^(?:::ffff:)?127\./.test(address) || address === "::1"

@@ -105,7 +105,10 @@ const make = Effect.fnUntraced(function*(options: Options) {
     if (ack.ack_hmac === "") {
       return options.requireSignedAcks ? violation("its answer is not signed") : Effect.void
     }
-    if (secrets.some(isSignedBy(request, ack))) return Effect.void
+    if (secrets.some(isSignedBy(request, ack))) {
+      // Right, but not from whom we asked: an address that has passed to another node, or somebody who relays.
+      return ack.server_node_id === asked.peer ? Effect.void : violation("another node answers at its address")
+    }
     // A peer with another secret says so in the only way it can. It gains nothing by it that closing would not give.
     return ack.status === "error" && ack.code === "auth"
       ? Effect.fail(refusalOf(asked, Number(request.byte_offset), ack))

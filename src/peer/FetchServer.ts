@@ -7,7 +7,7 @@
  * The layer's scope stops it: no new connections at once, bodies in flight get two seconds, then every socket is
  * destroyed.
  */
-import { Clock, Context, DateTime, Effect, Layer, Option, type Redacted, Schema, Stream } from "effect"
+import { Clock, Context, DateTime, Effect, Layer, Option, type Redacted, type Result, Schema, Stream } from "effect"
 import { Backend, type BackendError } from "../ports/Backend.ts"
 import type { ByteSink } from "../ports/ByteSink.ts"
 import { type FileEntry, NodeId, sameBytes } from "../ports/FileEntry.ts"
@@ -19,8 +19,7 @@ import * as Admission from "./Admission.ts"
 import { acceptance, keepsAlive, refusal, Refused, type Signer } from "./answers.ts"
 import {
   authenticateFetch,
-  authenticateHeartbeat,
-  authenticateLeave,
+  authenticateJoin,
   configuredSecrets,
   type Credentials,
   type Verdict,
@@ -30,7 +29,7 @@ import { makeFrameReader } from "./frames.ts"
 import * as Frame from "./protocol/Frame.ts"
 import * as Messages from "./protocol/Messages.ts"
 import * as NonceCache from "./protocol/NonceCache.ts"
-import { type Connection, type ConnectionLost, makeProgress } from "./transport/Connection.ts"
+import { type Connection, ConnectionLost, makeProgress } from "./transport/Connection.ts"
 import { type Bound, listen, type ListenFailed } from "./transport/listen.ts"
 import { prepare, type TlsIdentity, type TlsInvalid } from "./transport/Tls.ts"
 
@@ -55,6 +54,10 @@ export interface Options {
   readonly serveTimeoutMillis: number
   /** How long a new connection may take to send its first request, and a TLS handshake; 10 000 unless told. */
   readonly requestTimeoutMillis?: number | undefined
+  /** How long a peer may take to accept an answer without a body, 10 000 unless told. */
+  readonly answerTimeoutMillis?: number | undefined
+  /** How long a connection that both sides keep alive may be idle, 60 000 unless told. */
+  readonly idleTimeoutMillis?: number | undefined
   /** Connections beyond are closed at once. */
   readonly maxConnections: number
   /** Bodies sent at once; beyond, a request is answered with `busy`. */
@@ -81,8 +84,6 @@ export const layer = (
   }))
 
 const defaultRequestTimeoutMillis = 10_000
-/** How long a connection that both sides keep alive may be idle. */
-const idleMillis = 60_000
 /** How long we wait, behind our last byte, for the peer to close first. */
 const lingerMillis = 2000
 /** What we still take from it meanwhile, bytes. */
@@ -113,7 +114,22 @@ const makeHandler = Effect.fnUntraced(function*(options: Options, admission: Adm
     nodeId: membership.self.id,
     secret: configuredSecrets(options.secret, undefined)[0]
   }
+  const answerMillis = options.answerTimeoutMillis ?? 10_000
+  const idleMillis = options.idleTimeoutMillis ?? 60_000
   const nowSeconds = Effect.map(Clock.currentTimeMillis, (millis) => Math.floor(millis / 1000))
+
+  /** Sends an answer that no body follows. Whoever takes none would hold a place among the connections for ever. */
+  const reply = Effect.fnUntraced(function*(
+    connection: Connection,
+    encoded: Result.Result<Uint8Array, Frame.FrameTooLong>
+  ) {
+    yield* connection.write(yield* Effect.fromResult(encoded)).pipe(
+      Effect.timeoutOrElse({
+        duration: answerMillis,
+        orElse: () => Effect.fail(new ConnectionLost({ detail: `it took no answer for ${answerMillis} ms` }))
+      })
+    )
+  })
 
   // -------------------------------------------------------------------------------------------------------------------
   // Fetch: the checks, then the body
@@ -175,11 +191,10 @@ const makeHandler = Effect.fnUntraced(function*(options: Options, admission: Adm
   const send = Effect.fnUntraced(function*(connection: Connection, request: Messages.FetchFile, granted: Granted) {
     const { entry, offset } = granted
     const length = entry.size_bytes - offset
-    const ack = yield* Effect.fromResult(
-      Messages.encodeFetchFileAck(acceptance(signer, request, { length, offset, sha256: entry.sha256 }))
-    )
-    if (length === 0) return yield* connection.write(ack)
+    const encoded = Messages.encodeFetchFileAck(acceptance(signer, request, { length, offset, sha256: entry.sha256 }))
+    if (length === 0) return yield* reply(connection, encoded)
 
+    const ack = yield* Effect.fromResult(encoded)
     const progress = yield* makeProgress(options.serveTimeoutMillis)
     let begun = false
     // The answer goes out with the first bytes: a disk that fails before them still gives a clear refusal.
@@ -227,8 +242,7 @@ const makeHandler = Effect.fnUntraced(function*(options: Options, admission: Adm
           yield* code === "manifest" || code === "not_found"
             ? Effect.logDebug(`refused a fetch (${code}): ${reason}`)
             : Effect.logWarning(`refused a fetch (${code}): ${reason}`)
-          const ack = Messages.encodeFetchFileAck(refusal(signer, request, code))
-          yield* connection.write(yield* Effect.fromResult(ack))
+          yield* reply(connection, Messages.encodeFetchFileAck(refusal(signer, request, code)))
           return keepsAlive(request, code) ? "goOn" : "close"
         }))
     )
@@ -243,19 +257,16 @@ const makeHandler = Effect.fnUntraced(function*(options: Options, admission: Adm
 
   const heartbeat = Effect.fnUntraced(function*(connection: Connection, payload: Uint8Array) {
     const message = yield* Effect.fromResult(Messages.decodeHeartbeat(payload))
-    const verdict = authenticateHeartbeat(credentials, yield* nowSeconds, message)
+    const verdict = authenticateJoin(credentials, nonces, yield* nowSeconds, "heartbeat", message)
     if (verdict._tag === "Refused") return yield* refusedJoin("heartbeat", verdict)
-    const ack = Messages.encodeHeartbeatAck({
-      node_id: membership.self.id,
-      timestamp: DateTime.formatIso(yield* DateTime.now)
-    })
-    yield* connection.write(yield* Effect.fromResult(ack))
+    const timestamp = DateTime.formatIso(yield* DateTime.now)
+    yield* reply(connection, Messages.encodeHeartbeatAck({ node_id: membership.self.id, timestamp }))
     return "goOn" as const
   })
 
   const leave = Effect.fnUntraced(function*(payload: Uint8Array) {
     const message = yield* Effect.fromResult(Messages.decodeLeaveNotify(payload))
-    const verdict = authenticateLeave(credentials, nonces, yield* nowSeconds, message)
+    const verdict = authenticateJoin(credentials, nonces, yield* nowSeconds, "leave", message)
     if (verdict._tag === "Refused") return yield* refusedJoin("leave", verdict)
     const id = Schema.decodeOption(NodeId)(message.node_id)
     if (Option.isNone(id) || id.value === membership.self.id) {

@@ -2,7 +2,7 @@
 import { type Redacted, Schema } from "effect"
 import { isNonce } from "./authenticate.ts"
 import * as Mac from "./protocol/Mac.ts"
-import type { FetchFile, FetchFileAck } from "./protocol/Messages.ts"
+import { emptyFetchFileAck, type FetchFile, type FetchFileAck } from "./protocol/Messages.ts"
 
 const sentences = {
   auth: "authentication failed",
@@ -54,22 +54,9 @@ const signed = (signer: Signer, request: FetchFile, ack: FetchFileAck): FetchFil
   return { ...ack, ack_hmac: Mac.toHex(mac), server_node_id: nodeId }
 }
 
-const empty: FetchFileAck = {
-  status: "",
-  code: "",
-  error: "",
-  size_bytes: 0n,
-  sha256: "",
-  byte_offset: 0n,
-  keep_alive: false,
-  ack_hmac: "",
-  server_node_id: "",
-  retry_after_ms: 0n
-}
-
 export const refusal = (signer: Signer, request: FetchFile, code: RefusalCode): FetchFileAck =>
   signed(signer, request, {
-    ...empty,
+    ...emptyFetchFileAck,
     status: "error",
     code,
     error: sentences[code],
@@ -83,7 +70,7 @@ export const acceptance = (
   body: { readonly length: number; readonly offset: number; readonly sha256: string }
 ): FetchFileAck =>
   signed(signer, request, {
-    ...empty,
+    ...emptyFetchFileAck,
     status: "ok",
     size_bytes: BigInt(body.length),
     sha256: body.sha256,

@@ -53,31 +53,15 @@ export const authenticateFetch = (
   return remember(nonces, request.nonce, request.timestamp, now)
 }
 
-/** A heartbeat may be repeated: it changes nothing. */
-export const authenticateHeartbeat = (credentials: Credentials, now: number, message: Heartbeat): Verdict => {
-  const offence = joinOffence(credentials, "heartbeat", now, message)
-  return offence === undefined ? accepted : refused(offence)
-}
-
-export const authenticateLeave = (
-  credentials: Credentials,
+/** The same for a heartbeat and a leave. Whoever has only overheard one can't make it count again. */
+export const authenticateJoin = (
+  { clusterName, secrets }: Credentials,
   nonces: NonceCache,
   now: number,
-  message: LeaveNotify
-): Verdict => {
-  const offence = joinOffence(credentials, "leave", now, message)
-  return offence === undefined
-    ? remember(nonces, `leave ${message.auth_nonce}`, message.auth_timestamp, now)
-    : refused(offence)
-}
-
-const joinOffence = (
-  { clusterName, secrets }: Credentials,
   label: "heartbeat" | "leave",
-  now: number,
   message: Heartbeat | LeaveNotify
-): string | undefined =>
-  macOffence(secrets, message.auth_hmac, (secret) =>
+): Verdict => {
+  const offence = macOffence(secrets, message.auth_hmac, (secret) =>
     Mac.joinMac(secret, {
       label,
       nonce: message.auth_nonce,
@@ -85,6 +69,10 @@ const joinOffence = (
       clusterName,
       timestamp: message.auth_timestamp
     })) ?? timeOffence(message.auth_timestamp, now)
+  return offence === undefined
+    ? remember(nonces, `${label} ${message.auth_nonce}`, message.auth_timestamp, now)
+    : refused(offence)
+}
 
 const macOffence = (
   secrets: ReadonlyArray<Redacted.Redacted<string>>,

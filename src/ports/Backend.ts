@@ -31,12 +31,13 @@ export interface FileStat {
 
 /**
  * The disk refused. `NoSpace`: it is full. `NotFound`: no such file. `Unsafe`: a symbolic link or something that is
- * no file stands in the way, and following it could lead out of the data folder. `Io`: anything else.
+ * no file stands in the way, and following it could lead out of the data folder. `Unreadable`: it has lost the bytes.
+ * `Io`: anything else.
  */
 export class BackendError extends Schema.TaggedError<BackendError>()("BackendError", {
   operation: Schema.String,
   path: Schema.String,
-  reason: Schema.Literals(["NoSpace", "NotFound", "Unsafe", "Io"]),
+  reason: Schema.Literals(["NoSpace", "NotFound", "Unsafe", "Unreadable", "Io"]),
   detail: Schema.String
 }) {
   override get message(): string {
@@ -101,12 +102,22 @@ export class Backend extends Context.Service<Backend, {
   /** Hashes what lies under a final name; `none` when nothing does. */
   readonly adopt: (path: FilePath) => Effect.Effect<Option.Option<Held>, BackendError>
   readonly stat: (path: FilePath) => Effect.Effect<Option.Option<FileStat>, BackendError>
+  /**
+   * Of many files, those that are not as they were: size, time or inode differ, nothing lies there, or something that
+   * is no file. Nothing is opened, no symbolic link is followed, and the event loop is left alone; thousands at once
+   * are fine.
+   */
+  readonly differing: (files: ReadonlyArray<FileStat>) => Effect.Effect<ReadonlyArray<FilePath>, BackendError>
   /** Every file under a folder (`""`: all), without our own. Names that are no valid paths are left out. */
   readonly list: (folder: string) => Stream.Stream<FileStat, BackendError>
   /** Deletes a file and whatever is staged for it. Fine when it is absent. */
   readonly remove: (path: FilePath) => Effect.Effect<void, BackendError>
   /** Sets a file aside, out of sight and never deleted. Fine when it is absent. */
   readonly quarantine: (path: FilePath) => Effect.Effect<void, BackendError>
+  /** The id that the data folder carries, to tell it from another or from an empty one; `none` when it has none. */
+  readonly id: Effect.Effect<Option.Option<string>, BackendError>
+  /** Gives the data folder an id unless it has one. Gives the one that it then has. */
+  readonly claim: (id: string) => Effect.Effect<string, BackendError>
   /** Bytes that this process may still write. */
   readonly freeSpace: Effect.Effect<number, BackendError>
 }>()("file-replication/Backend") {}

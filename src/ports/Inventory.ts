@@ -4,14 +4,21 @@
  * It is a cache of the truth on disk and of what the manifest asks for. One row a path:
  *
  * ```
- *            owe                      settle
- *   absent ───────▶ Owed ─────────────────────────▶ Verified
- *     ▲              │ ▲                              │  │
- *     │       forget │ └──────────── owe ─────────────┘  │ forget
- *     │              ▼   (other bytes, or gone from disk)│
- *     └───────── Unlinking ◀─────────────────────────────┘
- *      unlinked
+ *            owe                       settle
+ *   absent ───────▶ Owed ──────────────────────────▶ Verified
+ *    ▲ ▲             │ ▲ ▲                             │  │
+ *    │ └── release ──┤ │ └── lost: gone or damaged ────┤  │
+ *    │               │ └──── owe: other bytes ─────────┘  │
+ *    │        forget │                                    │ forget
+ *    │               ▼                                    │
+ *    └────────── Unlinking ◀──────────────────────────────┘
+ *     unlinked
  * ```
+ *
+ * An owe of a higher revision leads from `Unlinking` back to `Owed`.
+ *
+ * Revisions are those of one history of the manifest. When that becomes another one, every row's revision becomes 0:
+ * older than anything that the new history says, and recognizable as what it has not confirmed yet.
  *
  * A file that this node writes is *pending* besides, from the moment its bytes are sealed until it is settled.
  */
@@ -29,7 +36,11 @@ export const PeerAnswer = Schema.Struct({
   /** The tag of the error: `FileNotOnPeer`, `PeerUnreachable`, … */
   kind: Schema.String,
   /** A sentence for people. */
-  detail: Schema.String
+  detail: Schema.String,
+  /** How often it has sent a whole body of wrong bytes for this file, all of them its own; absent: never. */
+  wrongTimes: Schema.optionalKey(Schema.Natural),
+  /** It is not asked for this file before, milliseconds since 1970, because of that. */
+  notBefore: Schema.optionalKey(Schema.Int)
 })
 export interface PeerAnswer extends Schema.Schema.Type<typeof PeerAnswer> {}
 
@@ -82,12 +93,48 @@ export interface Local {
  * One change of what the manifest asks for.
  *
  * - `Owe`: the file must be here. A row that is verified with the same bytes stays verified and takes the new
- *   revision; one that is owed at the same revision stays as it is.
+ *   revision; one that is owed with them takes it too and is tried at `due`, if that is sooner; one that is owed at
+ *   the same revision stays as it is.
  * - `Forget`: the file must go, at `due`. A row of a higher revision stays; a pending file is dropped.
+ * - `Lost`: the file is not on this disk any more, or damaged there. A row that is verified at this very revision is
+ *   owed again, with the same bytes; any other stays as it is.
+ * - `NewHistory`: the manifest has another history. Every row's revision becomes 0, and there is no cursor any more.
+ * - `Release`: the new history does not know the file. A row that is owed at revision 0 goes, and nothing on disk is
+ *   touched; any other stays as it is.
  */
 export type Change =
   | { readonly _tag: "Owe"; readonly file: Registered; readonly reason: string; readonly due: number }
   | { readonly _tag: "Forget"; readonly path: FilePath; readonly revision: Revision; readonly due: number }
+  | {
+    readonly _tag: "Lost"
+    readonly path: FilePath
+    readonly revision: Revision
+    readonly reason: string
+    readonly due: number
+  }
+  | { readonly _tag: "NewHistory" }
+  | { readonly _tag: "Release"; readonly path: FilePath }
+
+/** A row without its entry: what it takes to compare very many of them with a disk or a manifest. */
+export interface Brief {
+  readonly path: FilePath
+  readonly state: Row["_tag"]
+  readonly revision: Revision
+  /** Length in bytes, by the manifest; 0 while it is unlinked. */
+  readonly size: number
+  /** What `stat` said when it was verified; 0 in any other state. */
+  readonly mtime: bigint
+  readonly inode: bigint
+}
+
+/** Which debts to bring forward, and when they are tried then; times in milliseconds since 1970. */
+export interface Rearm {
+  readonly from: number
+  readonly until: number
+  /** Not before `until`, so that nothing is brought forward twice. */
+  readonly behind: number
+  readonly limit: number
+}
 
 /** Where this node stands, for readiness and for people. */
 export interface Progress {
@@ -153,9 +200,27 @@ export class Inventory extends Context.Service<Inventory, {
     reason: string,
     answers: ReadonlyArray<PeerAnswer>
   ) => Effect.Effect<void, InventoryError>
+  /**
+   * Brings debts forward: at most `limit` owed files whose time is behind `behind` get times from `from` on and before
+   * `until`, evenly spread, the earliest first. Gives how many: fewer than `limit` means that there are no more.
+   */
+  readonly rearm: (span: Rearm) => Effect.Effect<number, InventoryError>
   /** At most `limit` rows behind a path, in the order of their paths' bytes. */
   readonly page: (after: Option.Option<FilePath>, limit: number) => Effect.Effect<ReadonlyArray<Row>, InventoryError>
+  /** The same, in brief: some ten times cheaper, for pages of thousands. */
+  readonly briefs: (
+    after: Option.Option<FilePath>,
+    limit: number
+  ) => Effect.Effect<ReadonlyArray<Brief>, InventoryError>
+  /** Of many paths, those that have neither a row nor a pending file. */
+  readonly unknown: (paths: ReadonlyArray<FilePath>) => Effect.Effect<ReadonlyArray<FilePath>, InventoryError>
+  /** A small text that was kept under a name, for what this node must know again after a restart. */
+  readonly recall: (name: string) => Effect.Effect<Option.Option<string>, InventoryError>
+  /** Keeps a small text under a name, durably; `none` drops it. */
+  readonly remember: (name: string, text: Option.Option<string>) => Effect.Effect<void, InventoryError>
   readonly progress: Effect.Effect<Progress, InventoryError>
+  /** How many owed files at least one round of attempts has ended without. */
+  readonly failed: Effect.Effect<number, InventoryError>
   /** The progress now, then whenever it has changed: the latest, changes in between left out. */
   readonly changes: Stream.Stream<Progress, InventoryError>
 }>()("file-replication/Inventory") {}

@@ -125,6 +125,8 @@ export class Manifest extends Context.Service<Manifest, {
   readonly head: Effect.Effect<Cursor, Unavailable>
   /** All files, `pageSize` at a time; followed by `events(at)` it misses nothing. */
   readonly snapshot: (pageSize: number) => Effect.Effect<Snapshot, Unavailable>
+  /** Why `events` could not go on from a cursor now; `none` when it could. */
+  readonly lost: (cursor: Cursor) => Effect.Effect<Option.Option<CursorLost["reason"]>, Unavailable>
   /**
    * Every change behind a cursor, in order, each once, then those to come. Ends only by failing. The cursor of any
    * batch is a good place to begin again.

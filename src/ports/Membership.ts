@@ -48,7 +48,11 @@ export class Membership extends Context.Service<Membership, {
   readonly members: Effect.Effect<ReadonlyArray<Member>, MembershipError>
   /** The members now, then whenever somebody came, moved, lapsed or left. */
   readonly changes: Stream.Stream<ReadonlyArray<Member>, MembershipError>
-  /** Tells the others where this node listens. From then on it shows signs of life, until its scope closes. */
+  /**
+   * Tells the others where this node listens. From then on it shows signs of life, until its scope closes. An id that
+   * another node goes by: one that is seen to run on this host keeps it, frozen or not; one that can't be seen is
+   * waited for, and loses it when it gives no sign of life.
+   */
   readonly announce: (address: Address) => Effect.Effect<void, MembershipError | NodeIdTaken>
   /** Tells the others through which revision this node holds everything. */
   readonly publish: (verifiedThrough: Revision) => Effect.Effect<void, MembershipError>

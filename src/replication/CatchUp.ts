@@ -1,139 +1,372 @@
 /**
- * Keeps `Inventory` in step with the manifest: a walk over a snapshot where there is no cursor to go on from, then
- * every event from there. Nothing else moves the cursor, and it moves in one transaction with the debts it brings.
+ * Keeps `Inventory` in step with the manifest: every event from where this node stands, and a walk over the whole
+ * manifest where it stands nowhere, and again from time to time. Nothing else moves the cursor, and it moves in one
+ * transaction with the debts it brings.
+ *
+ * ```
+ *              no cursor, or one that the manifest          walked to the end:
+ *              can't go on from                             the cursor is kept
+ *   start ───────────────────────────────────▶ Walking ─────────────────────────▶ Following
+ *     │                                          │ │                                │
+ *     └── the manifest goes on from the cursor ──┼─┼───────────────────────────────▶│
+ *                                                ▼ ▼                                ▼
+ *                                      the cursor is lost: from the start again, with a walk
+ * ```
+ *
+ * Events are followed while the walk goes on, from the head that was read before it; until it has reached the end their
+ * cursor is kept in memory only, so that a crash begins the walk again.
  */
-import { Clock, Duration, Effect, Layer, Option, Stream } from "effect"
+import { Cause, Clock, Context, Duration, Effect, Exit, Layer, Option, Random, Result, Schedule, Schema } from "effect"
+import { Semaphore, Stream } from "effect"
+import type { Backend } from "../ports/Backend.ts"
 import type { Registered } from "../ports/FileEntry.ts"
 import type { FilePath } from "../ports/FilePath.ts"
-import { type Change, Inventory, type InventoryError, type Row } from "../ports/Inventory.ts"
-import { type Cursor, type CursorLost, Manifest, type ManifestEvent, type Unavailable } from "../ports/Manifest.ts"
+import { Inventory } from "../ports/Inventory.ts"
+import { Cursor, type CursorLost, Manifest, type ManifestEvent } from "../ports/Manifest.ts"
 import { Membership } from "../ports/Membership.ts"
 import { Background } from "./Background.ts"
 import { decide } from "./decide.ts"
+import { LocalCheck } from "./LocalCheck.ts"
 import { Puller } from "./Puller.ts"
 import { Unlinker } from "./Unlinker.ts"
+import * as Walk from "./walk.ts"
 
 export interface CatchUpOptions {
   /** Between a delete event and the unlink, milliseconds. */
   readonly deleteGraceMillis: number
+  /** Without, no walk is made: an emergency switch. Events are still followed. */
+  readonly enabled: boolean
+  /** How long a start waits for the manifest's newest position before a warning, milliseconds. */
+  readonly barrierTimeoutMillis: number
+  /** A walk pauses while more files wait for a worker than this. */
+  readonly highWater: number
+  /** Between two walks over the whole manifest, milliseconds, jittered by a tenth; 0: none but when it must be. */
+  readonly walkIntervalMillis: number
 }
 
-/** Entries that are looked at together in a walk. */
-const pageSize = 500
+/** How the last walk went, or goes on. Times in milliseconds since 1970. */
+export interface CatchUpStatus {
+  readonly running: boolean
+  readonly started: Option.Option<number>
+  readonly completed: Option.Option<number>
+  /** `reached`: the manifest has told its newest position. `timedOut`: not in time, and this node went on without. */
+  readonly barrier: "waiting" | "reached" | "timedOut"
+  /** Entries of the manifest that were compared. */
+  readonly walked: number
+  /** Of these, those that became a new debt. */
+  readonly enqueued: number
+  /** Of these, those that were here. */
+  readonly skipped: number
+  /** Files here that the manifest never knew, or knows no more since it has another history. They stay. */
+  readonly orphans: number
+  readonly lastError: Option.Option<string>
+}
+
+export class CatchUp extends Context.Service<CatchUp, {
+  readonly status: Effect.Effect<CatchUpStatus>
+}>()("file-replication/CatchUp") {}
 
 /** Before a manifest or an inventory that refused is asked again. */
 const pause = Duration.seconds(1)
 
+/** Between two looks at a queue that is too full for the walk. */
+const breath = Duration.millis(50)
+
+/** The name under which the inventory keeps where the first walk began: before its end there is no cursor. */
+const walkNote = "walk"
+
+const CursorText = Schema.fromJsonString(Cursor)
+
+const notYet: CatchUpStatus = {
+  running: false,
+  started: Option.none(),
+  completed: Option.none(),
+  barrier: "waiting",
+  walked: 0,
+  enqueued: 0,
+  skipped: 0,
+  orphans: 0,
+  lastError: Option.none()
+}
+
 export const layer = (
   options: CatchUpOptions
-): Layer.Layer<never, never, Background | Inventory | Manifest | Membership | Puller | Unlinker> =>
-  Layer.effectDiscard(Effect.gen(function*() {
-    const inventory = yield* Inventory
-    const manifest = yield* Manifest
-    const puller = yield* Puller
-    const unlinker = yield* Unlinker
-    const background = yield* Background
-    const { self } = yield* Membership
+): Layer.Layer<
+  CatchUp,
+  never,
+  Background | Backend | Inventory | LocalCheck | Manifest | Membership | Puller | Unlinker
+> =>
+  Layer.effect(
+    CatchUp,
+    Effect.gen(function*() {
+      const inventory = yield* Inventory
+      const manifest = yield* Manifest
+      const puller = yield* Puller
+      const unlinker = yield* Unlinker
+      const localCheck = yield* LocalCheck
+      const background = yield* Background
+      const { self } = yield* Membership
 
-    const take = Effect.fnUntraced(function*(events: ReadonlyArray<ManifestEvent>, cursor?: Cursor) {
-      const now = yield* Clock.currentTimeMillis
-      const locals = yield* inventory.look(events.map(pathOf))
-      const decisions = events.map((event, index) =>
-        decide(event, locals[index] ?? { row: undefined, pending: undefined }, {
-          self: self.id,
-          now,
-          deleteGraceMillis: options.deleteGraceMillis
+      // A page of a walk and a batch of events never at once; nor two walks.
+      const turn = yield* Semaphore.make(1)
+      const walking = yield* Semaphore.make(1)
+      let status = notYet
+      // Up to where events were taken, and whether everything before was walked.
+      let position: Cursor = { epoch: "", revision: Cursor.fields.revision.make(0), mark: "" }
+      let walked = false
+
+      const note = (change: Partial<CatchUpStatus>): void => {
+        status = { ...status, ...change }
+      }
+
+      const failed = (error: { readonly message: string }) =>
+        Effect.gen(function*() {
+          note({ lastError: Option.some(error.message) })
+          yield* Effect.logWarning(`catching up pauses: ${error.message}`)
+          yield* Effect.sleep(pause)
         })
-      )
-      yield* inventory.apply(decisions.map(({ change }) => change), cursor)
-      const owed: Array<Registered> = []
-      for (const { _tag, change } of decisions) {
-        if (_tag === "SkipSelf" || _tag === "SkipLocal") {
-          yield* puller.skipped(_tag === "SkipSelf" ? "SkippedSelf" : "SkippedLocal")
-        } else if (change._tag === "Owe") owed.push(change.file)
-        else yield* puller.withdraw(change.path)
-      }
-      yield* puller.offer(owed)
-      if (decisions.some(({ _tag }) => _tag === "Forget")) yield* unlinker.wake
-    })
 
-    /** What this node knows and the manifest does not. */
-    const absent = Effect.fnUntraced(function*(rows: ReadonlyArray<Row>) {
-      const known = yield* Effect.forEach(rows, (row) => manifest.get(pathOfRow(row)), { concurrency: 16 })
-      return rows.filter((row, index) => row._tag !== "Unlinking" && Option.isNone(known[index] ?? Option.none()))
-    })
+      // ---------------------------------------------------------------------
+      // Events
+      // ---------------------------------------------------------------------
 
-    /**
-     * Rows that the manifest no longer has were deleted while this node was away. In another history they are no
-     * deletions: what is here stays, as an orphan that is reported; only what was merely owed is let go.
-     */
-    const sweep = Effect.fnUntraced(function*(at: Cursor, sameHistory: boolean) {
-      let after = Option.none<FilePath>()
-      let orphans = 0
-      while (true) {
-        const rows = yield* inventory.page(after, pageSize)
-        const last = rows.at(-1)
-        if (last === undefined) break
-        after = Option.some(pathOfRow(last))
+      const skip = (files: ReadonlyArray<Registered>) =>
+        Effect.forEach(
+          files,
+          ({ entry }) => puller.skipped(entry.origin_node_id === self.id ? "SkippedSelf" : "SkippedLocal"),
+          { discard: true }
+        )
+
+      /** Records what events ask for; the cursor only with those that were followed. */
+      const take = Effect.fnUntraced(function*(events: ReadonlyArray<ManifestEvent>, cursor?: Cursor) {
         const now = yield* Clock.currentTimeMillis
-        const changes: Array<Change> = []
-        for (const row of yield* absent(rows)) {
-          if (row._tag === "Unlinking") continue
-          if (row._tag === "Verified" && !sameHistory) orphans++
-          else {
-            const { entry, revision } = row.file
-            const behind = revision > at.revision ? revision : at.revision
-            changes.push({ _tag: "Forget", path: entry.path, revision: behind, due: now + options.deleteGraceMillis })
-            yield* puller.withdraw(entry.path)
-          }
-        }
-        if (changes.length > 0) yield* inventory.apply(changes)
-      }
-      if (orphans > 0) {
-        yield* Effect.logWarning(`${orphans} files here are not in the manifest, which has another history; they stay`)
-      }
-      yield* unlinker.wake
-    })
-
-    const walk = Effect.fn("CatchUp.walk")(function*(known: Option.Option<Cursor>) {
-      const snapshot = yield* manifest.snapshot(pageSize)
-      yield* Stream.runForEach(
-        snapshot.pages,
-        (files) => take(files.map((file) => ({ _tag: "Put", file })))
-      )
-      if (Option.isSome(known)) yield* sweep(snapshot.at, known.value.epoch === snapshot.at.epoch)
-      yield* inventory.apply([], snapshot.at)
-      return snapshot.at
-    })
-
-    /** From wherever this node stands; ends only by failing. */
-    const follow = Effect.gen(function*() {
-      const { cursor } = yield* inventory.progress
-      const from = Option.isSome(cursor) ? cursor.value : yield* walk(cursor)
-      const events = (after: Cursor): Effect.Effect<void, CursorLost | InventoryError | Unavailable> =>
-        Stream.runForEach(manifest.events(after), (batch) => take(batch.events, batch.cursor))
-      yield* events(from).pipe(
-        Effect.catchTag(
-          "CursorLost",
-          Effect.fnUntraced(function*(lost: CursorLost) {
-            yield* Effect.logWarning(lost.message)
-            const known = yield* inventory.progress
-            yield* walk(known.cursor)
+        const locals = yield* inventory.look(events.map(pathOf))
+        const decisions = events.map((event, index) =>
+          decide(event, locals[index] ?? { row: undefined, pending: undefined }, {
+            self: self.id,
+            now,
+            deleteGraceMillis: options.deleteGraceMillis
           })
         )
-      )
-    })
+        if (decisions.length > 0 || cursor !== undefined) {
+          yield* inventory.apply(decisions.map(({ change }) => change), cursor)
+        }
+        const owed: Array<Registered> = []
+        const held: Array<Registered> = []
+        for (const [index, { _tag, change }] of decisions.entries()) {
+          if (change._tag === "Owe" && (_tag === "SkipSelf" || _tag === "SkipLocal")) held.push(change.file)
+          else if (change._tag === "Owe") {
+            // Deleted behind the revision that is walked: the row stays as it is, and nothing is to be pulled.
+            const row = locals[index]?.row
+            if (row?._tag !== "Unlinking" || row.revision < change.file.revision) owed.push(change.file)
+          } else if (change._tag === "Forget") yield* puller.withdraw(change.path)
+        }
+        yield* skip(held)
+        yield* puller.offer(owed)
+        if (decisions.some(({ _tag }) => _tag === "Forget")) yield* unlinker.wake
+        return { enqueued: owed.length, skipped: held.length } satisfies Walk.Taken
+      })
 
-    yield* background.run(
-      "the follower of the manifest",
-      follow.pipe(
-        Effect.catch((error) =>
-          Effect.logWarning(`catching up pauses: ${error.message}`).pipe(Effect.andThen(Effect.sleep(pause)))
-        ),
+      /** Takes events from the position on, for ever; what fails on the way is asked again. */
+      const follow: Effect.Effect<never, CursorLost> = Effect.suspend(() =>
+        Stream.runForEach(manifest.events(position), (batch) =>
+          turn.withPermit(Effect.gen(function*() {
+            yield* take(batch.events, walked ? batch.cursor : undefined)
+            position = batch.cursor
+          })))
+      ).pipe(
+        Effect.catchTag(["InventoryError", "Unavailable"], failed),
         Effect.forever
       )
-    )
-  }))
+
+      // ---------------------------------------------------------------------
+      // Walks
+      // ---------------------------------------------------------------------
+
+      // The queue tells nobody that it has become shorter, and a walk is in no hurry.
+      const room = Effect.repeat(puller.stats, {
+        until: ({ queueDepth }) => queueDepth <= options.highWater,
+        schedule: Schedule.spaced(breath)
+      }).pipe(Effect.asVoid)
+
+      const { page, strangers } = yield* Walk.make({
+        deleteGraceMillis: options.deleteGraceMillis,
+        turn,
+        take,
+        skip,
+        room,
+        position: Effect.sync(() => position)
+      })
+
+      /** From the first path to the last; goes on at its page after a failure. */
+      const walk = Effect.fn("CatchUp.walk")(function*() {
+        note({
+          running: true,
+          started: Option.some(yield* Clock.currentTimeMillis),
+          walked: 0,
+          enqueued: 0,
+          skipped: 0,
+          orphans: 0
+        })
+        let after = Option.none<FilePath>()
+        while (true) {
+          const read = yield* Effect.result(page(after))
+          if (Result.isFailure(read)) {
+            if (read.failure._tag === "CursorLost") return yield* read.failure
+            yield* failed(read.failure)
+            continue
+          }
+          const { next, paged } = read.success
+          note({
+            walked: status.walked + paged.walked,
+            enqueued: status.enqueued + paged.enqueued,
+            skipped: status.skipped + paged.skipped,
+            orphans: status.orphans + paged.orphans
+          })
+          if (Option.isNone(next)) break
+          after = next
+        }
+      }, (effect) =>
+        Effect.onExit(effect, (exit) =>
+          Effect.gen(function*() {
+            const now = yield* Clock.currentTimeMillis
+            note({ running: false })
+            if (Exit.isSuccess(exit)) note({ completed: Option.some(now), lastError: Option.none() })
+            else if (!Cause.hasInterruptsOnly(exit.cause)) {
+              note({ lastError: Option.some("the manifest has another history now, or has forgotten part of it") })
+            }
+          })))
+
+      /** What lies in the folder and nobody knows. */
+      const report = Effect.gen(function*() {
+        const known = status.orphans
+        const { example, files } = yield* strangers
+        note({ orphans: known + files })
+        if (known + files === 0) return
+        const such = Option.match(example, { onNone: () => "", onSome: (path) => `, ${path} for example` })
+        yield* Effect.logWarning(
+          `${known + files} files here are not in the manifest, and it never deleted them${such}; they stay`
+        )
+      }).pipe(
+        Effect.catchTag(["BackendError", "InventoryError", "Unavailable"], (error) =>
+          Effect.logWarning(`the folder was not compared with the manifest: ${error.message}`))
+      )
+
+      /** The walk that leads to a cursor. */
+      const firstWalk = walking.withPermit(Effect.gen(function*() {
+        yield* walk()
+        const keep = turn.withPermit(Effect.gen(function*() {
+          yield* inventory.apply([], position)
+          walked = true
+        }))
+        yield* Effect.eventually(Effect.tapError(keep, failed))
+        yield* report
+      }))
+
+      /** A walk while events are followed. When the history changes meanwhile, whoever follows it begins again. */
+      const walkAgain = walking.withPermitsIfAvailable(1)(Effect.gen(function*() {
+        if (!walked) {
+          return
+        }
+        yield* walk()
+        yield* localCheck.check
+        yield* report
+      })).pipe(
+        Effect.catchTag(["BackendError", "CursorLost", "InventoryError"], (error) =>
+          Effect.logWarning(`the walk over the manifest ended early: ${error.message}`))
+      )
+
+      // ---------------------------------------------------------------------
+      // Where to begin
+      // ---------------------------------------------------------------------
+
+      const recalled = Effect.map(
+        inventory.recall(walkNote),
+        Option.flatMap((text) =>
+          Result.getSuccess(Schema.decodeResult(CursorText)(text))
+        )
+      )
+
+      const barrier = Effect.suspend(() => {
+        if (status.barrier !== "waiting") {
+          return Effect.void
+        }
+        return manifest.head.pipe(
+          Effect.retry(Schedule.min([Schedule.exponential("100 millis"), Schedule.spaced("2 seconds")])),
+          Effect.timeoutOption(Duration.millis(options.barrierTimeoutMillis)),
+          Effect.tap((head) => {
+            note({ barrier: Option.isSome(head) ? "reached" : "timedOut" })
+            if (Option.isSome(head)) {
+              return Effect.void
+            }
+            return Effect.logWarning(
+              `the manifest has not told its newest position within ${options.barrierTimeoutMillis} ms; going on without`
+            )
+          })
+        )
+      })
+
+      /** Finds out where this node stands. Gives whether a walk is needed. */
+      const begin = Effect.gen(function*() {
+        yield* barrier
+        const { cursor } = yield* inventory.progress
+        const stood = Option.isSome(cursor) ? cursor : yield* recalled
+        const lost = Option.isSome(stood) ? yield* manifest.lost(stood.value) : Option.none()
+        if (Option.contains(lost, "EpochChanged")) {
+          yield* Effect.logWarning("the manifest has another history; it is compared with everything here")
+          yield* inventory.apply([{ _tag: "NewHistory" }])
+        }
+        if (Option.isSome(cursor) && Option.isNone(lost)) {
+          position = cursor.value
+          walked = true
+          note({ barrier: "reached" })
+          return false
+        }
+        const at = yield* manifest.head
+        note({ barrier: "reached" })
+        if (!options.enabled) {
+          // Where it was followed to in vain; going back to the head would leave out what came meanwhile.
+          const going = position.epoch !== "" && Option.isNone(yield* manifest.lost(position))
+          if (!going) {
+            position = at
+          }
+          return false
+        }
+        yield* inventory.remember(walkNote, Option.some(yield* Effect.orDie(Schema.encodeEffect(CursorText)(at))))
+        position = at
+        return true
+      })
+
+      const session = Effect.gen(function*() {
+        walked = false
+        const needed = yield* begin
+        if (!walked && !needed) {
+          yield* Effect.logWarning(
+            "cluster.replication_catchup_enabled is false: only new files are pulled, and this node does not become "
+              + "ready before the manifest is walked"
+          )
+        }
+        return yield* Effect.raceFirst(follow, needed ? Effect.andThen(firstWalk, Effect.never) : Effect.never)
+      })
+
+      yield* background.run(
+        "the follower of the manifest",
+        session.pipe(
+          Effect.catchTag("CursorLost", (lost) =>
+            Effect.logWarning(lost.message)),
+          Effect.catchTag(["InventoryError", "Unavailable"], failed),
+          Effect.forever
+        )
+      )
+      if (options.enabled && options.walkIntervalMillis > 0) {
+        const rest = Effect.flatMap(
+          Random.nextBetween(0.9, 1.1),
+          (factor) => Effect.sleep(Duration.millis(options.walkIntervalMillis * factor))
+        )
+        yield* background.run("the walk over the manifest", Effect.forever(Effect.andThen(rest, walkAgain)))
+      }
+      return { status: Effect.sync(() => status) }
+    })
+  )
 
 const pathOf = (event: ManifestEvent): FilePath => (event._tag === "Put" ? event.file.entry.path : event.path)
-const pathOfRow = (row: Row): FilePath => (row._tag === "Unlinking" ? row.path : row.file.entry.path)

@@ -1,6 +1,7 @@
 /**
  * Pulls what this node owes: a `Stream` over a bounded queue, a fixed number of workers, and `Inventory` as the truth
- * behind both. What does not fit into the queue is not lost, it stays owed and is read again once there is room.
+ * behind both. What does not fit into the queue is not lost, it stays owed and is read again once there is room. What
+ * failed before waits behind what did not, and is tried sooner when a peer appears.
  *
  * A worker's effect never fails: its outcome is a receipt and a row of `Inventory`. Closing the scope interrupts every
  * pull at once and in parallel; it counts as no failure, and the partial files stay.
@@ -14,9 +15,12 @@ import type { FilePath } from "../ports/FilePath.ts"
 import { Inventory, type InventoryError, type Owed } from "../ports/Inventory.ts"
 import { Membership } from "../ports/Membership.ts"
 import type { PeerResolver } from "../ports/PeerResolver.ts"
+import { latest, wrongBytes } from "./answers.ts"
 import * as Attempt from "./attempt.ts"
 import { Background } from "./Background.ts"
+import { type Lane, make as makeLanes } from "./lanes.ts"
 import { Placement } from "./Placement.ts"
+import * as Rearm from "./Rearm.ts"
 import * as Retry from "./retry.ts"
 
 /** What became of a request to pull. `Dropped`: the queue is full; the file stays owed and is pulled later. */
@@ -42,6 +46,8 @@ export interface PullerStats {
   readonly attempts: number
   /** Answers or bytes whose digest was not the manifest's. */
   readonly checksumMismatches: number
+  /** How often each peer has sent a whole body of wrong bytes, all of them its own. */
+  readonly wrongBytes: ReadonlyMap<NodeId, number>
   /** Attempts that had nobody to ask. */
   readonly peerLookupFailures: number
   /** Refusals to begin at an offset. */
@@ -85,6 +91,10 @@ export interface PullerOptions extends Retry.RetryOptions {
 /** The feed looks at what is due at least this often, milliseconds. */
 const longestWait = 60_000
 
+/** Whether another attempt of the same round can do better. */
+const hasSomebodyToAsk = (error: Attempt.AttemptFailed | InventoryError): boolean =>
+  error._tag !== "AttemptFailed" || error.notBefore === undefined
+
 /** A path that is queued or in flight. */
 interface Place {
   readonly file: Registered
@@ -106,14 +116,18 @@ export const layer = (
       const { self } = yield* Membership
       const placement = yield* Placement
       const background = yield* Background
-      const attempt = yield* Attempt.make
+      const attempt = yield* Attempt.make((times) => Retry.pauseMillis(options, times))
 
-      const queue = yield* Queue.dropping<Place>(options.queueSize)
+      const queue = yield* makeLanes<Place>(options.queueSize)
       const places = new Map<FilePath, Place>()
       const receipts = yield* PubSub.unbounded<Receipt>()
       const wake = yield* Queue.sliding<void>(1)
-      // More may be owed and due than the queue had room for.
-      let more = true
+      // More may be owed and due than a lane of the queue had room for.
+      const more: Record<Lane, boolean> = { first: true, again: true }
+      const lookAgain = (): void => {
+        more.first = true
+        more.again = true
+      }
 
       const counts = {
         enqueued: 0,
@@ -129,23 +143,24 @@ export const layer = (
         badOffsets: 0,
         bytes: 0
       }
+      const wrongBytesOf = new Map<NodeId, number>()
 
       // ---------------------------------------------------------------------
       // Into the queue
       // ---------------------------------------------------------------------
 
-      const queueUp = (file: Registered): Enqueued => {
+      const queueUp = (file: Registered, lane: Lane = "first"): Enqueued => {
         const { path } = file.entry
         const place = places.get(path)
         if (place !== undefined) {
           // The same path at another revision has to wait until the old one has ended; the feed finds it then.
-          if (place.file.revision !== file.revision) more = true
+          if (place.file.revision !== file.revision) lookAgain()
           counts.skippedDuplicate++
           return "SkippedDuplicate"
         }
         const taken: Place = { file, withdrawn: Deferred.makeUnsafe(), inFlight: false }
-        if (!Queue.offerUnsafe(queue, taken)) {
-          more = true
+        if (!queue.offer(taken, lane)) {
+          more[lane] = true
           counts.dropped++
           return "Dropped"
         }
@@ -173,21 +188,41 @@ export const layer = (
         return queueUp(file)
       })
 
-      // Whatever is owed and due, whenever there is room for half a queue of it: at the start, after a full queue, and
+      const hasRoom = (lane: Lane): boolean => more[lane] && queue.room(lane) * 2 >= options.queueSize
+
+      // Whatever is owed and due, whenever there is room for half a lane of it: at the start, after a full queue, and
       // when the time of something that was postponed has come.
       const feed = Effect.gen(function*() {
         const now = yield* Clock.currentTimeMillis
-        if (more && Queue.sizeUnsafe(queue) * 2 <= options.queueSize) {
+        if (hasRoom("first") || hasRoom("again")) {
+          // Before the question: whatever comes behind it sets this again.
+          more.first = false
+          more.again = false
           // What is queued or in flight is owed and due as well; behind it come those that are not.
           const limit = places.size + options.queueSize
           const due = yield* inventory.due(now, limit)
-          more = due.length === limit
-          for (const { file } of due) if (!places.has(file.entry.path)) queueUp(file)
+          let fresh = 0
+          for (const { file, rounds } of due) {
+            const lane = rounds === 0 ? "first" : "again"
+            if (places.has(file.entry.path)) continue
+            if (queue.room(lane) === 0) more[lane] = true
+            else if (queueUp(file, lane) === "Enqueued" && lane === "first") fresh++
+          }
+          if (due.length === limit) {
+            more.again = true
+            // Where only failed ones came to light, asking at once would bring the same ones.
+            if (fresh > 0) more.first = true
+          }
         }
         const next = yield* inventory.nextDue(now)
         const wait = Option.match(next, { onNone: () => longestWait, onSome: (at) => Math.min(at - now, longestWait) })
         const woken = yield* Queue.take(wake).pipe(Effect.timeoutOption(Duration.millis(wait)))
-        if (Option.isNone(woken)) more = true
+        if (Option.isNone(woken)) lookAgain()
+      })
+
+      const rearmed = yield* Rearm.start(background, () => {
+        lookAgain()
+        Queue.offerUnsafe(wake, undefined)
       })
 
       const pause = Effect.fnUntraced(function*(error: InventoryError) {
@@ -207,9 +242,12 @@ export const layer = (
       // Out of it
       // ---------------------------------------------------------------------
 
-      const onAnswer = (kind: string): void => {
+      const onAnswer = (kind: string, peer?: NodeId): void => {
         if (kind === "BadOffset") counts.badOffsets++
-        if (kind === "ChecksumMismatch" || kind === "WrongBytes") counts.checksumMismatches++
+        if (kind === "ChecksumMismatch" || kind === wrongBytes || kind === Attempt.wrongMixture) {
+          counts.checksumMismatches++
+        }
+        if (kind === wrongBytes && peer !== undefined) wrongBytesOf.set(peer, (wrongBytesOf.get(peer) ?? 0) + 1)
       }
 
       const onBytes = (count: number): void => {
@@ -218,6 +256,7 @@ export const layer = (
 
       const round = Effect.fnUntraced(function*(owed: Owed) {
         const { file } = owed
+        const armedBefore = rearmed.times()
         const answers = new Map(owed.answers.map((answer) => [answer.peer, answer]))
         const outcome = yield* Effect.suspend(() => {
           counts.attempts++
@@ -228,7 +267,7 @@ export const layer = (
               if (error._tag === "AttemptFailed" && error.kind === "NoPeer") counts.peerLookupFailures++
             })
           ),
-          Effect.retry(Retry.immediate(options)),
+          Effect.retry({ schedule: Retry.immediate(options), while: hasSomebodyToAsk }),
           Effect.result
         )
         if (outcome._tag === "Success") {
@@ -237,13 +276,20 @@ export const layer = (
           counts.pulled++
           return { _tag: "Pulled", file, from, bytes } satisfies Receipt
         }
-        return yield* postpone(owed, outcome.failure.message, [...answers.values()])
+        const { failure } = outcome
+        const notBefore = failure._tag === "AttemptFailed" ? failure.notBefore : undefined
+        // A peer that has appeared during the round woke what rested then, but not this.
+        const rounds = rearmed.times() === armedBefore ? owed.rounds : 0
+        return yield* postpone({ ...owed, rounds }, failure.message, latest(answers.values()), notBefore)
       })
 
-      const postpone = Effect.fnUntraced(function*(owed: Owed, reason: string, answers = owed.answers) {
+      const postpone = Effect.fnUntraced(function*(owed: Owed, reason: string, answers = owed.answers, notBefore = 0) {
         const { file } = owed
         counts.failed++
-        const due = (yield* Clock.currentTimeMillis) + (yield* Retry.rest(options, owed.rounds))
+        const now = yield* Clock.currentTimeMillis
+        const rested = now + (yield* Retry.rest(options, owed.rounds))
+        // Before that nobody would be asked; but who could be is looked up again from time to time all the same.
+        const due = Math.max(rested, Math.min(notBefore, now + Retry.durableCap))
         yield* inventory.postpone(file, due, reason, answers)
         yield* Effect.logWarning(`${file.entry.path} is still owed: ${reason}`)
         return { _tag: "Postponed", file, reason, due } satisfies Receipt
@@ -301,12 +347,12 @@ export const layer = (
         // The row still says that the file is owed. Without the inventory nothing better can be recorded.
         yield* Effect.logError(`${place.file.entry.path}: ${outcome.failure.message}`)
         yield* Effect.sleep("1 second")
-        more = true
+        lookAgain()
       }, (effect, place) => Effect.ensuring(effect, giveBack(place)))
 
       yield* background.run(
         "the workers of the puller",
-        Stream.fromEffectRepeat(Queue.take(queue)).pipe(
+        Stream.fromEffectRepeat(queue.take).pipe(
           Stream.flatMap((place) => Stream.fromEffect(work(place)), { concurrency: options.workers, bufferSize: 1 }),
           Stream.runDrain
         )
@@ -331,7 +377,7 @@ export const layer = (
         stats: Effect.sync(() => {
           let inFlight = 0
           for (const place of places.values()) if (place.inFlight) inFlight++
-          return { ...counts, queueDepth: places.size - inFlight, inFlight }
+          return { ...counts, wrongBytes: new Map(wrongBytesOf), queueDepth: places.size - inFlight, inFlight }
         }),
         receipts: Effect.map(PubSub.subscribe(receipts), (subscription) => Stream.fromSubscription(subscription))
       }

@@ -1,75 +1,107 @@
 /**
  * Whether this node holds everything, computed from `Inventory` and never from counters.
  *
- * At its start a node asks the manifest for its newest position, the *barrier*. It is ready once it has taken every
- * event up to there and nothing has been owed for longer than is allowed.
+ * At its start a node asks the manifest for its newest position, the *barrier*. It is ready once every file that it
+ * believed to hold has been compared with the disk, every event up to the barrier has been taken, and nothing has been
+ * owed for longer than is allowed.
  */
-import { Clock, Context, Duration, Effect, Layer, Option, Schedule, Stream, SubscriptionRef } from "effect"
+import { Clock, Context, Duration, Effect, Layer, Option, Schedule, Schema, Stream, SubscriptionRef } from "effect"
 import { Inventory, type InventoryError, type Progress } from "../ports/Inventory.ts"
 import { type Cursor, Manifest } from "../ports/Manifest.ts"
+import { Membership } from "../ports/Membership.ts"
 import { Background } from "./Background.ts"
+import { CatchUp } from "./CatchUp.ts"
+import { LocalCheck } from "./LocalCheck.ts"
+import { Puller } from "./Puller.ts"
+import { retryAfterMillis, Status } from "./Status.ts"
+import { bytesPerSecond, etaMillis, observe, type Sample } from "./throughput.ts"
 
-export interface Status {
-  readonly ready: boolean
-  /** Why not, in a sentence; `""` when ready. */
-  readonly reason: string
-  /** The position that must be reached; `none` while the manifest has not told it. */
-  readonly barrier: Option.Option<Cursor>
-  readonly progress: Progress
+/** This node does not hold everything yet: a query could miss rows. */
+export class NotReady extends Schema.TaggedError<NotReady>()("NotReady", {
+  reason: Schema.String,
+  /** `none` when the inventory could not be read. */
+  status: Schema.Option(Status),
+  /** When it is worth asking again, milliseconds. */
+  retryAfterMillis: Schema.Natural
+}) {
+  override get message(): string {
+    return `this node is not ready: ${this.reason}`
+  }
 }
 
 export class Readiness extends Context.Service<Readiness, {
   readonly status: Effect.Effect<Status, InventoryError>
   readonly ready: Effect.Effect<boolean, InventoryError>
-  /** The status now, then whenever it may have changed. */
+  /** The status now, then whenever it may have changed, at least once a second. */
   readonly changes: Stream.Stream<Status, InventoryError>
   /** Waits until everything up to a position is verified here. */
   readonly await: (at: Cursor) => Effect.Effect<void, InventoryError>
+  /**
+   * For an application to put before its queries. With `cluster.query_gate_on_catchup` it passes only when this node is
+   * known to be ready: an inventory that can't be read is no reason to pass. Without, it always passes.
+   */
+  readonly gate: Effect.Effect<void, NotReady>
 }>()("file-replication/Readiness") {}
 
 export interface ReadinessOptions {
   /** How long something may be owed while the node stays ready, milliseconds; 0: nothing may be. */
   readonly readyMaxLagMillis: number
-  /** How long the first answer of the manifest may take before a warning, milliseconds. */
-  readonly barrierTimeoutMillis: number
+  /** Whether the gate is shut while this node is not ready. */
+  readonly gated: boolean
+}
+
+/** What readiness is decided from. */
+export interface Evidence {
+  readonly progress: Progress
+  readonly barrier: Option.Option<Cursor>
+  /** Whether this start has compared every verified file with the disk. */
+  readonly checked: boolean
+  /** Others that could be asked, when that is known. Only the sentence depends on it. */
+  readonly peers: Option.Option<number>
+  /** Milliseconds since 1970. */
+  readonly now: number
 }
 
 /** Pure: why a node is not ready; `""` when it is. */
-export const unreadyReason = (
-  progress: Progress,
-  barrier: Option.Option<Cursor>,
-  now: number,
-  readyMaxLagMillis: number
-): string => {
+export const unreadyReason = (evidence: Evidence, readyMaxLagMillis: number): string => {
+  const { barrier, checked, now, peers, progress } = evidence
   if (Option.isNone(barrier)) return "the manifest has not answered yet"
   if (Option.isNone(progress.cursor)) return "the manifest has not been walked yet"
   const { epoch, revision } = progress.cursor.value
   if (epoch !== barrier.value.epoch) return "the manifest has another history; it is being walked again"
   if (revision < barrier.value.revision) return `caught up to revision ${revision} of ${barrier.value.revision}`
+  if (!checked) return "the files on this disk have not all been compared with the inventory yet"
   const owedFor = Option.match(progress.oldestOwed, { onNone: () => undefined, onSome: (since) => now - since })
-  if (owedFor !== undefined && (readyMaxLagMillis === 0 || owedFor > readyMaxLagMillis)) {
-    return `${progress.owed.files} files are owed, ${progress.owed.bytes} bytes`
-  }
-  return ""
+  if (owedFor === undefined || (readyMaxLagMillis > 0 && owedFor <= readyMaxLagMillis)) return ""
+  const owes = `${progress.owed.files} files are owed, ${progress.owed.bytes} bytes`
+  return Option.contains(peers, 0) ? `${owes}, and no peer is known that could have them` : owes
 }
+
+/** Between two looks at what only time or the disk changes. */
+const interval = Duration.seconds(1)
 
 export const layer = (
   options: ReadinessOptions
-): Layer.Layer<Readiness, never, Background | Inventory | Manifest> =>
+): Layer.Layer<
+  Readiness,
+  never,
+  Background | CatchUp | Inventory | LocalCheck | Manifest | Membership | Puller
+> =>
   Layer.effect(
     Readiness,
     Effect.gen(function*() {
       const inventory = yield* Inventory
       const manifest = yield* Manifest
+      const membership = yield* Membership
       const background = yield* Background
+      const catchUp = yield* CatchUp
+      const localCheck = yield* LocalCheck
+      const puller = yield* Puller
       const barrier = yield* SubscriptionRef.make(Option.none<Cursor>())
 
-      const evaluate = Effect.fnUntraced(function*(progress: Progress) {
-        const now = yield* Clock.currentTimeMillis
-        const at = yield* SubscriptionRef.get(barrier)
-        const reason = unreadyReason(progress, at, now, options.readyMaxLagMillis)
-        return { ready: reason === "", reason, barrier: at, progress } satisfies Status
-      })
+      // ---------------------------------------------------------------------
+      // What it stands on
+      // ---------------------------------------------------------------------
 
       const takeBarrier = manifest.head.pipe(
         Effect.tapError((error) => Effect.logDebug(error.message)),
@@ -77,17 +109,11 @@ export const layer = (
         Effect.flatMap((head) => SubscriptionRef.set(barrier, Option.some(head))),
         Effect.ignore
       )
-      const warn = Effect.sleep(Duration.millis(options.barrierTimeoutMillis)).pipe(
-        Effect.andThen(
-          Effect.logWarning("the manifest has not told its newest position yet; this node is not ready before it has")
-        ),
-        Effect.andThen(Effect.never)
-      )
 
       // Another history makes the barrier worthless: a new one is taken as soon as this node follows it.
       yield* background.run(
         "the barrier",
-        Effect.raceFirst(takeBarrier, warn).pipe(
+        takeBarrier.pipe(
           Effect.andThen(
             inventory.changes.pipe(
               Stream.filterEffect(({ cursor }) =>
@@ -105,14 +131,91 @@ export const layer = (
         )
       )
 
-      const status = Effect.flatMap(inventory.progress, evaluate)
+      let samples: ReadonlyArray<Sample> = []
+      const sample = Effect.gen(function*() {
+        const { bytes } = yield* puller.stats
+        samples = observe(samples, { at: yield* Clock.currentTimeMillis, bytes })
+      })
+      yield* background.run("the rate of pulls", Effect.forever(Effect.andThen(sample, Effect.sleep(interval))))
+
+      const peers = membership.members.pipe(
+        Effect.map((members) =>
+          members.filter(({ address, alive, id }) => alive && id !== membership.self.id && Option.isSome(address))
+            .length
+        ),
+        Effect.option
+      )
+
+      // ---------------------------------------------------------------------
+      // What it says
+      // ---------------------------------------------------------------------
+
+      // The check before the inventory: what it finds lost is owed before it says that it has ended, so that an
+      // inventory read behind that word knows of it.
+      const gather = Effect.fnUntraced(function*(peers: Option.Option<number>) {
+        const checked = yield* localCheck.checked
+        return {
+          checked,
+          barrier: yield* SubscriptionRef.get(barrier),
+          progress: yield* inventory.progress,
+          peers,
+          now: yield* Clock.currentTimeMillis
+        } satisfies Evidence
+      })
+
+      const status = Effect.gen(function*() {
+        const evidence = yield* gather(yield* peers)
+        const { progress } = evidence
+        const reason = unreadyReason(evidence, options.readyMaxLagMillis)
+        const rate = bytesPerSecond(samples)
+        return {
+          node: membership.self.id,
+          ready: reason === "",
+          reason,
+          barrier: evidence.barrier,
+          cursor: progress.cursor,
+          verifiedThrough: progress.verifiedThrough,
+          checked: evidence.checked,
+          verified: progress.verified,
+          owed: progress.owed,
+          oldestOwed: progress.oldestOwed,
+          failed: yield* inventory.failed,
+          inFlight: (yield* puller.stats).inFlight,
+          unlinking: progress.unlinking,
+          bytesPerSecond: rate,
+          eta: Option.fromUndefinedOr(etaMillis(progress.owed.bytes, rate)),
+          peers: evidence.peers,
+          catchUp: yield* catchUp.status
+        } satisfies Status
+      })
+
+      const ready = Effect.map(
+        gather(Option.none()),
+        (evidence) => unreadyReason(evidence, options.readyMaxLagMillis) === ""
+      )
+
+      const refusal = status.pipe(
+        Effect.matchEffect({
+          onFailure: ({ message }) =>
+            Effect.fail(new NotReady({ reason: message, status: Option.none(), retryAfterMillis: 5000 })),
+          onSuccess: (status) =>
+            status.ready ? Effect.void : Effect.fail(
+              new NotReady({
+                reason: status.reason,
+                status: Option.some(status),
+                retryAfterMillis: retryAfterMillis(status)
+              })
+            )
+        })
+      )
+
       return {
         status,
-        ready: Effect.map(status, ({ ready }) => ready),
-        changes: Stream.merge(
-          inventory.changes,
-          Stream.mapEffect(SubscriptionRef.changes(barrier), () => inventory.progress)
-        ).pipe(Stream.mapEffect(evaluate)),
+        ready,
+        changes: Stream.merge(inventory.changes, SubscriptionRef.changes(barrier)).pipe(
+          Stream.merge(Stream.tick(interval)),
+          Stream.mapEffect(() => status)
+        ),
         await: (at) =>
           inventory.changes.pipe(
             Stream.filter(({ cursor, verifiedThrough }) =>
@@ -120,7 +223,11 @@ export const layer = (
             ),
             Stream.take(1),
             Stream.runDrain
-          )
+          ),
+        // The common case costs one look at the inventory.
+        gate: options.gated
+          ? Effect.flatMap(Effect.orElseSucceed(ready, () => false), (open) => open ? Effect.void : refusal)
+          : Effect.void
       }
     })
   )

@@ -13,7 +13,7 @@ import { Schedule, Schema, Scope, Stream } from "effect"
 import type { Cause } from "effect"
 import { Backend, type BackendError, type Staged } from "../ports/Backend.ts"
 import { explain } from "../ports/explain.ts"
-import { FileEntry, type Registered, sameBytes } from "../ports/FileEntry.ts"
+import { FileEntry, type Registered } from "../ports/FileEntry.ts"
 import { type FilePath, layout } from "../ports/FilePath.ts"
 import { Inventory, type InventoryError, type Pending } from "../ports/Inventory.ts"
 import { Conflict, Gone, Manifest, Unavailable } from "../ports/Manifest.ts"
@@ -206,17 +206,12 @@ export const layer = (
       const conclude = Effect.fnUntraced(function*(file: NewFile, path: FilePath, staged: Staged) {
         const [before] = yield* inventory.look([path])
         if (before?.pending !== undefined) {
-          if (!options.finishesPending) return yield* unavailable(`${path} is being published by the node already`)
+          if (!options.finishesPending) return yield* unavailable(`the node beside has ${path} pending; it finishes it`)
           // Whatever becomes of the older one, this one has its own answer.
           yield* resume(before.pending).pipe(Effect.catchTag(["Conflict", "Gone"], () => Effect.void))
         }
         const { sha256, size, token } = yield* staged.seal
         const entry = yield* describe(file, sha256, size)
-        const [now] = yield* inventory.look([path])
-        if (now?.row?._tag === "Verified" && sameBytes(now.row.file.entry, entry)) {
-          yield* staged.discard
-          return now.row.file
-        }
         const pending = { entry, token }
         yield* inventory.pend(pending)
         return yield* finish(pending, staged)
@@ -228,20 +223,24 @@ export const layer = (
       ): Effect.fn.Return<Registered, PublishError | E, R> {
         // Whatever is wrong with the description is said before a byte is written.
         const { path } = yield* describe(file, "0".repeat(64), 0)
-        const scope = yield* Scope.make()
-        return yield* Effect.gen(function*() {
-          const staged = yield* Scope.provide(backend.stage(path), scope)
-          yield* Stream.runForEach(bytes instanceof Uint8Array ? Stream.succeed(bytes) : bytes, staged.write)
-          // From here on the file is finished even when the caller does not wait for it; the staging goes with it.
-          return yield* conclude(file, path, staged).pipe(
-            withLock(path),
-            Effect.ensuring(Scope.close(scope, Exit.void)),
-            FiberSet.run(finishing)
-          )
-        }).pipe(
-          Effect.onError(() => Scope.close(scope, Exit.void)),
-          Effect.flatMap(Fiber.join)
+        const stream = bytes instanceof Uint8Array ? Stream.succeed(bytes) : bytes
+        const finished = yield* Effect.uninterruptibleMask((restore) =>
+          Effect.gen(function*() {
+            const scope = yield* Scope.make()
+            const staged = yield* restore(
+              backend.stage(path).pipe(
+                Scope.provide(scope),
+                Effect.tap((staged) => Stream.runForEach(stream, staged.write))
+              )
+            ).pipe(Effect.onError(() => Scope.close(scope, Exit.void)))
+            // From here on the file is finished even when the caller does not wait; the staging goes with it.
+            return yield* Effect.interruptible(withLock(path)(conclude(file, path, staged))).pipe(
+              Effect.ensuring(Scope.close(scope, Exit.void)),
+              FiberSet.run(finishing)
+            )
+          })
         )
+        return yield* Fiber.join(finished)
       })
 
       const reconcile = Effect.gen(function*() {

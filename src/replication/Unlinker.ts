@@ -4,6 +4,7 @@
  */
 import { Clock, Context, Duration, Effect, Layer, Option, Queue } from "effect"
 import { Backend } from "../ports/Backend.ts"
+import type { FilePath } from "../ports/FilePath.ts"
 import { Inventory, type Unlinking } from "../ports/Inventory.ts"
 import { Background } from "./Background.ts"
 import { PathLock } from "./PathLock.ts"
@@ -16,7 +17,7 @@ export class Unlinker extends Context.Service<Unlinker, {
 /** How many deletions are looked at together. */
 const batch = 256
 
-/** The pause after the disk or the inventory has refused, and the longest without a look. */
+/** Before the disk or the inventory is asked again that has refused, and the longest without a look. */
 const pauseMillis = 30_000
 
 export const layer: Layer.Layer<Unlinker, never, Backend | Background | Inventory | PathLock> = Layer.effect(
@@ -27,6 +28,8 @@ export const layer: Layer.Layer<Unlinker, never, Backend | Background | Inventor
     const background = yield* Background
     const { withLock } = yield* PathLock
     const wake = yield* Queue.sliding<void>(1)
+    // What the disk refused to let go, and when it is tried again: it must not hold up the others.
+    const refused = new Map<FilePath, number>()
 
     const unlink = ({ path, revision }: Unlinking) =>
       Effect.gen(function*() {
@@ -39,14 +42,17 @@ export const layer: Layer.Layer<Unlinker, never, Backend | Background | Inventor
     /** Gives how long to rest, in milliseconds; 0 when there may be more to do at once. */
     const look = Effect.gen(function*() {
       const now = yield* Clock.currentTimeMillis
-      const due = yield* inventory.dueUnlinks(now, batch)
-      const outcomes = yield* Effect.forEach(due, (each) => Effect.result(unlink(each)))
-      const refused = outcomes.find((outcome) => outcome._tag === "Failure")
-      if (refused !== undefined && refused._tag === "Failure") {
-        yield* Effect.logError(`a deleted file could not be unlinked yet: ${refused.failure.message}`)
-        return pauseMillis
-      }
-      if (due.length === batch) return 0
+      const limit = batch + refused.size
+      const due = yield* inventory.dueUnlinks(now, limit)
+      yield* Effect.forEach(due.filter(({ path }) => (refused.get(path) ?? 0) <= now), (each) =>
+        unlink(each).pipe(
+          Effect.andThen(Effect.sync(() => refused.delete(each.path))),
+          Effect.catchTag("BackendError", (error) => {
+            refused.set(each.path, now + pauseMillis)
+            return Effect.logError(`a deleted file could not be unlinked yet: ${error.message}`)
+          })
+        ), { discard: true })
+      if (due.length === limit) return 0
       const next = yield* inventory.nextDue(now)
       return Option.match(next, { onNone: () => pauseMillis, onSome: (at) => Math.min(at - now, pauseMillis) })
     }).pipe(

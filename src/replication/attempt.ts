@@ -2,15 +2,19 @@
  * One attempt to get one file: its candidates, best first, until one of them has delivered it whole.
  *
  * Bytes that arrived are kept between peers, attempts and processes; only the hash of the whole file trusts them. A
- * peer is blamed for wrong bytes only when it alone sent all of them.
+ * peer is blamed for wrong bytes only when it alone sent all of them. Where bytes of several were wrong together, the
+ * next attempts take them from one peer alone, from 0 on, so that it shows who it is.
  */
 import { Clock, Effect, Option, Schema } from "effect"
-import { Backend, type BackendError, type Staged } from "../ports/Backend.ts"
+import { Backend, type BackendError, type DigestMismatch, type Staged } from "../ports/Backend.ts"
 import type { ByteSink } from "../ports/ByteSink.ts"
 import { FetchClient, type FetchError } from "../ports/FetchClient.ts"
-import type { NodeId, Registered } from "../ports/FileEntry.ts"
+import type { FileEntry, NodeId, Registered, Sha256 } from "../ports/FileEntry.ts"
+import type { FilePath } from "../ports/FilePath.ts"
 import type { InventoryError, PeerAnswer } from "../ports/Inventory.ts"
-import { type Peer, type PeerLookupFailed, PeerResolver } from "../ports/PeerResolver.ts"
+import { type Peer, PeerResolver } from "../ports/PeerResolver.ts"
+import { answered, blamed, explainAnswers, explainPauses, kindOf } from "./answers.ts"
+import { makeReach, plan } from "./order.ts"
 import { Placement } from "./Placement.ts"
 
 /** An attempt that ended without the file. */
@@ -20,7 +24,9 @@ export class AttemptFailed extends Schema.TaggedError<AttemptFailed>()("AttemptF
    * `Peers`: nobody delivered.
    */
   kind: Schema.Literals(["NoPeer", "Mismatch", "Disk", "Peers"]),
-  reason: Schema.String
+  reason: Schema.String,
+  /** Every peer that is known rests because of its wrong bytes: before this time another attempt has nobody to ask. */
+  notBefore: Schema.optionalKey(Schema.Int)
 }) {
   override get message(): string {
     return this.reason
@@ -41,60 +47,99 @@ export interface Round {
   /** Each peer's last answer, from earlier rounds too; kept up to date by the attempts. */
   readonly answers: Map<NodeId, PeerAnswer>
   /** Told of each answer, for the counts. */
-  readonly onAnswer: (kind: string) => void
+  readonly onAnswer: (kind: string, peer?: NodeId) => void
   /** Told of bytes as they come over the wire. */
   readonly onBytes: (count: number) => void
 }
 
-/** What a peer's wrong bytes are called among the answers. */
-const wrongBytes = "WrongBytes"
+/** What bytes are called among the answers that were wrong together, of several peers or of an earlier process. */
+export const wrongMixture = "WrongMixture"
 
-/** Those who sent wrong bytes for this file before are asked last. */
-export const order = (
-  candidates: ReadonlyArray<Peer>,
-  answers: ReadonlyMap<NodeId, PeerAnswer>
-): ReadonlyArray<Peer> => {
-  const blamed = (peer: Peer) => answers.get(peer.id)?.kind === wrongBytes
-  return [...candidates.filter((peer) => !blamed(peer)), ...candidates.filter(blamed)]
+/** Who sent what is staged. */
+type Origin =
+  | { readonly _tag: "Nobody" }
+  | { readonly _tag: "One"; readonly peer: NodeId }
+  /** Several peers, or it is not known. */
+  | { readonly _tag: "Mixed" }
+
+const nobody: Origin = { _tag: "Nobody" }
+const mixed: Origin = { _tag: "Mixed" }
+
+const joinedBy = (origin: Origin, peer: NodeId): Origin =>
+  origin._tag === "Nobody" || (origin._tag === "One" && origin.peer === peer) ? { _tag: "One", peer } : mixed
+
+/** What this process knows of a file's earlier attempts. */
+interface Trail {
+  readonly sha256: Sha256
+  readonly origin: Origin
+  /** Bytes of several were wrong together: from now on from one peer alone. */
+  readonly alone: boolean
 }
 
-/** Why nobody delivered, in a sentence for people. */
-export const explainAnswers = (answers: ReadonlyArray<PeerAnswer>): string => {
-  const authOnly = answers.length > 0 && answers.every(({ kind }) => kind === "PeerRejected:auth")
-  if (authOnly) return "rejected by all peers: check the shared secret, the cluster name and the clocks"
-  return `no peer delivered it: ${answers.map(({ detail }) => detail).join("; ")}`
-}
+/** Files whose trail is known; beyond that the oldest is forgotten, which costs another mixture at worst. */
+const manyTrails = 16_384
 
-const kindOf = (
-  error: FetchError
-): string => (error._tag === "PeerRejected" ? `${error._tag}:${error.code}` : error._tag)
+/** A peer that is asked alone and breaks goes on next time, when it has sent at least so many bytes. */
+const worthGoingOn = 1024 * 1024
 
-export const make = Effect.gen(function*() {
+/** How long a peer that could not be reached, or stopped in the middle, is asked last for every file, milliseconds. */
+const failingMillis = 60_000
+
+/** `pauseMillis`: how long a peer rests that has sent wrong bytes for one file for the nth time. */
+export const make = Effect.fnUntraced(function*(pauseMillis: (times: number) => number) {
   const backend = yield* Backend
   const client = yield* FetchClient
   const peers = yield* PeerResolver
   const placement = yield* Placement
+  const reach = makeReach()
+  const trails = new Map<FilePath, Trail>()
 
-  const answer = Effect.fnUntraced(function*(round: Round, peer: NodeId, kind: string, detail: string) {
-    const given = { peer, at: yield* Clock.currentTimeMillis, kind, detail }
-    round.answers.set(peer, given)
-    round.onAnswer(kind)
+  const trailOf = ({ path, sha256 }: FileEntry): Trail => {
+    const trail = trails.get(path)
+    return trail?.sha256 === sha256 ? trail : { sha256, origin: mixed, alone: false }
+  }
+
+  const keepTrail = (path: FilePath, trail: Trail): void => {
+    trails.delete(path)
+    const oldest = trails.size < manyTrails ? undefined : trails.keys().next().value
+    if (oldest !== undefined) trails.delete(oldest)
+    if (trail.origin._tag === "One" || trail.alone) trails.set(path, trail)
+  }
+
+  const answer = (round: Round, given: PeerAnswer): PeerAnswer => {
+    round.answers.set(given.peer, given)
+    round.onAnswer(given.kind, given.peer)
     return given
+  }
+
+  const refused = Effect.fnUntraced(function*(round: Round, peer: Peer, error: FetchError) {
+    const at = Math.round(yield* Clock.currentTimeMillis)
+    if (error._tag === "PeerUnreachable" || error._tag === "Stalled") reach.failed(peer, at + failingMillis)
+    else if (error._tag === "PeerRejected" && error.code === "busy") {
+      reach.failed(peer, at + (error.retryAfterMillis ?? 0))
+    } else reach.answered(peer)
+    const { id } = peer
+    return answer(
+      round,
+      answered(round.answers.get(id), { peer: id, at, kind: kindOf(error), detail: error.message })
+    )
   })
 
   /** Asks one peer for the rest of the file. Gives the failure that lets the next one have a try. */
-  const ask = Effect.fnUntraced(function*(peer: Peer, { file, onBytes }: Round, staged: Staged) {
+  const ask = Effect.fnUntraced(function*(peer: Peer, round: Round, staged: Staged, onFirst: () => void) {
     const offset = yield* staged.length
     const sink: ByteSink<BackendError> = {
       write: (chunk) => {
-        onBytes(chunk.length)
+        onFirst()
+        round.onBytes(chunk.length)
         return staged.write(chunk)
       }
     }
-    return yield* client.fetch(peer, file.entry, offset, sink).pipe(
-      Effect.as(Option.none<Exclude<FetchError, { _tag: "ChecksumMismatch" }>>()),
+    return yield* client.fetch(peer, round.file.entry, offset, sink).pipe(
+      Effect.as(Option.none<FetchError>()),
       Effect.catchTag(
         [
+          "ChecksumMismatch",
           "FileNotOnPeer",
           "BadOffset",
           "PeerRejected",
@@ -103,79 +148,136 @@ export const make = Effect.gen(function*() {
           "ShortBody",
           "ProtocolViolation"
         ],
-        (error) => Effect.succeed(Option.some(error))
+        (error) => Effect.succeedSome(error)
       )
     )
   })
 
   const attempt = Effect.fnUntraced(function*(round: Round) {
     const { file } = round
-    const candidates = order(yield* peers.candidates(file.entry.origin_node_id, file.entry.path), round.answers)
-    const staged = yield* backend.stage(file.entry.path, file.entry.sha256)
-    if ((yield* staged.length) > file.entry.size_bytes) yield* staged.restart
+    const { path, sha256, size_bytes: size } = file.entry
+    const staged = yield* backend.stage(path, sha256)
+    let { alone, origin } = trailOf(file.entry)
+    yield* Effect.addFinalizer(() => Effect.sync(() => keepTrail(path, { sha256, origin, alone })))
+
+    const restart = Effect.andThen(staged.restart, Effect.sync(() => void (origin = nobody)))
+    /** The bytes were dropped. */
+    const mixture = () => {
+      origin = nobody
+      alone = true
+      round.onAnswer(wrongMixture)
+    }
+
+    if ((yield* staged.length) === size) {
+      const placed = yield* placement.place(file, staged).pipe(
+        Effect.asSome,
+        Effect.catchTag("DigestMismatch", () => Effect.sync(() => (mixture(), Option.none())))
+      )
+      if (Option.isSome(placed)) return delivered(Option.none(), 0, placed.value)
+    }
     const found = yield* staged.length
-    let whole = found === file.entry.size_bytes
+    if (found > size) yield* restart
+    if (found === 0) origin = nobody
+
+    const candidates = yield* peers.candidates(file.entry.origin_node_id, path)
+    if (candidates.length === 0) {
+      return yield* new AttemptFailed({ kind: "NoPeer", reason: "no peer is known that could have it" })
+    }
+    const now = yield* Clock.currentTimeMillis
+    const going = alone && origin._tag === "One" ? origin.peer : undefined
+    const { ask: asked, notBefore, paused } = plan(
+      candidates,
+      round.answers,
+      (peer) => reach.isFailing(peer, now),
+      now,
+      going
+    )
+    if (asked.length === 0) {
+      return yield* new AttemptFailed({
+        kind: "Mismatch",
+        reason: explainPauses(round.answers, paused),
+        ...(notBefore === undefined ? {} : { notBefore })
+      })
+    }
+
     let from: Peer | undefined
-    // The offset at which the peer that is asked begins: 0 means that all bytes will be its own.
-    let began = found
     let bytes = 0
     const given: Array<PeerAnswer> = []
 
-    const askAll = Effect.fnUntraced(function*(asked: ReadonlyArray<Peer>) {
-      for (const peer of asked) {
-        began = yield* staged.length
-        const failure = yield* ask(peer, round, staged)
-        bytes += (yield* staged.length) - began
+    /** Gives whether a peer has delivered the rest. */
+    const askAll = Effect.fnUntraced(function*(some: ReadonlyArray<Peer>) {
+      for (const peer of some) {
+        const others = origin._tag === "Mixed" || (origin._tag === "One" && origin.peer !== peer.id)
+        if (alone && others) yield* restart
+        const before = yield* staged.length
+        const failure = yield* ask(peer, round, staged, () => {
+          origin = joinedBy(origin, peer.id)
+        })
+        const sent = (yield* staged.length) - before
+        bytes += sent
         if (Option.isNone(failure)) {
+          reach.answered(peer)
           from = peer
-          whole = true
-          return
+          return true
         }
-        given.push(yield* answer(round, peer.id, kindOf(failure.value), failure.value.message))
+        given.push(yield* refused(round, peer, failure.value))
+        if (failure.value._tag === "ChecksumMismatch") {
+          return yield* new AttemptFailed({ kind: "Mismatch", reason: failure.value.message })
+        }
+        if (alone && sent >= worthGoingOn) return false
       }
+      return false
     })
 
-    if (!whole) {
-      if (candidates.length === 0) {
-        return yield* new AttemptFailed({ kind: "NoPeer", reason: "no peer is known that could have it" })
-      }
-      yield* askAll(candidates)
-      const refused = candidates.filter(({ id }) => given.some((each) => each.peer === id && each.kind === "BadOffset"))
-      if (!whole && found > 0 && refused.length > 0) {
-        // Nobody goes on from here, so what is kept is worth nothing.
-        yield* staged.restart
-        yield* askAll(refused)
-      }
-      if (!whole) return yield* new AttemptFailed({ kind: "Peers", reason: explainAnswers(given) })
+    let whole = yield* askAll(asked)
+    const unwilling = asked.filter(({ id }) => given.some((each) => each.peer === id && each.kind === "BadOffset"))
+    if (!whole && bytes === 0 && unwilling.length > 0 && (yield* staged.length) > 0) {
+      // Nobody goes on from here, so what is kept is worth nothing.
+      yield* restart
+      whole = yield* askAll(unwilling)
     }
-    const placed = yield* placement.place(file, staged).pipe(
-      Effect.catchTag(
-        "DigestMismatch",
-        Effect.fnUntraced(function*(mismatch) {
-          if (from === undefined || began > 0) {
-            round.onAnswer(wrongBytes)
-            const reason = "the bytes that had been kept from earlier tries were wrong; begun again from 0"
-            return yield* new AttemptFailed({ kind: "Mismatch", reason })
-          }
-          const detail = `${from.id} sent bytes with sha256 ${mismatch.actual}`
-          yield* answer(round, from.id, wrongBytes, detail)
-          yield* Effect.logWarning(`${file.entry.path}: ${detail}, the manifest says ${mismatch.expected}`)
-          return yield* new AttemptFailed({ kind: "Mismatch", reason: detail })
-        })
-      )
-    )
-    return { from: Option.map(Option.fromUndefinedOr(from), ({ id }) => id), bytes, placed } satisfies Delivered
+    if (!whole || from === undefined) return yield* new AttemptFailed({ kind: "Peers", reason: explainAnswers(given) })
+
+    const mismatch = Effect.fnUntraced(function*({ actual, expected }: DigestMismatch) {
+      const by = origin
+      origin = nobody
+      if (by._tag === "Nobody") {
+        const reason = `the manifest's sha256 is not that of a file of ${size} bytes`
+        return yield* new AttemptFailed({ kind: "Mismatch", reason })
+      }
+      if (by._tag === "Mixed") {
+        mixture()
+        const reason = "bytes that had come from several peers or earlier tries were wrong together; begun again from 0"
+        return yield* new AttemptFailed({ kind: "Mismatch", reason })
+      }
+      const at = Math.round(yield* Clock.currentTimeMillis)
+      const detail = `${by.peer} sent bytes with sha256 ${actual}`
+      const rests = answer(round, blamed(round.answers.get(by.peer), { peer: by.peer, at, detail }, pauseMillis))
+      yield* Effect.logWarning(`${path}: ${detail}, the manifest says ${expected}`)
+      const left = asked.some(({ id }) => id !== by.peer)
+      return yield* new AttemptFailed({
+        kind: "Mismatch",
+        reason: detail,
+        ...(left || rests.notBefore === undefined
+          ? {}
+          : { notBefore: Math.min(rests.notBefore, notBefore ?? Infinity) })
+      })
+    })
+    const placed = yield* placement.place(file, staged).pipe(Effect.catchTag("DigestMismatch", mismatch))
+    origin = nobody
+    alone = false
+    return delivered(Option.some(from.id), bytes, placed)
   }, Effect.scoped)
 
   const failed = (kind: AttemptFailed["kind"]) => (error: { readonly message: string }) =>
     Effect.fail(new AttemptFailed({ kind, reason: error.message }))
 
   return (round: Round): Effect.Effect<Delivered, AttemptFailed | InventoryError> =>
-    attempt(round).pipe(
-      Effect.catchTag("ChecksumMismatch", (error) =>
-        answer(round, error.peer, error._tag, error.message).pipe(Effect.andThen(failed("Mismatch")(error)))),
-      Effect.catchTag("BackendError", (error: BackendError) =>
-        failed("Disk")(error)),
-      Effect.catchTag("PeerLookupFailed", (error: PeerLookupFailed) => failed("NoPeer")(error))
-    )
+    Effect.catchTags(attempt(round), { BackendError: failed("Disk"), PeerLookupFailed: failed("NoPeer") })
+})
+
+const delivered = (from: Option.Option<NodeId>, bytes: number, placed: Delivered["placed"]): Delivered => ({
+  from,
+  bytes,
+  placed
 })

@@ -5,7 +5,7 @@ import { Duration, Effect, Random, Schedule } from "effect"
 const immediateCap = Duration.seconds(30)
 
 /** No wait between two rounds of attempts is longer than this, before jitter, in milliseconds. */
-const durableCap = 5 * 60_000
+export const durableCap = 5 * 60_000
 
 export interface RetryOptions {
   /** How often a file is tried in one round, the first time included. */
@@ -31,3 +31,10 @@ export const restMillis = (options: RetryOptions, rounds: number): number =>
 /** {@link restMillis}, jittered by a fifth, so that debts made together are not tried together for ever. */
 export const rest = (options: RetryOptions, rounds: number): Effect.Effect<number> =>
   Effect.map(Random.nextBetween(0.8, 1.2), (factor) => Math.round(restMillis(options, rounds) * factor))
+
+/** No peer that sent wrong bytes for a file is left out for longer, milliseconds. */
+const longestPause = 24 * 3_600_000
+
+/** How long a peer rests that has sent wrong bytes for one file for the nth time, in milliseconds. */
+export const pauseMillis = (options: RetryOptions, times: number): number =>
+  Math.min(longestPause, options.initialBackoffMillis * 2 ** Math.min(options.maxAttempts + times - 1, 60))

@@ -1,6 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Layer, Option } from "effect"
-import { appendFile, link, readdir, readFile, stat, writeFile } from "node:fs/promises"
+import { appendFile, link, readdir, readFile, rm, stat, symlink, writeFile } from "node:fs/promises"
 import { join } from "node:path"
 import * as BackendLocal from "../../src/backend/BackendLocal.ts"
 import { Backend } from "../../src/ports/Backend.ts"
@@ -238,6 +238,36 @@ describe("BackendLocal adopts", () => {
       const error = yield* Effect.flip(backend.adopt(pathOf("growing")))
       assert.include(error.message, "keeps changing")
     }))
+})
+
+describe("BackendLocal compares", () => {
+  fresh("without following a symbolic link, to a file or on the way to one", (folders) =>
+    Effect.gen(function*() {
+      const backend = yield* Backend
+      yield* write(pathOf("a/file"), bytes(10))
+      const stat = yield* Effect.flatMap(backend.stat(pathOf("a/file")), Effect.fromOption)
+      yield* Effect.promise(() => symlink(join(folders.data, "a/file"), join(folders.data, "a/link")))
+      yield* Effect.promise(() => symlink(join(folders.data, "a"), join(folders.data, "b")))
+      yield* Effect.promise(() => symlink("loop", join(folders.data, "loop")))
+      const paths = ["a/link", "b/file", "loop", "loop/file"].map(pathOf)
+      const differing = yield* backend.differing([stat, ...paths.map((path) => ({ ...stat, path }))])
+      assert.deepStrictEqual(differing, paths)
+    }))
+
+  local(
+    "answers again after the folder has lost its id, and says that it has none",
+    (folders) =>
+      Effect.gen(function*() {
+        yield* run(folders, Effect.flatMap(Backend, (backend) => backend.claim("one")))
+        const id = run(folders, Effect.flatMap(Backend, (backend) => backend.id))
+        assert.deepStrictEqual(yield* id, Option.some("one"))
+        const file = join(folders.data, ".replication", "id")
+        yield* Effect.promise(() => writeFile(file, "what is this?"))
+        assert.include((yield* Effect.flip(id)).message, "it holds no id")
+        yield* Effect.promise(() => rm(file))
+        assert.deepStrictEqual(yield* id, Option.none())
+      })
+  )
 })
 
 it.live("BackendLocal gives a new layer of the same folders what an earlier one committed", () =>

@@ -5,6 +5,7 @@ import { createHash } from "node:crypto"
 import { Backend, type BackendError } from "../../src/ports/Backend.ts"
 import { Sha256 } from "../../src/ports/FileEntry.ts"
 import { FilePath } from "../../src/ports/FilePath.ts"
+import { compare } from "./suiteCompare.ts"
 import { bytes, collector, pathOf, pull, sha256Of, write } from "./support.ts"
 
 const mib = 1024 * 1024
@@ -313,6 +314,8 @@ export const suite = (name: string, fresh: Layer.Layer<Backend, BackendError>): 
         assert.deepStrictEqual(yield* backend.stat(path), Option.none())
         assert.deepStrictEqual(yield* Stream.runCollect(backend.list("")), [])
       }))
+
+    compare(live)
 
     live("lists every file once, and those below one folder", () =>
       Effect.gen(function*() {

@@ -1,49 +1,13 @@
 /** The commands, as processes. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
-import { createHash } from "node:crypto"
 import { readdirSync, readFileSync } from "node:fs"
-import { mkdir, readFile, writeFile } from "node:fs/promises"
+import { readFile, writeFile } from "node:fs/promises"
 import { connect } from "node:net"
 import { join } from "node:path"
 import { temporaryFolder } from "../support/folder.ts"
 import { lineOf, run, start } from "./command.ts"
-
-/** A folder with a configuration for a node in it; gives the file's path. */
-const configure = (folder: string, name: string, more = "") =>
-  Effect.promise(async () => {
-    await mkdir(join(folder, name), { recursive: true })
-    const file = join(folder, `${name}.toml`)
-    await writeFile(
-      file,
-      `[cluster]
-enabled = true
-replication_enabled = true
-node_id = "${name}"
-shared_secret = "a secret of the tests"
-coordinator_addr = "127.0.0.1:0"
-manifest_path = "${join(folder, "manifest.db")}"
-${more}
-[storage]
-local_path = "${join(folder, name, "data")}"
-`
-    )
-    return file
-  })
-
-const entryLine = (path: string, content: string) =>
-  JSON.stringify({
-    path,
-    sha256: createHash("sha256").update(content).digest("hex"),
-    size_bytes: content.length,
-    database: "db",
-    measurement: "cpu",
-    partition_time: "2026-04-11T14:00:00Z",
-    origin_node_id: "elsewhere",
-    tier: "hot",
-    created_at: "2026-04-11T14:00:01.123456789Z",
-    lsn: 7
-  })
+import { configure, entryLine } from "./configure.ts"
 
 describe("file-replication", () => {
   it.live("explains itself", () =>

@@ -15,7 +15,7 @@ export interface Running {
   readonly exit: Effect.Effect<number | string>
 }
 
-/** Starts the command; the scope kills what is still running. Its environment is what is given, and a path. */
+/** Starts the command; the scope kills what is still running. Its environment is what is given, and a path. HTTP takes a free port. */
 export const start = (
   args: ReadonlyArray<string>,
   environment: Readonly<Record<string, string>> = {},
@@ -29,7 +29,7 @@ export const start = (
     const child = yield* Effect.acquireRelease(
       Effect.sync(() =>
         spawn(process.execPath, ["--disable-warning=ExperimentalWarning", main, ...args], {
-          env: { PATH: process.env["PATH"] ?? "", ...environment },
+          env: { PATH: process.env["PATH"] ?? "", ARC_SERVER_PORT: "0", ...environment },
           stdio: ["pipe", "pipe", "pipe"],
           ...(cwd === undefined ? {} : { cwd })
         })

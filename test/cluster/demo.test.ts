@@ -53,6 +53,44 @@ describe("file-replication demo", () => {
     120_000
   )
 
+  it.live(
+    "writes Parquet of its own without a folder, and asks DuckDB about every node's copy",
+    () =>
+      Effect.gen(function*() {
+        const { code, stderr, stdout } = yield* run(["demo", "--nodes", "2"])
+        assert.strictEqual(code, 0, stdout + stderr)
+        assert.include(stdout, "equal: sha256 of 48 files on 2 nodes")
+        // Rows of 47 files of 40,000 and one of 8,000,000.
+        assert.match(stdout, /equal: a DuckDB query over 48 Parquet files on each node: \[\["9880000","\d+"\]\]/)
+        assert.match(stdout, /^writer +48 +1\d\d MiB +0 +48 +0 +0 /m)
+      }),
+    240_000
+  )
+
+  it.live("ends at Ctrl-C in the middle of DuckDB's work", () =>
+    Effect.gen(function*() {
+      const demo = yield* start(["demo", "--nodes", "2"])
+      const under = demoFolder(yield* lineOf(demo, /under \S+/))
+      // The first file is small; DuckDB is at the large one behind it, or at the next.
+      yield* lineOf(demo, /writer +writer +[1-9]/)
+      demo.child.kill("SIGINT")
+      assert.strictEqual(yield* demo.exit, 130)
+      assert.isFalse(existsSync(under))
+    }), 120_000)
+
+  it.live(
+    "compares files that are no Parquet in spite of their names, and shows the table",
+    () =>
+      Effect.gen(function*() {
+        const folder = yield* temporaryFolder
+        yield* Effect.promise(() => writeFile(join(folder, "bad.parquet"), "no Parquet"))
+        const { code, stdout } = yield* run(["demo", folder, "--nodes", "2"])
+        assert.strictEqual(code, 0, stdout)
+        assert.include(stdout, "wall time")
+      }),
+    120_000
+  )
+
   it.live("keeps the nodes' folders when asked to, each with every file", () =>
     Effect.gen(function*() {
       const folder = yield* temporaryFolder

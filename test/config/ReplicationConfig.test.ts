@@ -1,5 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Option, Redacted, Result, Runtime } from "effect"
+import { Effect, Layer, Option, Redacted, Result, Runtime } from "effect"
 import { writeFile } from "node:fs/promises"
 import { join } from "node:path"
 import { environmentName, resolve } from "../../src/config/resolve.ts"
@@ -138,6 +138,22 @@ describe("ReplicationConfig", () => {
       assert.notInclude(JSON.stringify(settings), "swordfish")
       assert.notInclude(String(Option.getOrThrow(settings.sharedSecret)), "swordfish")
     }).pipe(Effect.provide(layer({ sharedSecret: Redacted.make("swordfish") }))))
+
+  it.effect("checks what a program gives like what a file says", () =>
+    Effect.gen(function*() {
+      const right = { sharedSecret: Redacted.make("s") }
+      const wrong: ReadonlyArray<readonly [Parameters<typeof layer>[0], RegExp]> = [
+        [{ sharedSecret: Redacted.make("") }, /cluster\.shared_secret is empty/],
+        [{ ...right, tlsEnabled: true }, /cluster\.tls_cert_file is missing/],
+        [{ ...right, coordinatorAddr: "localhost" }, /cluster\.coordinator_addr/],
+        [{ ...right, peers: ["nonsense"] }, /cluster\.peers/],
+        [{ ...right, pullWorkers: 0 }, /cluster\.replication_pull_workers/]
+      ]
+      for (const [given, message] of wrong) {
+        const error = yield* Effect.flip(Effect.scoped(Layer.build(layer(given))))
+        assert.match(error.message, message)
+      }
+    }))
 
   it("puts a node's state into its data folder, and the shared manifest beside it", () => {
     const { settings } = accepted({ file: "[storage]\nlocal_path = \"/srv/a/data\"\n" })

@@ -1,7 +1,7 @@
 /** Random steps on an inventory, the same for the same seed. */
 import { Effect } from "effect"
 import type { Inventory, InventoryError } from "../../src/ports/Inventory.ts"
-import { cursorAt, file, forget, heldOf, owe, pathOf, revision } from "./support.ts"
+import { cursorAt, file, forget, heldOf, lost, newHistory, owe, pathOf, release, revision } from "./support.ts"
 
 export type Random = (below: number) => number
 
@@ -24,7 +24,7 @@ interface Step {
 export const randomStep = (random: Random): Step => {
   const path = `p/${random(5)}`
   const each = file(path, 1 + random(8), String(random(2)), 10)
-  const kind = random(9)
+  const kind = random(12)
   const due = random(100)
   switch (kind) {
     case 0:
@@ -47,6 +47,14 @@ export const randomStep = (random: Random): Step => {
     case 6:
       return { name: `unlinked ${path}`, run: (inventory) => inventory.unlinked(pathOf(path), revision(each.revision)) }
     case 7:
+      return { name: `lose ${path}`, run: (inventory) => inventory.apply([lost(path, each.revision, due)]) }
+    case 8:
+      return { name: `release ${path}`, run: (inventory) => inventory.apply([release(path)]) }
+    case 9: {
+      const changes = random(4) === 0 ? [newHistory, owe(each, due)] : []
+      return { name: `change history by ${changes.length}`, run: (inventory) => inventory.apply(changes) }
+    }
+    case 10:
       return { name: `postpone ${path}`, run: (inventory) => inventory.postpone(each, due, "later", []) }
     default:
       return { name: `settle ${path}`, run: (inventory) => inventory.settle(each, heldOf(each)) }

@@ -3,6 +3,7 @@ import { assert, describe, it } from "@effect/vitest"
 import { Effect, Fiber, Layer, Option, type Scope, Stream } from "effect"
 import { TestClock } from "effect/testing"
 import { Inventory, type InventoryError } from "../../src/ports/Inventory.ts"
+import { changes } from "./suiteChanges.ts"
 import { cursorAt, file, forget, heldOf, owe, pathOf, revision } from "./support.ts"
 
 export const suite = (name: string, fresh: Layer.Layer<Inventory, InventoryError>): void => {
@@ -204,6 +205,8 @@ export const suite = (name: string, fresh: Layer.Layer<Inventory, InventoryError
         assert.deepStrictEqual(yield* inventory.why(pathOf("c")), Option.none())
       }))
 
+    changes(test)
+
     test("turns a row into none when it was unlinked at its very revision", (inventory) =>
       Effect.gen(function*() {
         yield* inventory.apply([owe(file("a", 1), 0), forget("a", 2, 0)])
@@ -239,9 +242,10 @@ export const suite = (name: string, fresh: Layer.Layer<Inventory, InventoryError
       Effect.gen(function*() {
         const a = file("a", 1)
         const answers = [{ peer: a.entry.origin_node_id, at: 1, kind: "PeerUnreachable", detail: "it's \"down\"" }]
-        yield* inventory.apply([owe(a, 0)])
+        yield* inventory.apply([owe(a, 0), owe(file("b", 2), 100)])
         yield* inventory.postpone({ ...a, revision: revision(2) }, 50, "nobody answers", answers)
         assert.strictEqual((yield* inventory.due(0, 1)).length, 1)
+        assert.strictEqual(yield* inventory.failed, 0)
         yield* inventory.postpone(a, 50, "nobody answers", answers)
         yield* inventory.postpone(a, 60, "nobody answers", answers)
         const [row] = yield* inventory.due(60, 1)
@@ -254,9 +258,52 @@ export const suite = (name: string, fresh: Layer.Layer<Inventory, InventoryError
           reason: "nobody answers",
           answers
         })
+        assert.strictEqual(yield* inventory.failed, 1)
         yield* inventory.settle(a, heldOf(a))
+        assert.strictEqual(yield* inventory.failed, 0)
         yield* inventory.postpone(a, 70, "late", [])
         assert.isTrue(Option.isSome(yield* inventory.verified(pathOf("a"))))
+      }))
+
+    test("keeps what a peer sent wrong, and until when it rests, with its answer", (inventory) =>
+      Effect.gen(function*() {
+        const a = file("a", 1)
+        const peer = a.entry.origin_node_id
+        const answers = [{ peer, at: 1, kind: "WrongBytes", detail: "wrong", wrongTimes: 3, notBefore: 5000 }]
+        yield* inventory.apply([owe(a, 0)])
+        yield* inventory.postpone(a, 50, "wrong", answers)
+        const row = yield* inventory.why(pathOf("a"))
+        assert.deepStrictEqual(Option.isSome(row) && row.value._tag === "Owed" ? row.value.answers : [], answers)
+      }))
+
+    test("tries a debt whose entry has changed as soon as the change says, with its answers kept", (inventory) =>
+      Effect.gen(function*() {
+        yield* inventory.apply([owe(file("a", 1, undefined, 9), 0), owe(file("b", 2, undefined, 9), 0)])
+        yield* inventory.postpone(file("a", 1), 9000, "later", [])
+        yield* inventory.apply([owe(file("a", 3, undefined, 9), 100), owe(file("b", 4, undefined, 9), 100)])
+        const rows = yield* inventory.due(100, 10)
+        assert.deepStrictEqual(
+          rows.map(({ due, file, rounds }) => [String(file.entry.path), Number(file.revision), due, rounds]),
+          [["b", 4, 0, 0], ["a", 3, 100, 1]]
+        )
+      }))
+
+    test("brings debts forward, the earliest first, spread evenly, a bounded number at a time", (inventory) =>
+      Effect.gen(function*() {
+        const paths = ["a", "b", "c", "d", "e"]
+        yield* inventory.apply(paths.map((path, n) => owe(file(path, n + 1), 1000 * (n + 1))))
+        yield* inventory.apply([owe(file("gone", 9), 9000), forget("gone", 10, 9000)])
+        // One that is due before is left as it is, and so is what is to be unlinked.
+        const span = { from: 1000, until: 1400, behind: 1500, limit: 2 }
+        assert.strictEqual(yield* inventory.rearm(span), 2)
+        assert.strictEqual(yield* inventory.rearm({ ...span, from: 1400, until: 1500 }), 2)
+        assert.strictEqual(yield* inventory.rearm({ ...span, from: 1500, until: 1500 }), 0)
+        const rows = yield* inventory.due(9999, 10)
+        assert.deepStrictEqual(
+          rows.map(({ due, file }) => [String(file.entry.path), due]),
+          [["a", 1000], ["b", 1000], ["c", 1200], ["d", 1400], ["e", 1450]]
+        )
+        assert.strictEqual((yield* inventory.dueUnlinks(8999, 10)).length, 0)
       }))
 
     test("looks at many paths at once, in their order", (inventory) =>

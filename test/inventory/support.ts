@@ -35,6 +35,18 @@ export const forget = (path: string, at: number, due: number): Change => ({
   due
 })
 
+export const lost = (path: string, at: number, due: number): Change => ({
+  _tag: "Lost",
+  path: pathOf(path),
+  revision: revision(at),
+  reason: "gone",
+  due
+})
+
+export const release = (path: string): Change => ({ _tag: "Release", path: pathOf(path) })
+
+export const newHistory: Change = { _tag: "NewHistory" }
+
 export const heldOf = ({ entry }: Registered): Held => ({
   sha256: entry.sha256,
   size: entry.size_bytes,

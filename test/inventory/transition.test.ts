@@ -3,7 +3,9 @@ import {
   type Bytes,
   noTotals,
   onForget,
+  onLost,
   onOwe,
+  onRelease,
   onSettle,
   recount,
   type Standing,
@@ -122,6 +124,28 @@ describe("transition", () => {
           const settled = onSettle({ _tag: "Owed", revision, bytes }, pending, { revision, bytes }, bytes)
           assert.strictEqual(settled._tag, "Verify")
         }
+      }
+    }
+  })
+
+  it("loses only what is verified at the very revision, and releases only what an earlier history owed", () => {
+    for (const standing of standings) {
+      for (const revision of revisions) {
+        assert.strictEqual(onLost(standing, revision), standing._tag === "Verified" && standing.revision === revision)
+      }
+      assert.isFalse(onRelease(standing))
+      const earlier = standing._tag === "Absent" ? standing : { ...standing, revision: 0 }
+      assert.strictEqual(onRelease(earlier), standing._tag === "Owed")
+    }
+  })
+
+  it("lets every change of this history through to a row of an earlier one", () => {
+    for (const standing of standings) {
+      if (standing._tag === "Absent") continue
+      const earlier = { ...standing, revision: 0 }
+      for (const revision of revisions) {
+        assert.strictEqual(onForget(earlier, false, revision)._tag, "Unlink")
+        for (const bytes of contents) assert.notStrictEqual(onOwe(earlier, revision, bytes)._tag, "Keep")
       }
     }
   })

@@ -85,6 +85,7 @@ describe("ManifestMemory.make", () => {
         yield* Effect.flip(manifest.page(Option.none(), 1)),
         yield* Effect.flip(manifest.head),
         yield* Effect.flip(manifest.snapshot(1)),
+        yield* Effect.flip(manifest.lost(head)),
         yield* Effect.flip(Stream.runDrain(manifest.events(head)))
       ]
       for (const error of errors) assert.strictEqual(error._tag, "Unavailable")

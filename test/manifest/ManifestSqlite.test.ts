@@ -207,6 +207,7 @@ describe("ManifestCollector", () => {
       const [start, a, b, c] = cursors
       assert(start !== undefined && a !== undefined && b !== undefined && c !== undefined)
       assert.strictEqual(yield* whyLost(manifest, start), "Compacted")
+      assert.deepStrictEqual(yield* manifest.lost(start), Option.some("Compacted" as const))
       assert.strictEqual(yield* whyLost(manifest, a), "Compacted")
       for (const cursor of [b, c]) {
         const [batch] = yield* manifest.events(cursor).pipe(Stream.take(1), Stream.runCollect)

@@ -368,7 +368,10 @@ export const suite = (name: string, layer: Layer.Layer<Manifest, Unavailable>): 
             const error = yield* manifest.events(cursor).pipe(Stream.runDrain, Effect.flip)
             assert(error._tag === "CursorLost")
             assert.strictEqual(error.reason, "EpochChanged")
+            assert.deepStrictEqual(yield* manifest.lost(cursor), Option.some("EpochChanged" as const))
           }
+          assert.deepStrictEqual(yield* manifest.lost(head), Option.none())
+          assert.deepStrictEqual(yield* manifest.lost({ ...head, revision: Revision.make(0), mark: "" }), Option.none())
         })
     )
 

@@ -1,5 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Context, Effect, Exit, Fiber, Layer, Option, Queue, Schedule, Scope, Stream } from "effect"
+import { Context, Effect, Exit, Fiber, Layer, Logger, Option, Queue, Schedule, Scope, Stream } from "effect"
 import { TestClock } from "effect/testing"
 import { writeFileSync } from "node:fs"
 import { join } from "node:path"
@@ -182,15 +182,52 @@ describe("MembershipSqlite, one id for one node", () => {
       yield* (yield* open(path, silent)).announce(here)
     }))
 
-  it.live("waits for the lapse of a holder on another host that gives no sign of life, then takes the id", () =>
+  it.effect("leaves its id to a holder that runs on this host, however long it gave no sign of life", () =>
     Effect.gen(function*() {
       const path = yield* database
-      yield* (yield* open(path, { ...silent, ttlMillis: 300 })).announce(other.address)
-      yield* execute(path, "UPDATE node SET host = 'elsewhere'")
-      const next = yield* open(path, { self: peer, heartbeatMillis: 20 })
-      yield* next.announce(here)
-      assert.deepStrictEqual(find(yield* next.members, other.id).address, Option.some(here))
+      const frozen = yield* open(path, silent)
+      yield* frozen.announce(other.address)
+      yield* TestClock.adjust("30 minutes")
+      assert.strictEqual((yield* Effect.flip((yield* open(path, silent)).announce(here)))._tag, "NodeIdTaken")
+      yield* frozen.publish(Revision.make(1))
     }))
+
+  for (const unseen of ["host = 'elsewhere'", "started = ''"]) {
+    it.live(
+      `waits for the lapse of a holder of which it can't tell whether it runs (${unseen}), then takes the id`,
+      () =>
+        Effect.gen(function*() {
+          const path = yield* database
+          yield* (yield* open(path, { ...silent, ttlMillis: 300 })).announce(other.address)
+          yield* execute(path, `UPDATE node SET ${unseen}`)
+          const next = yield* open(path, { self: peer, heartbeatMillis: 20 })
+          yield* next.announce(here)
+          assert.deepStrictEqual(find(yield* next.members, other.id).address, Option.some(here))
+        }),
+      5000
+    )
+  }
+
+  it.live(
+    "waits for a holder whose clock was far ahead no longer than for any other, and says so once",
+    () =>
+      Effect.gen(function*() {
+        const path = yield* database
+        yield* (yield* open(path, silent)).announce(other.address)
+        yield* execute(path, "UPDATE node SET host = 'elsewhere', expires_at = expires_at + 3600000")
+        const next = yield* open(path, { self: peer, heartbeatMillis: 20, ttlMillis: 300 })
+        const logs: Array<string> = []
+        const before = performance.now()
+        yield* next.announce(here).pipe(
+          Effect.provide(Logger.layer([Logger.make(({ message }) => logs.push(String(message)))]))
+        )
+        assert.isAbove(performance.now() - before, 300)
+        assert.strictEqual(logs.length, 1)
+        assert.include(logs[0], "goes by the id node-2 (at 10.0.0.2:4002, process")
+        assert.deepStrictEqual(find(yield* next.members, other.id).address, Option.some(here))
+      }),
+    5000
+  )
 
   it.live("refuses the id of a holder on another host once that shows a sign of life", () =>
     Effect.gen(function*() {
@@ -203,11 +240,12 @@ describe("MembershipSqlite, one id for one node", () => {
       assert.strictEqual((yield* Effect.flip(next.announce(here)))._tag, "NodeIdTaken")
     }))
 
-  it.effect("tells a node that was taken for dead, and whose id another one took, that it is out", () =>
+  it.effect("tells a node that another host took for dead, and whose id went to another one, that it is out", () =>
     Effect.gen(function*() {
       const path = yield* database
       const frozen = yield* open(path, silentFor(15_000))
       yield* frozen.announce(other.address)
+      yield* execute(path, "UPDATE node SET host = 'elsewhere'")
       const lists = yield* Queue.unbounded<void>()
       const out = yield* frozen.changes.pipe(
         Stream.runForEach(() => Queue.offer(lists, undefined)),

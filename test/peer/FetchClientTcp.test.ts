@@ -1,5 +1,5 @@
 /** The client against raw peers that answer whatever they like. */
-import { assert, describe, it } from "@effect/vitest"
+import { assert, describe, it, vi } from "@effect/vitest"
 import { Deferred, Effect, Fiber, Option, Queue, Redacted, Result } from "effect"
 import type { Socket } from "node:net"
 import * as Frame from "../../src/peer/protocol/Frame.ts"
@@ -16,7 +16,7 @@ const right: Partial<Messages.FetchFileAck> = { status: "ok", size_bytes: 100_00
 /** A peer that reads one request and then does what the test says. */
 const answering = (answer: (socket: Socket, request: Messages.FetchFile) => void) =>
   rawPeer((socket) => {
-    const decoder = Frame.makeDecoder()
+    const decoder = Frame.makeDecoder(Frame.maxLength)
     socket.on("data", (chunk: Buffer) => {
       const decoded = Result.getOrThrow(decoder.push(chunk))
       if (Option.isSome(decoded)) {
@@ -38,12 +38,17 @@ const fetchFrom = Effect.fnUntraced(function*(
   return { error, received: sink.bytes() }
 }, Effect.scoped)
 
-const signed = (request: Messages.FetchFile, ack: Messages.FetchFileAck, key = secret): Messages.FetchFileAck => ({
+const signed = (
+  request: Messages.FetchFile,
+  ack: Messages.FetchFileAck,
+  key = secret,
+  server = "node-a"
+): Messages.FetchFileAck => ({
   ...ack,
-  server_node_id: "node-a",
+  server_node_id: server,
   ack_hmac: Mac.toHex(Mac.ackMac(key, {
     nonce: request.nonce,
-    serverNodeId: "node-a",
+    serverNodeId: server,
     status: ack.status,
     code: ack.code,
     sizeBytes: ack.size_bytes,
@@ -52,18 +57,13 @@ const signed = (request: Messages.FetchFile, ack: Messages.FetchFileAck, key = s
   }))
 })
 const full = (ack: Partial<Messages.FetchFileAck>): Messages.FetchFileAck => ({
+  ...Messages.emptyFetchFileAck,
   status: "ok",
-  code: "",
-  error: "",
-  size_bytes: 0n,
-  sha256: "",
-  byte_offset: 0n,
-  keep_alive: false,
-  ack_hmac: "",
-  server_node_id: "",
-  retry_after_ms: 0n,
   ...ack
 })
+
+// Most faults here show as waiting for ever.
+vi.setConfig({ testTimeout: 10_000 })
 
 describe("FetchClientTcp", () => {
   it.live("takes a file from a peer that knows no extensions and writes in three pieces", () =>
@@ -185,6 +185,17 @@ describe("FetchClientTcp", () => {
       assert.strictEqual(altered.error._tag, "ProtocolViolation")
     }))
 
+  it.live("refuses an answer or a refusal that another node has signed for this very request", () =>
+    Effect.gen(function*() {
+      for (const ack of [right, { status: "error", code: "not_found" }, { status: "error", code: "auth" }]) {
+        const { error, received } = yield* fetchFrom((socket, request) =>
+          socket.end(Buffer.concat([ackFrame(signed(request, full(ack), secret, "node-c")), bytes]))
+        )
+        assert.deepInclude(error, { _tag: "ProtocolViolation", detail: "another node answers at its address" })
+        assert.strictEqual(received.length, 0)
+      }
+    }))
+
   it.live("refuses answers and refusals that are not signed, when told to", () =>
     Effect.gen(function*() {
       for (const ack of [right, { status: "error", code: "not_found" }]) {
@@ -233,11 +244,34 @@ describe("FetchClientTcp", () => {
 
   it.live("does not blame the peer for a slow sink", () =>
     Effect.gen(function*() {
-      const { peer } = yield* answering((socket) => socket.end(Buffer.concat([ackFrame(right), bytes])))
-      const client = yield* makeClient({ fetchTimeoutMillis: 20 })
+      const large = entryOf("db/m/large.parquet", 1_200_000)
+      const body = allBytes(large.size_bytes)
+      const part = 300_000
+      let sendNext = () => {}
+      const { peer } = yield* answering((socket) => {
+        let at = 0
+        sendNext = () => {
+          socket.write(body.subarray(at, at + part))
+          at += part
+        }
+        socket.write(ackFrame({ size_bytes: BigInt(large.size_bytes), sha256: large.sha256 }))
+        sendNext()
+      })
+      const client = yield* makeClient({ fetchTimeoutMillis: 200 })
       const sink = collector()
-      yield* client.fetch(peer, entry, 0, { write: (chunk) => Effect.andThen(Effect.sleep(60), sink.write(chunk)) })
-      assert.isTrue(sink.bytes().equals(bytes))
+      let received = 0
+      yield* client.fetch(peer, large, 0, {
+        write: (chunk) =>
+          Effect.gen(function*() {
+            received += chunk.length
+            yield* sink.write(chunk)
+            if (received % part !== 0) return
+            yield* Effect.sleep(300)
+            // Only after this the client waits for the peer, and the peer sends only then.
+            setImmediate(sendNext)
+          })
+      })
+      assert.isTrue(sink.bytes().equals(body))
     }))
 
   it.live("says that nobody answers at an address", () =>

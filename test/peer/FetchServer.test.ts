@@ -1,13 +1,12 @@
 /** The server against raw sockets that send whatever they like. */
-import { assert, describe, it } from "@effect/vitest"
-import { Deferred, Effect, Option, Queue, Redacted, Result } from "effect"
-import * as Frame from "../../src/peer/protocol/Frame.ts"
-import * as Mac from "../../src/peer/protocol/Mac.ts"
-import * as Messages from "../../src/peer/protocol/Messages.ts"
+import { assert, describe, it, vi } from "@effect/vitest"
+import { Deferred, Effect, Queue, Redacted } from "effect"
+import type * as Messages from "../../src/peer/protocol/Messages.ts"
 import type { NodeId } from "../../src/ports/FileEntry.ts"
 import type { Peer } from "../../src/ports/PeerResolver.ts"
 import { allBytes, entryOf, type TestFile } from "./support/doubles.ts"
-import { clusterName, rawClient, secret, startServer } from "./support/nodes.ts"
+import { heartbeatAckOf, heartbeatOf, leaveFrame, signedJoin } from "./support/joins.ts"
+import { rawClient, startServer } from "./support/nodes.ts"
 import { frame, isSigned, nowSeconds, requestFor, requestFrame, takeAck, takeFrame } from "./support/requests.ts"
 
 const entry = entryOf("db/m/a.parquet", 1000)
@@ -84,8 +83,35 @@ const refusals: ReadonlyArray<
     code: "bad_offset",
     request: () => requestFor(entry.path, { byte_offset })
   })),
-  { what: "offset 1 of an empty file", code: "bad_offset", request: () => requestFor(empty.path, { byte_offset: 1n }) }
+  { what: "offset 1 of an empty file", code: "bad_offset", request: () => requestFor(empty.path, { byte_offset: 1n }) },
+  // Two faults each: the earlier check answers.
+  { what: "a wrong MAC for a bad path", code: "auth", request: () => requestFor("../a", { hmac: "0".repeat(64) }) },
+  { what: "a stale timestamp for a bad path", code: "auth", request: () => requestFor("../a", { timestamp: 1n }) },
+  { what: "a short nonce for a bad path", code: "auth", request: () => requestFor("../a", { nonce: "ab" }) },
+  {
+    what: "a wrong MAC for a path off the manifest",
+    code: "auth",
+    request: () => requestFor("nowhere", { hmac: "0".repeat(64) })
+  },
+  {
+    what: "a bad path and a bad offset",
+    code: "invalid_path",
+    request: () => requestFor("../a", { byte_offset: -1n })
+  },
+  {
+    what: "a bad offset off the manifest",
+    code: "manifest",
+    request: () => requestFor("nowhere", { byte_offset: -1n })
+  },
+  {
+    what: "a bad offset of a file that is not verified here",
+    code: "not_found",
+    request: () => requestFor("absent", { byte_offset: 10n })
+  }
 ]
+
+// Most faults here show as waiting for ever.
+vi.setConfig({ testTimeout: 10_000 })
 
 describe("FetchServer", () => {
   for (const { code, request, what } of refusals) {
@@ -160,6 +186,10 @@ describe("FetchServer", () => {
       const request = requestFor(entry.path)
       assert.strictEqual((yield* ask(peer, request)).ack.status, "ok")
       assert.deepInclude((yield* ask(peer, request)).ack, { status: "error", code: "auth" })
+      // Its nonce counts although the path was refused, and before the path is looked at.
+      const bad = requestFor("../a")
+      assert.strictEqual((yield* ask(peer, bad)).ack.code, "invalid_path")
+      assert.strictEqual((yield* ask(peer, bad)).ack.code, "auth")
     }))
 
   it.live("answers raft when the manifest is unavailable", () =>
@@ -290,63 +320,46 @@ describe("FetchServer", () => {
       assert.strictEqual((yield* client.all).length, 0)
     }))
 
-  const joinFields = (label: "heartbeat" | "leave", id: string, signedAs = label) => {
-    const fields = { nonce: "ab".repeat(32), nodeId: id, clusterName, timestamp: nowSeconds() }
-    return {
-      node_id: id,
-      auth_nonce: fields.nonce,
-      auth_timestamp: fields.timestamp,
-      auth_hmac: Mac.toHex(Mac.joinMac(secret, { ...fields, label: signedAs }))
-    }
-  }
-
   it.live("answers a heartbeat that is signed, and closes on one that is not", () =>
     Effect.gen(function*() {
       const peer = yield* server
-      const heartbeat = (fields: ReturnType<typeof joinFields>) =>
-        Result.getOrThrow(
-          Messages.encodeHeartbeat({
-            state: "healthy",
-            is_leader: false,
-            timestamp: "2026-01-01T12:00:00Z",
-            ...fields
-          })
-        )
       const client = yield* rawClient(peer)
-      yield* client.send(heartbeat(joinFields("heartbeat", "node-b")))
-      const answer = Option.getOrThrow(yield* takeFrame(client))
-      assert.strictEqual(answer.type, Frame.messageType.heartbeatAck)
-      assert.strictEqual(Result.getOrThrow(Messages.decodeHeartbeatAck(answer.payload)).node_id, "node-a")
-
+      for (const nonce of ["a", "b"]) {
+        yield* client.send(heartbeatOf(signedJoin("heartbeat", "node-b", nonce)))
+        assert.strictEqual(heartbeatAckOf(yield* takeFrame(client)).node_id, "node-a")
+      }
       const stranger = yield* rawClient(peer)
-      yield* stranger.send(heartbeat(joinFields("heartbeat", "node-b", "leave")))
+      yield* stranger.send(heartbeatOf(signedJoin("heartbeat", "node-b", "c", "leave")))
       assert.strictEqual((yield* stranger.all).length, 0)
+    }))
+
+  it.live("closes on a heartbeat that it has heard before: somebody else may have overheard it", () =>
+    Effect.gen(function*() {
+      const peer = yield* server
+      const overheard = heartbeatOf(signedJoin("heartbeat", "node-b", "a"))
+      const client = yield* rawClient(peer)
+      yield* client.send(Buffer.concat([overheard, overheard, heartbeatOf(signedJoin("heartbeat", "node-b", "b"))]))
+      heartbeatAckOf(yield* takeFrame(client))
+      assert.strictEqual((yield* client.all).length, 0)
     }))
 
   it.live("takes a node's word that it leaves once, and nobody else's", () =>
     Effect.gen(function*() {
       const departed = yield* Queue.unbounded<NodeId>()
       const peer = yield* startServer({ files, departed })
-      const say = Effect.fnUntraced(function*(fields: ReturnType<typeof joinFields>) {
+      const say = Effect.fnUntraced(function*(fields: ReturnType<typeof signedJoin>) {
         const client = yield* rawClient(peer)
-        yield* client.send(Result.getOrThrow(Messages.encodeLeaveNotify({ reason: "stopping", ...fields })))
+        yield* client.send(leaveFrame({ reason: "stopping", ...fields }))
         yield* client.all
         return yield* Queue.size(departed)
       }, Effect.scoped)
 
-      assert.strictEqual(yield* say(joinFields("leave", "node-b", "heartbeat")), 0)
-      assert.strictEqual(yield* say(joinFields("leave", "node-a")), 0)
-      const leave = { ...joinFields("leave", "node-b"), auth_nonce: "cd".repeat(32) }
-      const mac = Mac.joinMac(secret, {
-        label: "leave",
-        nonce: leave.auth_nonce,
-        nodeId: "node-b",
-        clusterName,
-        timestamp: leave.auth_timestamp
-      })
-      assert.strictEqual(yield* say({ ...leave, auth_hmac: Mac.toHex(mac) }), 1)
+      assert.strictEqual(yield* say(signedJoin("leave", "node-b", "a", "heartbeat")), 0)
+      assert.strictEqual(yield* say(signedJoin("leave", "node-a", "b")), 0)
+      const leave = signedJoin("leave", "node-b", "c")
+      assert.strictEqual(yield* say(leave), 1)
       assert.strictEqual(yield* Queue.take(departed), "node-b")
-      assert.strictEqual(yield* say({ ...leave, auth_hmac: Mac.toHex(mac) }), 0)
+      assert.strictEqual(yield* say(leave), 0)
     }))
 
   it.live("names the address and the port that it can't listen on", () =>

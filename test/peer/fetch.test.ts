@@ -1,12 +1,15 @@
 /** Our client against our server, over plain TCP and over mutual TLS. */
-import { assert, describe, it } from "@effect/vitest"
-import { Effect, Exit, Redacted, Scope } from "effect"
+import { assert, describe, it, vi } from "@effect/vitest"
+import { Effect, Exit, Queue, Redacted, Scope } from "effect"
 import { connect } from "node:tls"
 import type { TlsIdentity } from "../../src/peer/transport/Tls.ts"
 import { makeAuthority } from "./support/certificates.ts"
 import { allBytes, entryOf, sha256Of } from "./support/doubles.ts"
-import { collector, makeClient, rawClient, secret, startServer } from "./support/nodes.ts"
+import { collector, makeClient, rawClient, rawPeer, secret, startServer } from "./support/nodes.ts"
 import { requestFor, requestFrame } from "./support/requests.ts"
+
+// Most faults here show as waiting for ever.
+vi.setConfig({ testTimeout: 10_000 })
 
 const MiB = 1 << 20
 const file = entryOf("db/m/a.parquet", 3 * MiB + 17)
@@ -182,11 +185,30 @@ describe("mutual TLS", () => {
       }
     }))
 
+  it.live("closes on a client that does not begin a handshake in time", () =>
+    Effect.gen(function*() {
+      const tls = (yield* makeAuthority)("IP:127.0.0.1")
+      const peer = yield* startServer({ files: [] }, { tls, requestTimeoutMillis: 50 })
+      yield* (yield* rawClient(peer)).all
+    }))
+
+  it.live("gives up on a peer that takes the connection and speaks no TLS", () =>
+    Effect.gen(function*() {
+      const tls = (yield* makeAuthority)("IP:127.0.0.1")
+      const { closed, peer } = yield* rawPeer((socket) => socket.resume())
+      const client = yield* makeClient({ tls, dialTimeoutMillis: 50 })
+      const error = yield* Effect.flip(client.fetch(peer, file, 0, collector()))
+      assert.deepInclude(error, { _tag: "PeerUnreachable", detail: "no answer within 50 ms" })
+      yield* Queue.take(closed)
+    }))
+
   it.live("lets nobody who has not finished a handshake outlive the server", () =>
     Effect.gen(function*() {
       const tls = (yield* makeAuthority)("IP:127.0.0.1")
       const scope = yield* Scope.make()
-      const peer = yield* startServer({ files: [] }, { tls }).pipe(Scope.provide(scope))
+      const peer = yield* startServer({ files: [] }, { tls, requestTimeoutMillis: 3_600_000 }).pipe(
+        Scope.provide(scope)
+      )
       const client = yield* rawClient(peer)
       // An answer shows that the connection was accepted before this one.
       yield* (yield* makeClient({ tls })).fetch(peer, file, 0, collector()).pipe(Effect.flip)

@@ -1,5 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Fiber, Option, Stream } from "effect"
+import { Effect, Option, Stream } from "effect"
 import { TestClock } from "effect/testing"
 import { FilePath } from "../../src/ports/FilePath.ts"
 import { Inventory, type Progress } from "../../src/ports/Inventory.ts"
@@ -7,7 +7,7 @@ import { Manifest } from "../../src/ports/Manifest.ts"
 import { Puller } from "../../src/replication/Puller.ts"
 import { Readiness } from "../../src/replication/Readiness.ts"
 import { Registrar } from "../../src/replication/Registrar.ts"
-import { clusterLayer, Dials, fileOf, makeGate, ManifestControl, receiptsOf, textUnder, unreachable } from "./node.ts"
+import { clusterLayer, Dials, fileOf, makeGate, ManifestControl, receiptsOf, textUnder } from "./node.ts"
 
 /** Waits until the inventory says so. */
 const until = Effect.fnUntraced(function*(holds: (progress: Progress) => boolean) {
@@ -116,49 +116,4 @@ describe("CatchUp", () => {
       yield* TestClock.adjust("10 seconds")
       yield* untilHeld(2)
     }).pipe(Effect.provide(clusterLayer())))
-})
-
-describe("Readiness", () => {
-  it.effect("is reached by a node alone with an empty manifest", () =>
-    Effect.gen(function*() {
-      const readiness = yield* Readiness
-      yield* Stream.runDrain(Stream.takeUntil(readiness.changes, ({ ready }) => ready))
-      assert.strictEqual((yield* readiness.status).reason, "")
-    }).pipe(Effect.provide(clusterLayer({ peers: [] }))))
-
-  it.effect("is never said while a file is owed, and says how many are", () =>
-    Effect.gen(function*() {
-      const readiness = yield* Readiness
-      yield* register("db/a")
-      yield* until(({ cursor, owed }) => Option.isSome(cursor) && owed.files === 1)
-      assert.isFalse(yield* readiness.ready)
-      assert.include((yield* readiness.status).reason, "1 files are owed")
-    }).pipe(Effect.provide(clusterLayer({ script: unreachable }))))
-
-  it.effect("is not said before the manifest has told how far it goes", () =>
-    Effect.gen(function*() {
-      const readiness = yield* Readiness
-      yield* TestClock.adjust("1 hour")
-      assert.include((yield* readiness.status).reason, "has not answered")
-      yield* (yield* ManifestControl).setUnavailable(Option.none())
-      yield* TestClock.adjust("10 seconds")
-      yield* Stream.runDrain(Stream.takeUntil(readiness.changes, ({ ready }) => ready))
-    }).pipe(Effect.provide(clusterLayer({ manifestAway: true }))))
-
-  it.effect("await waits for the very position: everything up to there is verified here", () =>
-    Effect.gen(function*() {
-      const gate = yield* makeGate
-      yield* Effect.gen(function*() {
-        const readiness = yield* Readiness
-        yield* register("db/a", "db/b")
-        const head = yield* (yield* Manifest).head
-        const waiting = yield* Effect.forkChild(readiness.await(head))
-        yield* (yield* Dials).next
-        yield* (yield* Dials).next
-        assert.isUndefined(waiting.pollUnsafe())
-        yield* gate.open
-        yield* Fiber.join(waiting)
-        assert.strictEqual((yield* (yield* Inventory).progress).owed.files, 0)
-      }).pipe(Effect.provide(clusterLayer({ script: gate.script })))
-    }))
 })

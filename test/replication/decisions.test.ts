@@ -1,13 +1,10 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Option, Random, Schema } from "effect"
-import { PeerRejected } from "../../src/ports/FetchClient.ts"
-import { NodeId, Revision } from "../../src/ports/FileEntry.ts"
-import type { PeerAnswer, Progress, Row } from "../../src/ports/Inventory.ts"
-import { explainAnswers, order } from "../../src/replication/attempt.ts"
+import { Effect, Random, Schema } from "effect"
+import { Revision } from "../../src/ports/FileEntry.ts"
+import type { Row } from "../../src/ports/Inventory.ts"
 import { decide } from "../../src/replication/decide.ts"
-import { unreadyReason } from "../../src/replication/Readiness.ts"
-import { rest, restMillis } from "../../src/replication/retry.ts"
-import { fileOf, peer, self } from "./node.ts"
+import { pauseMillis, rest, restMillis } from "../../src/replication/retry.ts"
+import { fileOf, self } from "./node.ts"
 
 const context = { self, now: 1000, deleteGraceMillis: 500 }
 const put = (file = fileOf("db/a")) => ({ _tag: "Put", file }) as const
@@ -52,27 +49,6 @@ describe("decide", () => {
   })
 })
 
-describe("the order of peers", () => {
-  const answer = (id: string, kind: string): [NodeId, PeerAnswer] => [
-    NodeId.make(id),
-    { peer: NodeId.make(id), at: 0, kind, detail: "" }
-  ]
-
-  it("puts those last that sent wrong bytes for this file, and nobody else", () => {
-    const answers = new Map([answer("node-1", "WrongBytes"), answer("node-2", "PeerUnreachable")])
-    const names = order(["node-1", "node-2", "node-3"].map(peer), answers).map(({ id }) => id)
-    assert.deepStrictEqual(names, ["node-2", "node-3", "node-1"].map((name) => NodeId.make(name)))
-  })
-
-  it("explains a refusal by everybody as what it is", () => {
-    const auth = new PeerRejected({ peer: NodeId.make("a"), path: fileOf("db/a").entry.path, code: "auth" })
-    const all = [answer("a", "PeerRejected:auth")[1]]
-    assert.include(explainAnswers(all), "check the shared secret, the cluster name and the clocks")
-    assert.include(auth.message, "check the shared secret")
-    assert.notInclude(explainAnswers([...all, answer("b", "Stalled")[1]]), "rejected by all peers")
-  })
-})
-
 describe("the rest between rounds", () => {
   const options = { maxAttempts: 3, initialBackoffMillis: 500 }
 
@@ -87,34 +63,10 @@ describe("the rest between rounds", () => {
         assert.isAtLeast(restMillis(options, rounds + 1), restMillis(options, rounds))
       }).pipe(Random.withSeed(rounds))
   )
-})
 
-describe("unreadyReason", () => {
-  const cursor = { epoch: "e", revision: Revision.make(5), mark: "m" }
-  const progress: Progress = {
-    cursor: Option.some(cursor),
-    owed: { files: 0, bytes: 0 },
-    oldestOwed: Option.none(),
-    verified: { files: 0, bytes: 0 },
-    unlinking: 0,
-    verifiedThrough: cursor.revision
-  }
-  const barrier = Option.some(cursor)
-
-  it("is empty only when the barrier is reached and nothing is owed", () => {
-    assert.strictEqual(unreadyReason(progress, barrier, 0, 0), "")
-    assert.notStrictEqual(unreadyReason(progress, Option.none(), 0, 0), "")
-    assert.notStrictEqual(unreadyReason({ ...progress, cursor: Option.none() }, barrier, 0, 0), "")
-    const ahead = Option.some({ ...cursor, revision: Revision.make(6) })
-    assert.notStrictEqual(unreadyReason(progress, ahead, 0, 0), "")
-    const elsewhere = Option.some({ ...cursor, epoch: "f", revision: Revision.make(1) })
-    assert.notStrictEqual(unreadyReason(progress, elsewhere, 0, 0), "")
-  })
-
-  it("allows a debt that is younger than the allowed lag, and no older one", () => {
-    const owing = { ...progress, owed: { files: 1, bytes: 1 }, oldestOwed: Option.some(1000) }
-    assert.notStrictEqual(unreadyReason(owing, barrier, 1001, 0), "")
-    assert.strictEqual(unreadyReason(owing, barrier, 1500, 500), "")
-    assert.notStrictEqual(unreadyReason(owing, barrier, 1501, 500), "")
+  it("doubles the pause of a peer that sent wrong bytes, up to a day", () => {
+    const pauses = Array.from({ length: 40 }, (_, n) => pauseMillis(options, n + 1))
+    assert.deepStrictEqual(pauses.slice(0, 4), [4000, 8000, 16_000, 32_000])
+    assert.strictEqual(pauses.at(-1), 24 * 3_600_000)
   })
 })

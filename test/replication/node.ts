@@ -10,16 +10,19 @@ import type { ByteSink } from "../../src/ports/ByteSink.ts"
 import { FetchClient, type FetchError, PeerUnreachable } from "../../src/ports/FetchClient.ts"
 import { type FileEntry, NodeId, type Registered, Revision } from "../../src/ports/FileEntry.ts"
 import { FilePath } from "../../src/ports/FilePath.ts"
-import { Inventory } from "../../src/ports/Inventory.ts"
+import { Inventory, type InventoryError } from "../../src/ports/Inventory.ts"
 import { Manifest } from "../../src/ports/Manifest.ts"
+import type { Membership } from "../../src/ports/Membership.ts"
 import type { Peer } from "../../src/ports/PeerResolver.ts"
 import * as Background from "../../src/replication/Background.ts"
 import * as CatchUp from "../../src/replication/CatchUp.ts"
+import * as LocalCheck from "../../src/replication/LocalCheck.ts"
 import * as PathLock from "../../src/replication/PathLock.ts"
 import * as Placement from "../../src/replication/Placement.ts"
 import * as Puller from "../../src/replication/Puller.ts"
 import * as Readiness from "../../src/replication/Readiness.ts"
 import * as Registrar from "../../src/replication/Registrar.ts"
+import * as Scrub from "../../src/replication/Scrub.ts"
 import * as Unlinker from "../../src/replication/Unlinker.ts"
 import { entryOf } from "../support/entries.ts"
 
@@ -76,10 +79,21 @@ const client = (script: Script) =>
 export interface NodeOptions extends Partial<Puller.PullerOptions> {
   readonly script?: Script
   readonly peers?: ReadonlyArray<string>
+  /** Whether the manifest is walked. */
+  readonly catchUp?: boolean
+  readonly walkIntervalMillis?: number
+  readonly scrubIntervalMillis?: number
+  readonly reconcileIntervalMillis?: number
   /** The manifest does not answer until its control says otherwise. */
   readonly manifestAway?: boolean
+  /** The gate is shut while the node is not ready. */
+  readonly gated?: boolean
   /** Stands between the puller and the disk. */
   readonly backend?: Layer.Layer<Backend, never, Backend>
+  /** In place of a fixed list of `peers`. */
+  readonly membership?: Layer.Layer<Membership>
+  /** What has happened before the node starts. */
+  readonly before?: Effect.Effect<void, InventoryError, Inventory>
 }
 
 const defaults: Puller.PullerOptions = { workers: 2, queueSize: 4, maxAttempts: 3, initialBackoffMillis: 100 }
@@ -87,12 +101,17 @@ const defaults: Puller.PullerOptions = { workers: 2, queueSize: 4, maxAttempts: 
 export const nodeLayer = (options: NodeOptions = {}) =>
   Puller.layer({ ...defaults, ...options }).pipe(
     Layer.provideMerge(Placement.layer),
+    Layer.provideMerge(Layer.effectDiscard(options.before ?? Effect.void)),
     Layer.provideMerge(Layer.mergeAll(PathLock.layer, Background.layer, PeerResolverOriginFirst.layer)),
     Layer.provideMerge(Layer.mergeAll(
       options.backend === undefined ? BackendMemory.layer : Layer.provide(options.backend, BackendMemory.layer),
       InventoryMemory.layer,
       client(options.script ?? honest),
-      MembershipStatic.layer({ self: { id: self, role: "reader" }, peers: (options.peers ?? ["node-1"]).map(peer) })
+      options.membership
+        ?? MembershipStatic.layer({
+          self: { id: self, role: "reader" },
+          peers: (options.peers ?? ["node-1"]).map(peer)
+        })
     ))
   )
 
@@ -112,8 +131,16 @@ export const manifestLayer = makeManifest(false)
 
 /** A node with a manifest: it publishes, follows, pulls and unlinks. */
 export const clusterLayer = (options: NodeOptions = {}) =>
-  CatchUp.layer({ deleteGraceMillis: 500 }).pipe(
-    Layer.provideMerge(Readiness.layer({ readyMaxLagMillis: 0, barrierTimeoutMillis: 10_000 })),
+  Readiness.layer({ readyMaxLagMillis: 0, gated: options.gated ?? false }).pipe(
+    Layer.provideMerge(CatchUp.layer({
+      deleteGraceMillis: 500,
+      enabled: options.catchUp ?? true,
+      barrierTimeoutMillis: 10_000,
+      highWater: 0.8 * (options.queueSize ?? defaults.queueSize),
+      walkIntervalMillis: options.walkIntervalMillis ?? 0
+    })),
+    Layer.provideMerge(Scrub.layer({ bytesPerSecond: 0, intervalMillis: options.scrubIntervalMillis ?? 0 })),
+    Layer.provideMerge(LocalCheck.layer({ reconcileIntervalMillis: options.reconcileIntervalMillis ?? 0 })),
     Layer.provideMerge(Unlinker.layer),
     Layer.provideMerge(
       Registrar.layer({ queueSize: 8, drainMillis: 1000, finishesPending: true, reconcileIntervalMillis: 60_000 })

@@ -86,19 +86,22 @@ export const demo = Effect.fn("demo")(function*(options: DemoOptions) {
   )
   const { at } = yield* writer.ask({ _tag: "Head" })
   if (at === undefined) return yield* new NodeFailed({ node: "writer", detail: "did not say where the manifest ends" })
-  yield* Effect.forEach(nodes, (node) => node.ask({ _tag: "Await", at }), { concurrency: "unbounded" })
-  const replicated = yield* Clock.currentTimeMillis
+  const ready = yield* Effect.forEach(nodes, (node) =>
+    node.ask({ _tag: "Await", at }).pipe(
+      Effect.andThen(Clock.currentTimeMillis),
+      Effect.map((now) => [node.name, now - began] as const)
+    ), { concurrency: "unbounded" })
   yield* Fiber.interrupt(display)
 
   yield* Console.log("\nEvery node is ready. Comparing what they hold ...")
   const proof = yield* prove(nodes, yield* Ref.get(paths), folder)
   yield* Effect.forEach(proof.equal, (sentence) => Console.log(`  equal: ${sentence}`), { discard: true })
-  yield* Console.log(`\n${table(yield* summary(nodes, replicated - began))}`)
+  yield* Console.log(`\n${table(yield* summary(nodes, new Map(ready)))}`)
   if (options.keep) yield* Console.log(`\nThe nodes' folders stay in ${folder}`)
   if (proof.differences.length > 0) return yield* new DemoFailed({ differences: proof.differences })
 }, Effect.scoped)
 
-const summary = Effect.fn("summary")(function*(nodes: ReadonlyArray<Node>, millis: number) {
+const summary = Effect.fn("summary")(function*(nodes: ReadonlyArray<Node>, millis: ReadonlyMap<string, number>) {
   const rows = yield* Effect.forEach(nodes, ({ name, progress }) =>
     Effect.map(SubscriptionRef.get(progress), (at) => [
       name,
@@ -108,7 +111,7 @@ const summary = Effect.fn("summary")(function*(nodes: ReadonlyArray<Node>, milli
       String(at.skippedSelf),
       String(at.failed),
       String(at.attempts),
-      `${(millis / 1000).toFixed(1)} s`
+      `${((millis.get(name) ?? 0) / 1000).toFixed(1)} s`
     ]))
   return [["node", "files", "bytes", "pulled", "skipped as own", "failed", "attempts", "wall time"], ...rows]
 })

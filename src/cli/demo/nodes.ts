@@ -76,6 +76,8 @@ export const startNode = Effect.fn("startNode")(function*(options: {
     `manifest_path = ${JSON.stringify(join(folder, "manifest.db"))}`,
     "[storage]",
     `local_path = ${JSON.stringify(data)}`,
+    "[server]",
+    "enabled = false",
     ""
   ].join("\n")
   yield* fs.writeFileString(config, text, { mode: 0o600 })

@@ -2,6 +2,7 @@
 import { Effect, FileSystem, Schema, Stream } from "effect"
 import { join } from "node:path"
 import { offence } from "../../ports/FilePath.ts"
+import { fileFailed } from "../files.ts"
 
 export interface SourceFile {
   /** Where it lies on this machine. */
@@ -20,7 +21,7 @@ export class SourceFailed extends Schema.TaggedError<SourceFailed>()("SourceFail
 /** Every file of a folder, under its path relative to it. */
 export const fromFolder = Effect.fn("fromFolder")(function*(folder: string) {
   const fs = yield* FileSystem.FileSystem
-  const found = yield* fs.readDirectory(folder, { recursive: true })
+  const found = yield* fs.readDirectory(folder, { recursive: true }).pipe(Effect.mapError(fileFailed(folder)))
   const files: Array<SourceFile> = []
   for (const name of found.sort()) {
     const file = join(folder, name)
@@ -91,9 +92,18 @@ export const openDuckDb = Effect.gen(function*() {
     }),
     (connection) => Effect.sync(() => connection.closeSync())
   )
+  // A connection that is closed, or a process that exits, while a query runs may hang for ever: it is interrupted and
+  // waited for.
   const query = (sql: string) =>
-    Effect.tryPromise({ try: () => connection.runAndReadAll(sql), catch: failed }).pipe(
-      Effect.map((reader) => reader.getRowsJson())
-    )
+    Effect.callback<ReadonlyArray<ReadonlyArray<unknown>>, SourceFailed>((resume) => {
+      const running = connection.runAndReadAll(sql).then(
+        (reader) => resume(Effect.succeed(reader.getRowsJson())),
+        (cause) => resume(Effect.fail(failed(cause)))
+      )
+      return Effect.promise(() => {
+        connection.interrupt()
+        return running
+      })
+    })
   return { query }
 })

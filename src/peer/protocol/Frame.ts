@@ -75,7 +75,7 @@ export interface Decoder {
 }
 
 /** A decoder for one byte stream, with the most that a frame's `length` may say. */
-export const makeDecoder = (limit: number = maxLength): Decoder => {
+export const makeDecoder = (limit: number): Decoder => {
   const head = Buffer.alloc(headBytes)
   let headFilled = 0
   let body: Buffer | undefined

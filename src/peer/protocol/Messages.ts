@@ -2,8 +2,9 @@
  * The messages inside frames, as JSON.
  *
  * They are read as Go reads them: a key in any case, the last of several counts, `null` and an absent field are the
- * zero value, unknown fields are ignored, an integer is an integer literal within 64 bits. They are written byte for
- * byte as Go writes them. Integers are `bigint`, so that none of the 64 bits is lost.
+ * zero value, unknown fields are ignored, an integer is an integer literal within 64 bits. (A key that is there twice in
+ * the very same letters may differ: docs/protocol.md.) They are written byte for byte as Go writes them. Integers are
+ * `bigint`, so that none of the 64 bits is lost.
  */
 import { Effect, Result, Schema, SchemaTransformation } from "effect"
 import * as ExactJson from "../../ports/ExactJson.ts"
@@ -34,7 +35,7 @@ const zero = <S extends Schema.Constraint>(value: S["Encoded"]) =>
 const Text = Schema.String.pipe(
   Schema.decodeTo(
     Schema.String,
-    SchemaTransformation.transform({ decode: (text) => text.toWellFormed(), encode: (text) => text.toWellFormed() })
+    SchemaTransformation.transform<string, string>({ decode: (text) => text.toWellFormed(), encode: (text) => text })
   ),
   zero("")
 )
@@ -96,6 +97,20 @@ export const FetchFileAck = Schema.Struct({
 })
 export interface FetchFileAck extends Schema.Schema.Type<typeof FetchFileAck> {}
 
+/** An answer in which every field is its zero value. */
+export const emptyFetchFileAck: FetchFileAck = {
+  status: "",
+  code: "",
+  error: "",
+  size_bytes: 0n,
+  sha256: "",
+  byte_offset: 0n,
+  keep_alive: false,
+  ack_hmac: "",
+  server_node_id: "",
+  retry_after_ms: 0n
+}
+
 /** A node's sign of life. */
 export const Heartbeat = Schema.Struct({
   node_id: Text,
@@ -110,8 +125,12 @@ export const Heartbeat = Schema.Struct({
 export interface Heartbeat extends Schema.Schema.Type<typeof Heartbeat> {}
 
 /** Answers `Heartbeat`. */
-export const HeartbeatAck = Schema.Struct({ node_id: Text, timestamp: Rfc3339 })
-export interface HeartbeatAck extends Schema.Schema.Type<typeof HeartbeatAck> {}
+export interface HeartbeatAck {
+  /** Who answers. */
+  readonly node_id: string
+  /** RFC 3339. */
+  readonly timestamp: string
+}
 
 /** A node says that it leaves. */
 export const LeaveNotify = Schema.Struct({
@@ -159,7 +178,6 @@ const decoder = <A>(expected: string, schema: Message<A>) => {
 export const decodeFetchFile = decoder("FetchFile", FetchFile)
 export const decodeFetchFileAck = decoder("FetchFileAck", FetchFileAck)
 export const decodeHeartbeat = decoder("Heartbeat", Heartbeat)
-export const decodeHeartbeatAck = decoder("HeartbeatAck", HeartbeatAck)
 export const decodeLeaveNotify = decoder("LeaveNotify", LeaveNotify)
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -174,9 +192,15 @@ const escapes: { readonly [character: string]: string } = {
   "\u2029": "\\u2029"
 }
 
+const wellFormed = (message: object): object =>
+  Object.fromEntries(
+    Object.entries(message).map(([name, value]) => [name, typeof value === "string" ? value.toWellFormed() : value])
+  )
+
 const json = (message: object): Uint8Array =>
   Buffer.from(
-    ExactJson.stringify(message).replace(/[<>&\u2028\u2029]/g, (character) => escapes[character] ?? character),
+    ExactJson.stringify(wellFormed(message))
+      .replace(/[<>&\u2028\u2029]/g, (character) => escapes[character] ?? character),
     "utf8"
   )
 
@@ -189,11 +213,11 @@ export const encodeFetchFile = (message: FetchFile): Result.Result<Uint8Array, F
   Frame.encode(
     Frame.messageType.fetchFile,
     json({
-      path: message.path.toWellFormed(),
-      node_id: message.node_id.toWellFormed(),
-      nonce: message.nonce.toWellFormed(),
+      path: message.path,
+      node_id: message.node_id,
+      nonce: message.nonce,
       timestamp: message.timestamp,
-      hmac: message.hmac.toWellFormed(),
+      hmac: message.hmac,
       byte_offset: unlessZero(message.byte_offset),
       keep_alive: unlessZero(message.keep_alive)
     })
@@ -203,47 +227,21 @@ export const encodeFetchFileAck = (message: FetchFileAck): Result.Result<Uint8Ar
   Frame.encode(
     Frame.messageType.fetchFileAck,
     json({
-      status: message.status.toWellFormed(),
-      code: unlessZero(message.code.toWellFormed()),
-      error: unlessZero(message.error.toWellFormed()),
+      status: message.status,
+      code: unlessZero(message.code),
+      error: unlessZero(message.error),
       size_bytes: message.size_bytes,
-      sha256: message.sha256.toWellFormed(),
+      sha256: message.sha256,
       byte_offset: unlessZero(message.byte_offset),
       keep_alive: unlessZero(message.keep_alive),
-      ack_hmac: unlessZero(message.ack_hmac.toWellFormed()),
-      server_node_id: unlessZero(message.server_node_id.toWellFormed()),
+      ack_hmac: unlessZero(message.ack_hmac),
+      server_node_id: unlessZero(message.server_node_id),
       retry_after_ms: unlessZero(message.retry_after_ms)
-    })
-  )
-
-export const encodeHeartbeat = (message: Heartbeat): Result.Result<Uint8Array, Frame.FrameTooLong> =>
-  Frame.encode(
-    Frame.messageType.heartbeat,
-    json({
-      node_id: message.node_id.toWellFormed(),
-      state: message.state.toWellFormed(),
-      is_leader: message.is_leader,
-      timestamp: message.timestamp,
-      auth_nonce: unlessZero(message.auth_nonce.toWellFormed()),
-      auth_timestamp: unlessZero(message.auth_timestamp),
-      auth_hmac: unlessZero(message.auth_hmac.toWellFormed())
     })
   )
 
 export const encodeHeartbeatAck = (message: HeartbeatAck): Result.Result<Uint8Array, Frame.FrameTooLong> =>
   Frame.encode(
     Frame.messageType.heartbeatAck,
-    json({ node_id: message.node_id.toWellFormed(), timestamp: message.timestamp })
-  )
-
-export const encodeLeaveNotify = (message: LeaveNotify): Result.Result<Uint8Array, Frame.FrameTooLong> =>
-  Frame.encode(
-    Frame.messageType.leaveNotify,
-    json({
-      node_id: message.node_id.toWellFormed(),
-      reason: message.reason.toWellFormed(),
-      auth_nonce: unlessZero(message.auth_nonce.toWellFormed()),
-      auth_timestamp: unlessZero(message.auth_timestamp),
-      auth_hmac: unlessZero(message.auth_hmac.toWellFormed())
-    })
+    json({ node_id: message.node_id, timestamp: message.timestamp })
   )

@@ -130,21 +130,22 @@ export const fromSocket = (socket: Socket, received: Received): SocketConnection
   const connection: Connection = {
     remote: `${socket.remoteAddress ?? "?"}:${socket.remotePort ?? "?"}`,
     read: (progress) =>
-      Effect.suspend(() =>
-        poll() ?? Effect.callback<Option.Option<Uint8Array>, ConnectionLost>((resume) => {
-          progress?.begin()
-          waiter = () => {
-            const result = poll()
-            if (result === undefined) return
-            waiter = undefined
-            resume(result)
-          }
-          received.demand()
-          return Effect.sync(() => {
-            waiter = undefined
-          })
+      // Looks and begins to wait in one step: what arrived in between would wake nobody.
+      Effect.callback<Option.Option<Uint8Array>, ConnectionLost>((resume) => {
+        const ready = poll()
+        if (ready !== undefined) return resume(ready)
+        progress?.begin()
+        waiter = () => {
+          const result = poll()
+          if (result === undefined) return
+          waiter = undefined
+          resume(result)
+        }
+        received.demand()
+        return Effect.sync(() => {
+          waiter = undefined
         })
-      ).pipe(
+      }).pipe(
         progress === undefined
           ? (effect) => effect
           : Effect.tap((chunk) => Effect.sync(() => progress.end(Option.isSome(chunk) ? chunk.value.length : 0)))

@@ -1,5 +1,5 @@
 /** Opens a connection to another node. */
-import { Effect, Schema, type Scope } from "effect"
+import { Deferred, Effect, Schema, type Scope } from "effect"
 import { connect as connectTcp, type Socket } from "node:net"
 import { connect as connectTls } from "node:tls"
 import { type Address, addressText } from "../../ports/Membership.ts"
@@ -30,7 +30,7 @@ export const dial = (options: {
   const address = addressText(options.address)
   const failed = (detail: string) => new DialFailed({ address, detail })
   return Effect.gen(function*() {
-    const { connection, socket } = yield* Effect.acquireRelease(
+    const { connected, connection } = yield* Effect.acquireRelease(
       Effect.try({ try: () => open(options), catch: (cause) => failed(String(cause)) }),
       ({ dispose, socket }) =>
         Effect.sync(() => {
@@ -41,11 +41,8 @@ export const dial = (options: {
           socket.destroy()
         })
     )
-    yield* Effect.callback<void, DialFailed>((resume) => {
-      socket.once(options.tls === undefined ? "connect" : "secureConnect", () => resume(Effect.void))
-      socket.once("error", (error) => resume(Effect.fail(failed(error.message))))
-      socket.once("close", () => resume(Effect.fail(failed("the peer closed the connection"))))
-    }).pipe(
+    yield* Deferred.await(connected).pipe(
+      Effect.mapError(failed),
       Effect.timeoutOrElse({
         duration: options.timeoutMillis,
         orElse: () => Effect.fail(failed(`no answer within ${options.timeoutMillis} ms`))
@@ -55,11 +52,20 @@ export const dial = (options: {
   })
 }
 
+interface Opened {
+  readonly connection: Connection
+  readonly socket: Socket
+  /** Done once it is connected, or fails with the reason. */
+  readonly connected: Deferred.Deferred<void, string>
+  readonly dispose: () => void
+}
+
+/** Begins to connect and listens for what comes of it in one step: a fiber may be held up between two. */
 const open = (options: {
   readonly address: Address
   readonly tls: TlsMaterial | undefined
   readonly pool: ReceiveBuffers.BufferPool
-}): { readonly connection: Connection; readonly socket: Socket; readonly dispose: () => void } => {
+}): Opened => {
   const buffers = ReceiveBuffers.make(options.pool, () => socket.resume())
   const settings = {
     host: options.address.host,
@@ -78,5 +84,15 @@ const open = (options: {
   }
   const socket = options.tls === undefined ? connectTcp(settings) : connectTls({ ...options.tls, ...settings })
   const { arrived, connection } = fromSocket(socket, { take: buffers.take, demand: () => undefined })
-  return { connection, socket, dispose: buffers.dispose }
+  const connected = Deferred.makeUnsafe<void, string>()
+  socket.once(options.tls === undefined ? "connect" : "secureConnect", () => {
+    Deferred.doneUnsafe(connected, Effect.void)
+  })
+  socket.once("error", (error) => {
+    Deferred.doneUnsafe(connected, Effect.fail(error.message))
+  })
+  socket.once("close", () => {
+    Deferred.doneUnsafe(connected, Effect.fail("the peer closed the connection"))
+  })
+  return { connection, socket, connected, dispose: buffers.dispose }
 }

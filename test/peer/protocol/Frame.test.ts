@@ -12,7 +12,7 @@ const encoded = (type: number, payload: Uint8Array) => Result.getOrThrow(Frame.e
 
 /** Pushes a stream cut into pieces of these lengths, over and over; gives the frames and how the decoder ended. */
 const decodeAll = (bytes: Uint8Array, cuts: ReadonlyArray<number>) => {
-  const decoder = Frame.makeDecoder()
+  const decoder = Frame.makeDecoder(Frame.maxLength)
   const frames: Array<{ readonly type: number; readonly payload: ReadonlyArray<number> }> = []
   let cut = 0
   for (let at = 0; at < bytes.length;) {
@@ -42,13 +42,13 @@ describe("Frame", () => {
 
   it("gives the bytes behind a frame back untouched", () => {
     const bytes = Buffer.concat([encoded(0x21, Buffer.from("{}")), Buffer.from("body")])
-    const decoded = Option.getOrThrow(Result.getOrThrow(Frame.makeDecoder().push(bytes)))
+    const decoded = Option.getOrThrow(Result.getOrThrow(Frame.makeDecoder(Frame.maxLength).push(bytes)))
     assert.strictEqual(Buffer.from(decoded.rest).toString(), "body")
     assert.strictEqual(decoded.rest.buffer, bytes.buffer)
   })
 
   it("keeps no view of a chunk whose memory is used again", () => {
-    const decoder = Frame.makeDecoder()
+    const decoder = Frame.makeDecoder(Frame.maxLength)
     const chunk = Buffer.from(encoded(0x20, Buffer.from("abcdef")))
     const first = Result.getOrThrow(decoder.push(chunk.subarray(0, 8)))
     assert.isTrue(Option.isNone(first))
@@ -59,7 +59,7 @@ describe("Frame", () => {
   })
 
   it("refuses a length of 0 as soon as it is read", () => {
-    const failure = Result.getOrThrow(Result.flip(Frame.makeDecoder().push(Buffer.from([0, 0, 0, 0]))))
+    const failure = Result.getOrThrow(Result.flip(Frame.makeDecoder(Frame.maxLength).push(Buffer.from([0, 0, 0, 0]))))
     assert.strictEqual(failure._tag, "FrameEmpty")
   })
 

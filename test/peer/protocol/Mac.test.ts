@@ -82,6 +82,10 @@ describe("Mac", () => {
     const hex = Mac.toHex(mac)
     assert.isTrue(Mac.matches(mac, hex))
     assert.isTrue(Mac.matches(mac, hex.toUpperCase()))
+    for (let at = 0; at < hex.length; at++) {
+      const other = hex[at] === "0" ? "1" : "0"
+      assert.isFalse(Mac.matches(mac, hex.slice(0, at) + other + hex.slice(at + 1)), `digit ${at}`)
+    }
     for (
       const bad of ["", hex.slice(1), `${hex}00`, `${hex} `, `g${hex.slice(1)}`, `0x${hex.slice(2)}`, "0".repeat(64)]
     ) {

@@ -2,26 +2,15 @@ import { assert, describe, it } from "@effect/vitest"
 import { Option, Result, Schema } from "effect"
 import * as Frame from "../../../src/peer/protocol/Frame.ts"
 import * as Messages from "../../../src/peer/protocol/Messages.ts"
+import { heartbeatFrame, leaveFrame } from "../support/joins.ts"
 import { vectors } from "../support/vectors.ts"
 
 const hex = (text: string) => Buffer.from(text, "hex")
 const payload = (text: string) => Buffer.from(text, "utf8")
 
 const frameOf = (bytes: Uint8Array): Frame.Frame =>
-  Option.getOrThrow(Result.getOrThrow(Frame.makeDecoder().push(bytes))).frame
+  Option.getOrThrow(Result.getOrThrow(Frame.makeDecoder(Frame.maxLength).push(bytes))).frame
 
-const plainAck: Messages.FetchFileAck = {
-  status: "",
-  code: "",
-  error: "",
-  size_bytes: 0n,
-  sha256: "",
-  byte_offset: 0n,
-  keep_alive: false,
-  ack_hmac: "",
-  server_node_id: "",
-  retry_after_ms: 0n
-}
 const plainRequest: Messages.FetchFile = {
   path: "",
   node_id: "",
@@ -38,7 +27,7 @@ const reasonOf = (result: Result.Result<unknown, Messages.NotAMessage>) =>
 
 /** A frame's payload, read and written again; `undefined` when it can't be read. */
 const rewritten = (bytes: Uint8Array): string | undefined => {
-  const pushed = Frame.makeDecoder().push(bytes)
+  const pushed = Frame.makeDecoder(Frame.maxLength).push(bytes)
   if (Result.isFailure(pushed) || Option.isNone(pushed.success)) return undefined
   const { payload, type } = pushed.success.value.frame
   const written = type === Frame.messageType.fetchFile
@@ -55,7 +44,12 @@ describe("Messages, against the vectors", () => {
   for (const vector of vectors.ack_frames) {
     it(`reads and writes the answer ${vector.name} byte for byte`, () => {
       const { byte_offset, size_bytes, ...texts } = vector.fields
-      const message = { ...plainAck, ...texts, size_bytes: BigInt(size_bytes), byte_offset: BigInt(byte_offset) }
+      const message = {
+        ...Messages.emptyFetchFileAck,
+        ...texts,
+        size_bytes: BigInt(size_bytes),
+        byte_offset: BigInt(byte_offset)
+      }
       const frame = frameOf(hex(vector.frame_hex))
       assert.strictEqual(frame.type, Frame.messageType.fetchFileAck)
       assert.deepStrictEqual(Result.getOrThrow(Messages.decodeFetchFileAck(frame.payload)), message)
@@ -93,13 +87,13 @@ describe("Messages, against the vectors", () => {
   }
 
   for (const vector of vectors.other_frames) {
-    it(`reads and writes ${vector.name} byte for byte`, () => {
+    it(`reads every field of ${vector.name}`, () => {
       const frame = frameOf(hex(vector.frame_hex))
       assert.strictEqual(frame.type, vector.type)
       const written = frame.type === Frame.messageType.heartbeat
-        ? Result.flatMap(Messages.decodeHeartbeat(frame.payload), Messages.encodeHeartbeat)
-        : Result.flatMap(Messages.decodeLeaveNotify(frame.payload), Messages.encodeLeaveNotify)
-      assert.strictEqual(Buffer.from(Result.getOrThrow(written)).toString("hex"), vector.frame_hex)
+        ? heartbeatFrame(Result.getOrThrow(Messages.decodeHeartbeat(frame.payload)))
+        : leaveFrame(Result.getOrThrow(Messages.decodeLeaveNotify(frame.payload)))
+      assert.strictEqual(Buffer.from(written).toString("hex"), vector.frame_hex)
     })
   }
 
@@ -115,14 +109,14 @@ describe("Messages", () => {
     const ack = Result.getOrThrow(
       ackFrom(`{"status":"error","STATUS":"ok","\u017fHA256":"x","size_bytes":1,"Size_Bytes":2}`)
     )
-    assert.deepStrictEqual(ack, { ...plainAck, status: "ok", sha256: "x", size_bytes: 2n })
+    assert.deepStrictEqual(ack, { ...Messages.emptyFetchFileAck, status: "ok", sha256: "x", size_bytes: 2n })
   })
 
   it("takes null and an absent field for the zero value, and ignores unknown fields", () => {
-    assert.deepStrictEqual(Result.getOrThrow(ackFrom("null")), plainAck)
+    assert.deepStrictEqual(Result.getOrThrow(ackFrom("null")), Messages.emptyFetchFileAck)
     assert.deepStrictEqual(
       Result.getOrThrow(ackFrom(`{"status":null,"keep_alive":null,"__proto__":{"code":"x"}}`)),
-      plainAck
+      Messages.emptyFetchFileAck
     )
   })
 
@@ -155,6 +149,17 @@ describe("Messages", () => {
     assert.strictEqual(Result.getOrThrow(ackFrom(`{"error":"a\\ud800b"}`)).error, "a\ufffdb")
   })
 
+  it("writes a lone surrogate as U+FFFD, in whichever field it is", () => {
+    const written = Result.getOrThrow(
+      Messages.encodeFetchFile({ ...plainRequest, path: "a\ud800b", node_id: "\udc00" })
+    )
+    assert.deepInclude(Result.getOrThrow(Messages.decodeFetchFile(frameOf(written).payload)), {
+      path: "a\ufffdb",
+      node_id: "\ufffd"
+    })
+    assert.include(Buffer.from(written).toString(), "a\ufffdb")
+  })
+
   it("says nothing of the payload in its failures", () => {
     const failure = Result.getOrThrow(Result.flip(ackFrom(`{"secret-text":`)))
     assert.notInclude(failure.message, "secret-text")
@@ -182,7 +187,7 @@ describe("Messages", () => {
 
   it("writes the extensions behind the fields that every peer knows", () => {
     const written = Result.getOrThrow(Messages.encodeFetchFileAck({
-      ...plainAck,
+      ...Messages.emptyFetchFileAck,
       status: "error",
       code: "busy",
       error: "busy",

@@ -41,19 +41,7 @@ export const frame = (type: number, json: string): Uint8Array =>
   Result.getOrThrow(Frame.encode(type, Buffer.from(json, "utf8")))
 
 export const ackFrame = (ack: Partial<Messages.FetchFileAck>): Uint8Array =>
-  Result.getOrThrow(Messages.encodeFetchFileAck({
-    status: "ok",
-    code: "",
-    error: "",
-    size_bytes: 0n,
-    sha256: "",
-    byte_offset: 0n,
-    keep_alive: false,
-    ack_hmac: "",
-    server_node_id: "",
-    retry_after_ms: 0n,
-    ...ack
-  }))
+  Result.getOrThrow(Messages.encodeFetchFileAck({ ...Messages.emptyFetchFileAck, status: "ok", ...ack }))
 
 /** The next frame that the server sends; `none` when it closes instead. */
 export const takeFrame = (client: RawClient): Effect.Effect<Option.Option<Frame.Frame>> =>

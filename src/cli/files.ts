@@ -1,0 +1,46 @@
+/** Files that a user names: read and written with errors that name them. */
+import { Effect, FileSystem, PlatformError, Schema, Stream } from "effect"
+
+/** A file that was named can't be read or written. */
+export class FileFailed extends Schema.TaggedError<FileFailed>()("FileFailed", {
+  file: Schema.String,
+  detail: Schema.String
+}) {
+  override get message(): string {
+    return `${this.file}: ${this.detail}`
+  }
+}
+
+const details: Partial<Record<PlatformError.SystemErrorTag | "BadArgument", string>> = {
+  NotFound: "there is no such file",
+  PermissionDenied: "permission denied",
+  BadResource: "it is no regular file"
+}
+
+/** What the system says of a file, as a sentence. */
+export const fileFailed = (file: string) => ({ message, reason }: PlatformError.PlatformError): FileFailed => {
+  const said = reason.cause instanceof Error ? reason.cause.message : message
+  return new FileFailed({ file, detail: details[reason._tag] ?? reason.description ?? said })
+}
+
+/** The bytes of a file. */
+export const fileBytes = (file: string): Stream.Stream<Uint8Array, FileFailed, FileSystem.FileSystem> =>
+  Stream.unwrap(Effect.map(FileSystem.FileSystem, (fs) => fs.stream(file, { chunkSize: 1 << 20 }))).pipe(
+    Stream.mapError(fileFailed(file))
+  )
+
+/** Whoever reads our output may have had enough, as `head` does: that is no failure. */
+export const toStdout = <A, E, R>(
+  written: Effect.Effect<A, E | PlatformError.PlatformError, R>
+): Effect.Effect<void, E | FileFailed, R> =>
+  written.pipe(
+    Effect.asVoid,
+    Effect.catchIf(
+      (error) => error instanceof PlatformError.PlatformError,
+      (error) => {
+        const { cause } = error.reason
+        const closed = cause instanceof Error && Reflect.get(cause, "code") === "EPIPE"
+        return closed ? Effect.void : Effect.fail(fileFailed("standard output")(error))
+      }
+    )
+  )

@@ -1,0 +1,162 @@
+/**
+ * `file-replication forget PATH --lost`: ends the debt for a file that no node has any more.
+ *
+ * It deletes the path for the whole cluster and for good, so it is asked for twice, looks for the file on every node
+ * that answers, and leaves a record besides the manifest's tombstone.
+ */
+import { Clock, Console, Effect, Option, Schema, Stdio } from "effect"
+import { Prompt } from "effect/cli"
+import { open } from "node:fs/promises"
+import { join } from "node:path"
+import { Backend } from "../ports/Backend.ts"
+import * as ExactJson from "../ports/ExactJson.ts"
+import { FetchClient } from "../ports/FetchClient.ts"
+import type { FileEntry, NodeId } from "../ports/FileEntry.ts"
+import { Inventory } from "../ports/Inventory.ts"
+import { Manifest } from "../ports/Manifest.ts"
+import { type Member, Membership } from "../ports/Membership.ts"
+import { folders, ReplicationConfig } from "../ReplicationConfig.ts"
+import { size } from "./demo/display.ts"
+import { parsePath } from "./operator.ts"
+import { Misused } from "./publish.ts"
+import { inManifest } from "./why.ts"
+
+/** Nothing was changed, and why. */
+export class NotForgotten extends Schema.TaggedError<NotForgotten>()("NotForgotten", {
+  path: Schema.String,
+  detail: Schema.String
+}) {
+  override get message(): string {
+    return `${this.path} was not forgotten: ${this.detail}`
+  }
+}
+
+/** What is known of the file on one node. */
+export interface Sighting {
+  readonly node: NodeId
+  /** `Held`: it has the file. `Absent`: it answered that it does not. `Silent`: it did not answer. `Away`: not asked. */
+  readonly kind: "Held" | "Absent" | "Silent" | "Away"
+  readonly detail: string
+}
+
+class Enough extends Schema.TaggedError<Enough>()("Enough", {}) {}
+
+/** Asks a peer for the file and hangs up at the first byte: it sends one only of a file that it holds, verified. */
+const askPeer = Effect.fnUntraced(function*(entry: FileEntry, member: Member) {
+  const { address, alive, id } = member
+  const sighting = (kind: Sighting["kind"], detail: string): Sighting => ({ node: id, kind, detail })
+  if (!alive) return sighting("Away", "gives no sign of life and was not asked")
+  if (Option.isNone(address)) return sighting("Away", "has not said where it listens and was not asked")
+  const client = yield* FetchClient
+  return yield* client.fetch({ id, address: address.value }, entry, 0, { write: () => Effect.fail(new Enough()) }).pipe(
+    Effect.as(sighting("Held", "has it")),
+    Effect.catchTags({
+      Enough: () => Effect.succeed(sighting("Held", "has it")),
+      FileNotOnPeer: () => Effect.succeed(sighting("Absent", "does not have it")),
+      ChecksumMismatch: () => Effect.succeed(sighting("Absent", "has other bytes in its manifest"))
+    }),
+    Effect.catch((error) => Effect.succeed(sighting("Silent", error.message)))
+  )
+})
+
+/** This node: verified, on its way into the manifest, or just lying there. */
+const askSelf = Effect.fnUntraced(function*(entry: FileEntry) {
+  const { self } = yield* Membership
+  const [local] = yield* (yield* Inventory).look([entry.path])
+  const found = yield* (yield* Backend).stat(entry.path)
+  const sighting = (kind: Sighting["kind"], detail: string): Sighting => ({ node: self.id, kind, detail })
+  if (local?.row?._tag === "Verified") return sighting("Held", "has it verified, this node")
+  if (local?.pending !== undefined) return sighting("Held", "has it sealed in staging, this node")
+  if (Option.isSome(found)) return sighting("Held", "has a file under this name that is not verified, this node")
+  return sighting("Absent", "does not have it, this node")
+})
+
+const lookEverywhere = Effect.fn("lookEverywhere")(function*(entry: FileEntry) {
+  const { members, self } = yield* Membership
+  const others = (yield* members).filter(({ id }) => id !== self.id)
+  const peers = yield* Effect.forEach(others, (member) => askPeer(entry, member), { concurrency: 8 })
+  return [yield* askSelf(entry), ...peers]
+})
+
+/** Pure: why a path must not be forgotten as things stand; `undefined` when it may be. */
+export const objection = (sightings: ReadonlyArray<Sighting>): string | undefined => {
+  const named = (kind: Sighting["kind"]) => sightings.filter((each) => each.kind === kind).map(({ node }) => node)
+  const held = named("Held")
+  if (held.length > 0) return `it is not lost: ${held.join(", ")} may still have it`
+  const silent = named("Silent")
+  if (silent.length > 0) return `${silent.join(", ")} did not answer and may still have it`
+  return undefined
+}
+
+export interface ForgetOptions {
+  readonly lost: boolean
+  readonly yes: boolean
+  readonly force: boolean
+}
+
+const explanation = (entry: FileEntry, sightings: ReadonlyArray<Sighting>): string =>
+  [
+    `${entry.path}, ${size(entry.size_bytes)}, sha256 ${entry.sha256}, from ${entry.origin_node_id}:`,
+    ...sightings.map(({ detail, node }) => `  ${node}: ${detail}`),
+    "Forgetting it deletes it from the manifest for every node and for good: no node pulls it any more, every node that",
+    "comes back with it deletes it, and nothing can be published under this path again."
+  ].join("\n")
+
+/** On a terminal somebody can be asked the second time; a script says `--yes`. */
+const confirmed = Effect.fnUntraced(function*(options: ForgetOptions) {
+  if (options.yes) return true
+  const { stdinIsTerminal, stdoutIsTerminal } = yield* Stdio.Stdio
+  if (!(yield* stdinIsTerminal) || !(yield* stdoutIsTerminal)) return false
+  return yield* Prompt.run(Prompt.Confirm({ message: "Forget it for good?", initial: false })).pipe(
+    Effect.orElseSucceed(() => false)
+  )
+})
+
+/** Appends a line to the record, durably. */
+const record = Effect.fnUntraced(function*(line: Readonly<Record<string, unknown>>, path: string) {
+  const file = join(folders(yield* ReplicationConfig).state, "forgotten.jsonl")
+  yield* Effect.tryPromise({
+    try: async () => {
+      const handle = await open(file, "a", 0o600)
+      try {
+        await handle.appendFile(`${ExactJson.stringify(line)}\n`)
+        await handle.sync()
+      } finally {
+        await handle.close()
+      }
+    },
+    catch: (cause) =>
+      new NotForgotten({ path, detail: `${file} can't be written: ${cause instanceof Error ? cause.message : cause}` })
+  })
+  return file
+})
+
+export const forget = Effect.fn("forget")(function*(given: string, options: ForgetOptions) {
+  const path = yield* Effect.fromResult(parsePath(given))
+  if (!options.lost) return yield* new Misused({ detail: "forget is for files that every node has lost; say --lost" })
+  const standing = yield* inManifest(path)
+  if (standing._tag === "Deleted") return yield* Console.log(`${path} is deleted already: ${standing.reason}`)
+  if (standing._tag === "Unknown") return yield* new NotForgotten({ path, detail: "it is not in the manifest" })
+  const { entry, revision } = standing.file
+
+  const sightings = yield* lookEverywhere(entry)
+  yield* Console.log(explanation(entry, sightings))
+  const why = objection(sightings)
+  if (why !== undefined && !(options.yes && options.force)) {
+    return yield* new NotForgotten({ path, detail: `${why}; --yes --force deletes it all the same` })
+  }
+  if (!(yield* confirmed(options))) {
+    return yield* new NotForgotten({
+      path,
+      detail: "nothing was changed; say it again with --yes to go through with it"
+    })
+  }
+
+  const { self } = yield* Membership
+  const now = new Date(yield* Clock.currentTimeMillis).toISOString()
+  const reason = `lost: forgotten by an operator on ${self.id} at ${now}${why === undefined ? "" : `, although ${why}`}`
+  // Before the delete: what was deleted must be on record even when this process dies right behind it.
+  const file = yield* record({ at: now, by: self.id, reason, revision, entry }, path)
+  const removed = yield* (yield* Manifest).remove(path, reason)
+  yield* Console.log(`${path} is forgotten: deleted at revision ${removed}, on record in ${file}`)
+})

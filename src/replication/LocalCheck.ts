@@ -1,0 +1,104 @@
+/**
+ * Whether what `Inventory` calls verified is on this disk as it was: at a start, before the node may say ready, and
+ * again and again.
+ *
+ * Every verified file is compared with `stat` and nothing is opened. One that differs is hashed: with the right bytes
+ * it stays verified, with others it is set aside and owed again, and so is one that is gone. The manifest is not asked.
+ */
+import { Context, Duration, Effect, Layer, Option, Semaphore } from "effect"
+import { Backend, type BackendError } from "../ports/Backend.ts"
+import type { FilePath } from "../ports/FilePath.ts"
+import { Inventory, type InventoryError } from "../ports/Inventory.ts"
+import { Background } from "./Background.ts"
+import * as Examine from "./examine.ts"
+import { sameFolder } from "./Identity.ts"
+import type { PathLock } from "./PathLock.ts"
+import { Puller } from "./Puller.ts"
+
+export class LocalCheck extends Context.Service<LocalCheck, {
+  /** Whether every verified file has been compared since this start, and the last comparison was not cut short. */
+  readonly checked: Effect.Effect<boolean>
+  /** Compares now; behind one that runs already. Fails with `NotFound` when the folder is not this node's any more. */
+  readonly check: Effect.Effect<void, InventoryError | BackendError>
+}>()("file-replication/LocalCheck") {}
+
+export interface LocalCheckOptions {
+  /** Between two checks, milliseconds; 0: only at the start. */
+  readonly reconcileIntervalMillis: number
+}
+
+/** Rows that are compared together. */
+const pageSize = 4000
+
+/** How many differing files are hashed at once. */
+const hashedAtOnce = 4
+
+/** Before a check that failed is begun again. */
+const pause = Duration.seconds(5)
+
+export const layer = (
+  options: LocalCheckOptions
+): Layer.Layer<LocalCheck, never, Background | Backend | Inventory | PathLock | Puller> =>
+  Layer.effect(
+    LocalCheck,
+    Effect.gen(function*() {
+      const backend = yield* Backend
+      const inventory = yield* Inventory
+      const puller = yield* Puller
+      const background = yield* Background
+      const examine = yield* Examine.make
+      const permit = yield* Semaphore.make(1)
+      let checked = false
+
+      const look = Effect.fnUntraced(function*(path: FilePath) {
+        const finding = yield* examine(path)
+        if (finding._tag === "Lost") yield* puller.offer([finding.file])
+        return finding._tag === "Lost"
+      })
+
+      const compare = Effect.gen(function*() {
+        let lost = 0
+        let page = yield* inventory.briefs(Option.none(), pageSize)
+        for (let last = page.at(-1); last !== undefined; last = page.at(-1)) {
+          // The next rows are read while these are compared; one page more is all that is ever held.
+          const [differing, next] = yield* Effect.all([
+            backend.differing(page.filter(({ state }) => state === "Verified")),
+            inventory.briefs(Option.some(last.path), pageSize)
+          ], { concurrency: 2 })
+          if (differing.length > 0) {
+            yield* sameFolder(backend, inventory)
+            const found = yield* Effect.forEach(differing, look, { concurrency: hashedAtOnce })
+            lost += found.filter((each) => each).length
+          }
+          page = next
+        }
+        if (lost > 0) {
+          yield* Effect.logWarning(`${lost} files were missing or damaged on this disk; they are owed again`)
+        }
+        checked = true
+      }).pipe(
+        Effect.tapErrorTag("BackendError", () => Effect.sync(() => (checked = false)))
+      )
+      const check = permit.withPermit(compare).pipe(Effect.withSpan("LocalCheck.check"))
+
+      const rest = options.reconcileIntervalMillis === 0
+        ? Effect.never
+        : Effect.sleep(Duration.millis(options.reconcileIntervalMillis))
+
+      yield* background.run(
+        "the check of local files",
+        check.pipe(
+          Effect.matchEffect({
+            onFailure: (error) =>
+              Effect.andThen(
+                Effect.logError(`the files here were not all checked: ${error.message}`),
+                Effect.sleep(pause)
+              ),
+            onSuccess: () => rest
+          }),
+          Effect.forever
+        )
+      )
+      return { checked: Effect.sync(() => checked), check }
+    })
+  )

@@ -1,0 +1,70 @@
+/**
+ * One verified file, hashed again because something speaks against it: another `stat`, other bytes, no bytes at all.
+ *
+ * It happens under the path's lock, so that nothing is moved away that was just replaced. What is wrong is set aside
+ * first and owed afterwards: the other way round, whoever pulls it could meet the wrong file. A crash in between leaves
+ * a verified file that is missing, and that the next look finds.
+ */
+import { Clock, Effect, Option } from "effect"
+import { Backend, type BackendError, type Held } from "../ports/Backend.ts"
+import type { Registered } from "../ports/FileEntry.ts"
+import type { FilePath } from "../ports/FilePath.ts"
+import { Inventory } from "../ports/Inventory.ts"
+import { PathLock } from "./PathLock.ts"
+
+/** `Lost` is owed again now. `Other`: the path was deleted, replaced or lost already; nothing was done. */
+export type Finding =
+  | { readonly _tag: "Sound" }
+  | { readonly _tag: "Other" }
+  | { readonly _tag: "Lost"; readonly why: "Missing" | "Damaged"; readonly file: Registered }
+
+export const make = Effect.gen(function*() {
+  const backend = yield* Backend
+  const inventory = yield* Inventory
+  const { withLock } = yield* PathLock
+
+  const lost = Effect.fnUntraced(function*(file: Registered, why: "Missing" | "Damaged", reason: string) {
+    const { path } = file.entry
+    yield* Effect.logWarning(`${path}: ${reason}; it is owed again`)
+    const due = yield* Clock.currentTimeMillis
+    yield* inventory.apply([{ _tag: "Lost", path, revision: file.revision, reason, due }])
+    return { _tag: "Lost", why, file } satisfies Finding
+  })
+
+  // A disk that can't move it away either is no reason to go on calling it verified.
+  const setAside = (path: FilePath) =>
+    backend.quarantine(path).pipe(
+      Effect.catchTag("BackendError", (error) => Effect.logError(`it could not be set aside: ${error.message}`))
+    )
+
+  const unreadable = Effect.fnUntraced(function*(file: Registered, error: BackendError) {
+    // Only the disk's own word that the bytes are gone moves a file away; a lack of rights or descriptors passes.
+    if (error.reason === "Unreadable") yield* setAside(file.entry.path)
+    return yield* lost(file, "Damaged", error.message)
+  })
+
+  const compare = Effect.fnUntraced(function*(file: Registered, held: Option.Option<Held>) {
+    const { path, sha256, size_bytes } = file.entry
+    if (Option.isNone(held)) return yield* lost(file, "Missing", "it is not on this disk any more")
+    if (held.value.sha256 === sha256 && held.value.size === size_bytes) {
+      yield* inventory.settle(file, held.value)
+      return { _tag: "Sound" } satisfies Finding
+    }
+    yield* setAside(path)
+    const reason = `its bytes on this disk have sha256 ${held.value.sha256}, not ${sha256}; set aside in quarantine`
+    return yield* lost(file, "Damaged", reason)
+  })
+
+  return (path: FilePath) =>
+    Effect.gen(function*() {
+      const row = yield* inventory.verified(path)
+      if (Option.isNone(row)) return { _tag: "Other" } satisfies Finding
+      const { file } = row.value
+      return yield* backend.adopt(path).pipe(
+        Effect.matchEffect({
+          onFailure: (error) => unreadable(file, error),
+          onSuccess: (held) => compare(file, held)
+        })
+      )
+    }).pipe(withLock(path))
+})

@@ -1,0 +1,45 @@
+/**
+ * A lock on a folder that ends with its holder, however that ends: an exclusive lock on a small SQLite file, which the
+ * system drops with the process. Nothing is ever written to the file.
+ */
+import { Effect, Schema, type Scope } from "effect"
+import { mkdir } from "node:fs/promises"
+import { join } from "node:path"
+import { DatabaseSync } from "node:sqlite"
+
+/** Another process holds the folder, or it can't be locked at all. */
+export class FolderTaken extends Schema.TaggedError<FolderTaken>()("FolderTaken", {
+  folder: Schema.String,
+  detail: Schema.String
+}) {
+  override get message(): string {
+    return `${this.folder} can't be used: ${this.detail}`
+  }
+}
+
+/** Holds the lock until the scope closes. Makes the folder. */
+export const acquire = (folder: string): Effect.Effect<void, FolderTaken, Scope.Scope> =>
+  Effect.acquireRelease(
+    Effect.tryPromise({
+      try: async () => {
+        await mkdir(folder, { recursive: true })
+        const database = new DatabaseSync(join(folder, "lock"), { timeout: 0 })
+        try {
+          database.exec("BEGIN EXCLUSIVE")
+        } catch (cause) {
+          database.close()
+          throw cause
+        }
+        return database
+      },
+      catch: (cause) => {
+        const busy = cause instanceof Error && Reflect.get(cause, "errcode") === 5
+        const said = cause instanceof Error ? cause.message : String(cause)
+        return new FolderTaken({
+          folder,
+          detail: busy ? "another node runs on it; give each a folder of its own" : said
+        })
+      }
+    }),
+    (database) => Effect.sync(() => database.close())
+  ).pipe(Effect.asVoid)

@@ -1,0 +1,233 @@
+import { assert, describe, it } from "@effect/vitest"
+import { Context, Effect, Option, Stream } from "effect"
+import { createHash } from "node:crypto"
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs"
+import { cp, open, rm } from "node:fs/promises"
+import { join } from "node:path"
+import { Backend } from "../src/ports/Backend.ts"
+import { FilePath } from "../src/ports/FilePath.ts"
+import { Inventory, type Progress } from "../src/ports/Inventory.ts"
+import { Manifest } from "../src/ports/Manifest.ts"
+import { CatchUp } from "../src/replication/CatchUp.ts"
+import { LocalCheck } from "../src/replication/LocalCheck.ts"
+import { Puller } from "../src/replication/Puller.ts"
+import { Readiness } from "../src/replication/Readiness.ts"
+import { Scrub } from "../src/replication/Scrub.ts"
+import { bytes, sha256Of } from "./backend/support.ts"
+import { entryOf } from "./support/entries.ts"
+import { temporaryFolder } from "./support/folder.ts"
+import { dataOf, living, type Node, publish, start, stateOf, untilComplete } from "./support/realNode.ts"
+
+const mib = 1024 * 1024
+const at = (folder: string, name: string, path: string) => join(dataOf(folder, name), path)
+const pulledBytes = (node: Node) => Effect.map(Context.get(node, Puller).stats, ({ bytes }) => bytes)
+
+const until = (node: Node, holds: (progress: Progress) => boolean) =>
+  Stream.runDrain(Stream.takeUntil(Context.get(node, Inventory).changes, holds))
+
+/** Waits until a node says that it is ready. */
+const untilReady = (node: Node) =>
+  Stream.runDrain(Stream.takeUntil(Context.get(node, Readiness).changes, ({ ready }) => ready))
+
+/** Two nodes that have held these files; both have ended. */
+const heldByBoth = (folder: string, files: ReadonlyArray<readonly [string, Uint8Array]>) =>
+  living(folder, "writer", (writer) =>
+    Effect.gen(function*() {
+      for (const [path, content] of files) yield* publish(writer, path, content)
+      yield* living(folder, "reader", untilComplete)
+    }))
+
+describe("a node", () => {
+  for (const right of [true, false]) {
+    const what = right ? "takes it without a fetch when it is right" : "drops it and pulls the file when it is garbage"
+    it.live(`finds a whole staging file at its start, hashes it, and ${what}`, () =>
+      Effect.gen(function*() {
+        const folder = yield* temporaryFolder
+        const content = bytes(2 * mib + 17, 3)
+        const writer = yield* start(folder, "writer")
+        yield* publish(writer, "db/a", content)
+        const key = createHash("sha256").update("db/a").digest("hex")
+        const staging = join(stateOf(folder, "reader"), "staging", key.slice(0, 1))
+        mkdirSync(staging, { recursive: true })
+        writeFileSync(
+          join(staging, `${key}.pull.${sha256Of(content)}`),
+          right ? content : bytes(content.length, 4)
+        )
+        const reader = yield* start(folder, "reader")
+        yield* untilComplete(reader)
+        assert.isTrue(readFileSync(at(folder, "reader", "db/a")).equals(content))
+        const came = yield* pulledBytes(reader)
+        if (right) assert.strictEqual(came, 0)
+        else assert.isAtLeast(came, content.length)
+      }))
+  }
+
+  it.live("finds at its start, and while it runs, files that were deleted behind its back, and pulls them", () =>
+    Effect.gen(function*() {
+      const folder = yield* temporaryFolder
+      const files = ["db/a", "db/b", "db/c"].map((path, n) => [path, bytes(5000, n + 1)] as const)
+      yield* heldByBoth(folder, files)
+      rmSync(at(folder, "reader", "db/a"))
+      const writer = yield* start(folder, "writer")
+      const head = yield* Context.get(writer, Manifest).head
+      const reader = yield* start(folder, "reader")
+      yield* untilReady(reader)
+      assert.isTrue(existsSync(at(folder, "reader", "db/a")))
+      rmSync(join(dataOf(folder, "reader"), "db"), { recursive: true })
+      yield* Context.get(reader, LocalCheck).check
+      yield* until(reader, ({ owed }) => owed.files === 0)
+      for (const [path, content] of files) assert.isTrue(readFileSync(at(folder, "reader", path)).equals(content))
+      assert.deepStrictEqual(yield* Context.get(writer, Manifest).head, head)
+      assert.strictEqual(yield* pulledBytes(reader), 4 * 5000)
+    }))
+
+  it.live("pulls its own files back from others when its data folder was emptied", () =>
+    Effect.gen(function*() {
+      const folder = yield* temporaryFolder
+      yield* heldByBoth(folder, [["db/a", bytes(5000, 1)], ["db/b", bytes(5000, 2)]])
+      rmSync(join(dataOf(folder, "writer"), "db"), { recursive: true })
+      yield* start(folder, "reader")
+      const writer = yield* start(folder, "writer")
+      yield* untilReady(writer)
+      assert.isTrue(readFileSync(at(folder, "writer", "db/a")).equals(bytes(5000, 1)))
+      assert.isTrue(Option.isSome(yield* Context.get(writer, Manifest).get(FilePath.make("db/a"))))
+    }))
+
+  it.live("finds a flipped bit by verify, serves the file no more, and heals it from a peer", () =>
+    Effect.gen(function*() {
+      const folder = yield* temporaryFolder
+      const content = bytes(mib + 5, 7)
+      yield* heldByBoth(folder, [["db/a", content], ["db/b", bytes(100, 8)]])
+      yield* Effect.promise(async () => {
+        const file = await open(at(folder, "reader", "db/a"), "r+")
+        const { atime, mtime } = await file.stat()
+        await file.write(new Uint8Array([(content[777] ?? 0) ^ 1]), 0, 1, 777)
+        await file.utimes(atime, mtime)
+        await file.close()
+      })
+      const path = FilePath.make("db/a")
+      yield* living(folder, "reader", (reader) =>
+        Effect.gen(function*() {
+          // Nobody is there to heal it, so that what is said meanwhile can be seen.
+          const report = yield* Context.get(reader, Scrub).verify
+          assert.deepStrictEqual(report, { checked: 2, bytes: mib + 105, damaged: 1, missing: 0 })
+          assert.deepStrictEqual(yield* Context.get(reader, Inventory).verified(path), Option.none())
+          assert.isFalse(existsSync(at(folder, "reader", "db/a")))
+          assert.strictEqual(readdirSync(join(stateOf(folder, "reader"), "quarantine")).length, 1)
+          assert.isFalse(yield* Context.get(reader, Readiness).ready)
+          yield* start(folder, "writer")
+          yield* until(reader, ({ owed }) => owed.files === 0)
+          assert.isTrue(readFileSync(at(folder, "reader", "db/a")).equals(content))
+          assert.deepStrictEqual(yield* Context.get(reader, Scrub).verify, { ...report, damaged: 0 })
+        }))
+    }))
+
+  it.live("takes the files of a folder that was copied there by hand, and fetches not a byte of them", () =>
+    Effect.gen(function*() {
+      const folder = yield* temporaryFolder
+      const writer = yield* start(folder, "writer")
+      for (let n = 0; n < 20; n++) yield* publish(writer, `db/${n}`, bytes(1000 + n, n + 1))
+      yield* Effect.promise(() =>
+        cp(join(dataOf(folder, "writer"), "db"), join(dataOf(folder, "reader"), "db"), { recursive: true })
+      )
+      const reader = yield* start(folder, "reader")
+      yield* untilComplete(reader)
+      const { bytes: came, pulled, skippedLocal } = yield* Context.get(reader, Puller).stats
+      assert.deepStrictEqual([came, pulled, skippedLocal], [0, 0, 20])
+    }))
+
+  it.live("that lost its inventory takes its folder again by hashing, and fetches only what is wrong", () =>
+    Effect.gen(function*() {
+      const folder = yield* temporaryFolder
+      const files = Array.from({ length: 10 }, (_, n) => [`db/${n}`, bytes(1000, n + 1)] as const)
+      yield* heldByBoth(folder, files)
+      const inventory = (end: string) => join(stateOf(folder, "reader"), `inventory.db${end}`)
+      yield* Effect.promise(() => Promise.all(["", "-wal", "-shm"].map((end) => rm(inventory(end), { force: true }))))
+      writeFileSync(at(folder, "reader", "db/4"), bytes(1000, 99))
+      yield* start(folder, "writer")
+      const reader = yield* start(folder, "reader")
+      yield* untilComplete(reader)
+      assert.strictEqual(yield* pulledBytes(reader), 1000)
+      for (const [path, content] of files) assert.isTrue(readFileSync(at(folder, "reader", path)).equals(content))
+    }))
+
+  it.live("does not start when its data folder is not the one that its inventory knows, and says what to do", () =>
+    Effect.gen(function*() {
+      const folder = yield* temporaryFolder
+      yield* heldByBoth(folder, [["db/a", bytes(10)]])
+      const data = dataOf(folder, "reader")
+      // The disk is not mounted: an empty folder stands there.
+      renameSync(data, `${data}.away`)
+      const lost = yield* Effect.flip(Effect.scoped(start(folder, "reader")))
+      assert(lost._tag === "IdentityError")
+      assert.strictEqual(lost.reason, "FolderLost")
+      assert.include(lost.message, "storage.local_path")
+      // Another node's folder.
+      rmSync(data, { recursive: true })
+      yield* Effect.promise(() => cp(dataOf(folder, "writer"), data, { recursive: true }))
+      const other = yield* Effect.flip(Effect.scoped(start(folder, "reader")))
+      assert(other._tag === "IdentityError")
+      assert.strictEqual(other.reason, "Different")
+      // Its own again.
+      rmSync(data, { recursive: true })
+      renameSync(`${data}.away`, data)
+      yield* living(folder, "reader", untilReady)
+    }))
+
+  it.live("carries out at its start what was deleted while it was down, and its staging bytes go too", () =>
+    Effect.gen(function*() {
+      const folder = yield* temporaryFolder
+      const content = bytes(2 * mib, 1)
+      yield* heldByBoth(folder, [["db/a", content], ["db/b", bytes(100, 2)]])
+      const key = createHash("sha256").update("db/a").digest("hex")
+      const staging = join(stateOf(folder, "reader"), "staging", key.slice(0, 1))
+      writeFileSync(join(staging, `${key}.pull.${sha256Of(content)}`), content.subarray(0, mib))
+      const writer = yield* start(folder, "writer")
+      yield* Context.get(writer, Manifest).remove(FilePath.make("db/a"), "retention")
+      const reader = yield* start(folder, "reader", { deleteGraceMillis: 0 })
+      yield* until(reader, ({ unlinking, verified }) => verified.files === 1 && unlinking === 0)
+      assert.isFalse(existsSync(at(folder, "reader", "db/a")))
+      assert.deepStrictEqual(readdirSync(staging), [])
+      assert.isTrue(existsSync(at(folder, "reader", "db/b")))
+    }))
+
+  it.live("reports as orphans what only another manifest knew, and deletes none of it", () =>
+    Effect.gen(function*() {
+      const folder = yield* temporaryFolder
+      yield* heldByBoth(folder, [["db/a", bytes(10)]])
+      // Another manifest altogether.
+      for (const end of ["", "-wal", "-shm"]) rmSync(join(folder, `manifest.db${end}`), { force: true })
+      const reader = yield* start(folder, "reader")
+      yield* until(reader, ({ cursor }) => Option.exists(cursor, ({ revision }) => revision === 0))
+      assert.strictEqual((yield* Context.get(reader, CatchUp).status).orphans, 1)
+      assert.isTrue(existsSync(at(folder, "reader", "db/a")))
+    }))
+
+  it.live("catches up with 10,000 files over a queue of 64", () =>
+    Effect.gen(function*() {
+      const folder = yield* temporaryFolder
+      const paths = Array.from({ length: 10_000 }, (_, n) => `db/cpu/${n % 100}/${n}`)
+      yield* living(folder, "writer", (writer) =>
+        Context.get(writer, Manifest).registerAll(paths.map((path) =>
+          entryOf(path)
+        )))
+      for (const path of paths) {
+        mkdirSync(join(at(folder, "reader", path), ".."), { recursive: true })
+        writeFileSync(at(folder, "reader", path), path)
+      }
+      const reader = yield* start(folder, "reader", { queueSize: 64, pullWorkers: 32 })
+      let deepest = 0
+      yield* Stream.runDrain(
+        Stream.takeUntilEffect(Context.get(reader, Inventory).changes, (progress) =>
+          Effect.map(Context.get(reader, Puller).stats, ({ queueDepth }) => {
+            deepest = Math.max(deepest, queueDepth)
+            return Option.isSome(progress.cursor) && progress.verified.files === paths.length
+          }))
+      )
+      // What was taken out of the queue and has no worker yet is no more than there are workers.
+      assert.isAtMost(deepest, 64 + 32)
+      assert.strictEqual((yield* Context.get(reader, CatchUp).status).walked, paths.length)
+      const sample = yield* Context.get(reader, Backend).adopt(FilePath.make("db/cpu/7/907"))
+      assert.strictEqual(Option.getOrThrow(sample).sha256, entryOf("db/cpu/7/907").sha256)
+    }))
+})

@@ -1,0 +1,234 @@
+import { assert, describe, it } from "@effect/vitest"
+import { Effect, Option, Stream } from "effect"
+import { TestClock } from "effect/testing"
+import { Backend } from "../../src/ports/Backend.ts"
+import { Revision } from "../../src/ports/FileEntry.ts"
+import { FilePath } from "../../src/ports/FilePath.ts"
+import { Inventory, type Progress } from "../../src/ports/Inventory.ts"
+import { Manifest } from "../../src/ports/Manifest.ts"
+import { CatchUp } from "../../src/replication/CatchUp.ts"
+import { Puller } from "../../src/replication/Puller.ts"
+import { Readiness } from "../../src/replication/Readiness.ts"
+import { write } from "../backend/support.ts"
+import { clusterLayer, Dials, fileOf, hold, makeGate, ManifestControl, textUnder } from "./node.ts"
+
+const until = Effect.fnUntraced(function*(holds: (progress: Progress) => boolean) {
+  const inventory = yield* Inventory
+  yield* Stream.runDrain(Stream.takeUntil(inventory.changes, holds))
+})
+const untilHeld = (files: number) => until(({ owed, verified }) => verified.files === files && owed.files === 0)
+const untilWalked = until(({ cursor }) => Option.isSome(cursor))
+
+const register = (...paths: ReadonlyArray<string>) =>
+  Effect.gen(function*() {
+    const manifest = yield* Manifest
+    return yield* manifest.registerAll(paths.map((path) => fileOf(path).entry))
+  })
+const numbered = (count: number) => Array.from({ length: count }, (_, n) => `db/${String(n).padStart(5, "0")}`)
+const remove = (path: string) =>
+  Effect.flatMap(Manifest, (manifest) => manifest.remove(FilePath.make(path), "retention"))
+
+/** The manifest as it is when a node starts that was never there: registered while it could not be reached. */
+const arrive = Effect.gen(function*() {
+  yield* (yield* ManifestControl).setUnavailable(Option.none())
+  yield* TestClock.adjust("2 seconds")
+})
+const prepare = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
+  Effect.gen(function*() {
+    const control = yield* ManifestControl
+    yield* control.setUnavailable(Option.none())
+    yield* effect
+    yield* control.setUnavailable(Option.some("away"))
+  })
+
+describe("the walk over the manifest", () => {
+  it.effect("takes what a manifest with another history has, even under the same name and with lower revisions", () =>
+    Effect.gen(function*() {
+      const control = yield* ManifestControl
+      yield* register("db/a", "db/b", "db/c")
+      yield* untilHeld(3)
+      yield* remove("db/a")
+      yield* until(({ unlinking }) => unlinking === 1)
+      yield* TestClock.adjust("1 second")
+      yield* untilHeld(2)
+      // A backup from before db/b and db/c, and before db/a was deleted, with the same epoch.
+      yield* control.restore(Revision.make(1))
+      yield* untilHeld(3)
+      assert.deepStrictEqual(yield* textUnder("db/a"), Option.some("db/a"))
+      assert.deepStrictEqual(yield* textUnder("db/c"), Option.some("db/c"))
+      assert.strictEqual((yield* (yield* CatchUp).status).orphans, 2)
+    }).pipe(Effect.provide(clusterLayer())))
+
+  it.effect("carries a deletion of the new history out, however high the old revision was", () =>
+    Effect.gen(function*() {
+      const control = yield* ManifestControl
+      yield* register("db/a", "db/b", "db/c")
+      yield* untilHeld(3)
+      yield* control.restore(Revision.make(1))
+      yield* until(({ cursor }) => Option.exists(cursor, ({ revision }) => revision === 1))
+      yield* remove("db/c")
+      yield* until(({ unlinking }) => unlinking === 1)
+      yield* TestClock.adjust("1 second")
+      yield* untilHeld(2)
+      assert.deepStrictEqual(yield* textUnder("db/c"), Option.none())
+      assert.deepStrictEqual(yield* textUnder("db/b"), Option.some("db/b"))
+    }).pipe(Effect.provide(clusterLayer())))
+
+  it.effect("lets go of what only the old history asked for, and touches nothing on the disk", () =>
+    Effect.gen(function*() {
+      const gate = yield* makeGate
+      yield* Effect.gen(function*() {
+        const control = yield* ManifestControl
+        yield* register("db/a", "db/b")
+        yield* (yield* Dials).next
+        yield* (yield* Dials).next
+        yield* control.restore(Revision.make(1))
+        yield* until(({ owed }) => owed.files === 1)
+        assert.deepStrictEqual(yield* (yield* Inventory).why(FilePath.make("db/b")), Option.none())
+        yield* gate.open
+        yield* untilHeld(1)
+        assert.deepStrictEqual(yield* textUnder("db/b"), Option.none())
+      }).pipe(Effect.provide(clusterLayer({ script: gate.script })))
+    }))
+
+  it.effect("is made again every interval, both ways", () =>
+    Effect.gen(function*() {
+      const inventory = yield* Inventory
+      yield* register("db/a", "db/b")
+      yield* untilHeld(2)
+      // Lost without an event: one row that the manifest asks for, one file that it never had at this revision.
+      const path = FilePath.make("db/a")
+      yield* inventory.apply([{ _tag: "Forget", path, revision: Revision.make(1), due: 1e9 }])
+      yield* inventory.unlinked(path, Revision.make(1))
+      yield* hold(fileOf("db/never", 2))
+      yield* (yield* Backend).remove(FilePath.make("db/b"))
+      yield* TestClock.adjust("66 minutes")
+      yield* TestClock.adjust("1 second")
+      yield* until(({ owed, unlinking, verified }) => verified.files === 2 && owed.files + unlinking === 0)
+      assert.deepStrictEqual(yield* textUnder("db/b"), Option.some("db/b"))
+      assert.deepStrictEqual(yield* textUnder("db/never"), Option.none())
+      const { completed, skipped, walked } = yield* (yield* CatchUp).status
+      assert.isAbove(Option.getOrThrow(completed), 54 * 60_000)
+      assert.deepStrictEqual([walked, skipped], [2, 1])
+    }).pipe(Effect.provide(clusterLayer({ walkIntervalMillis: 3_600_000 }))))
+
+  it.effect("reports files that nobody knows and deletes none of them", () =>
+    Effect.gen(function*() {
+      yield* register("db/a")
+      yield* untilHeld(1)
+      yield* write(FilePath.make("db/stranger"), new Uint8Array(3))
+      yield* write(FilePath.make("db/second"), new Uint8Array(3))
+      yield* TestClock.adjust("2 hours")
+      assert.strictEqual((yield* (yield* CatchUp).status).orphans, 2)
+      assert.isTrue(Option.isSome(yield* textUnder("db/stranger")))
+    }).pipe(Effect.provide(clusterLayer({ walkIntervalMillis: 3_600_000 }))))
+
+  it.effect("takes files that lie in the folder already, without asking anybody", () =>
+    Effect.gen(function*() {
+      yield* prepare(register("db/a", "db/b"))
+      yield* write(FilePath.make("db/a"), new TextEncoder().encode("db/a"))
+      yield* arrive
+      yield* untilHeld(2)
+      assert.deepStrictEqual((yield* Dials).all.map(({ path }) => path), ["db/b"])
+    }).pipe(Effect.provide(clusterLayer({ manifestAway: true }))))
+
+  it.effect("pauses while too many files wait, and goes on when they are pulled", () =>
+    Effect.gen(function*() {
+      const gate = yield* makeGate
+      yield* Effect.gen(function*() {
+        yield* prepare(register(...numbered(1300)))
+        yield* arrive
+        yield* until(({ owed }) => owed.files === 500)
+        yield* TestClock.adjust("1 minute")
+        const { completed, running, walked } = yield* (yield* CatchUp).status
+        assert.deepStrictEqual([completed, running, walked], [Option.none(), true, 500])
+        assert.isAtMost((yield* (yield* Puller).stats).queueDepth, 40)
+        yield* gate.open
+        yield* until(({ owed }) => owed.files === 0)
+        yield* TestClock.adjust("1 second")
+        yield* until(({ owed, verified }) => owed.files === 0 && verified.files >= 1000)
+        yield* TestClock.adjust("1 second")
+        yield* untilHeld(1300)
+        yield* untilWalked
+        assert.strictEqual((yield* (yield* CatchUp).status).walked, 1300)
+        assert.strictEqual(new Set((yield* Dials).all.map(({ path }) => path)).size, (yield* Dials).all.length)
+      }).pipe(Effect.provide(clusterLayer({ manifestAway: true, script: gate.script, queueSize: 20 })))
+    }))
+
+  it.effect("takes events while it goes on, and brings back nothing that they deleted", () =>
+    Effect.gen(function*() {
+      const gate = yield* makeGate
+      yield* Effect.gen(function*() {
+        yield* prepare(register(...numbered(700)))
+        yield* arrive
+        yield* until(({ owed }) => owed.files === 500)
+        // One that was walked, one that was not, and one that is new and ours before the walk gets there.
+        yield* remove("db/00003")
+        yield* remove("db/00600")
+        yield* register("db/zzz")
+        yield* until(({ owed, unlinking }) => owed.files === 500 && unlinking === 1)
+        assert.deepStrictEqual((yield* (yield* Inventory).progress).cursor, Option.none())
+        yield* TestClock.adjust("10 seconds")
+        yield* until(({ unlinking }) => unlinking === 0)
+        yield* gate.open
+        yield* until(({ owed }) => owed.files === 0)
+        yield* TestClock.adjust("1 second")
+        yield* untilHeld(699)
+        yield* until(({ cursor }) => Option.exists(cursor, ({ revision }) => revision === 703))
+        assert.deepStrictEqual(yield* textUnder("db/00003"), Option.none())
+        assert.isTrue(yield* (yield* Readiness).ready)
+      }).pipe(Effect.provide(clusterLayer({ manifestAway: true, script: gate.script, queueSize: 20 })))
+    }))
+
+  it.effect("is never made twice at once", () =>
+    Effect.gen(function*() {
+      const gate = yield* makeGate
+      yield* Effect.gen(function*() {
+        yield* prepare(register(...numbered(700)))
+        yield* arrive
+        yield* until(({ owed }) => owed.files === 500)
+        const { started } = yield* (yield* CatchUp).status
+        yield* TestClock.adjust("3 minutes")
+        const now = yield* (yield* CatchUp).status
+        assert.deepStrictEqual([now.started, now.running, now.walked], [started, true, 500])
+      }).pipe(
+        Effect.provide(
+          clusterLayer({ manifestAway: true, script: gate.script, queueSize: 20, walkIntervalMillis: 60_000 })
+        )
+      )
+    }))
+
+  it.effect("says when the manifest has not told its newest position in time, and is made once it answers", () =>
+    Effect.gen(function*() {
+      const catchUp = yield* CatchUp
+      yield* prepare(register("db/a"))
+      yield* TestClock.adjust("9 seconds")
+      assert.strictEqual((yield* catchUp.status).barrier, "waiting")
+      yield* TestClock.adjust("2 seconds")
+      assert.strictEqual((yield* catchUp.status).barrier, "timedOut")
+      yield* TestClock.adjust("2 seconds")
+      assert.isTrue(Option.isSome((yield* catchUp.status).lastError))
+      yield* arrive
+      yield* untilHeld(1)
+      const { barrier, lastError, walked } = yield* catchUp.status
+      assert.deepStrictEqual([barrier, lastError, walked], ["reached", Option.none(), 1])
+    }).pipe(Effect.provide(clusterLayer({ manifestAway: true }))))
+
+  it.effect("can be switched off: new files are pulled, older ones not, and the node does not become ready", () =>
+    Effect.gen(function*() {
+      yield* prepare(register("db/a"))
+      yield* arrive
+      yield* register("db/b")
+      yield* untilHeld(1)
+      assert.deepStrictEqual((yield* Dials).all.map(({ path }) => path), ["db/b"])
+      assert.deepStrictEqual((yield* (yield* Inventory).progress).cursor, Option.none())
+      assert.isFalse(yield* (yield* Readiness).ready)
+      // What comes while the manifest was away for a moment is not left out either.
+      const control = yield* ManifestControl
+      yield* control.setUnavailable(Option.some("away"))
+      yield* TestClock.adjust("1 second")
+      yield* prepare(register("db/c"))
+      yield* arrive
+      yield* untilHeld(2)
+    }).pipe(Effect.provide(clusterLayer({ manifestAway: true, catchUp: false }))))
+})

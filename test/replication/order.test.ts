@@ -1,0 +1,129 @@
+import { assert, describe, it } from "@effect/vitest"
+import { Effect, Fiber, Schema } from "effect"
+import { NodeId } from "../../src/ports/FileEntry.ts"
+import type { PeerAnswer } from "../../src/ports/Inventory.ts"
+import { answered, blamed, explainAnswers, explainPauses, latest } from "../../src/replication/answers.ts"
+import { make as makeLanes } from "../../src/replication/lanes.ts"
+import { makeReach, plan } from "../../src/replication/order.ts"
+import { peer } from "./node.ts"
+
+const id = (name: string) => NodeId.make(name)
+const answer = (name: string, given: Partial<PeerAnswer> = {}): PeerAnswer => ({
+  peer: id(name),
+  at: 0,
+  kind: "PeerUnreachable",
+  detail: `${name} said no`,
+  ...given
+})
+const known = (...answers: ReadonlyArray<PeerAnswer>) => new Map(answers.map((each) => [each.peer, each]))
+const peers = ["a", "b", "c", "d"].map(peer)
+const noneFails = () => false
+const names = (some: ReadonlyArray<{ readonly id: NodeId }>) => some.map(({ id }) => String(id)).join("")
+
+describe("the order of peers", () => {
+  it("is that of the candidates when nothing is known of them", () => {
+    assert.deepStrictEqual(plan(peers, known(), noneFails, 0), { ask: peers, paused: [], notBefore: undefined })
+  })
+
+  it("puts those last that failed lately, and those behind them whose bytes were wrong before", () => {
+    const answers = known(answer("a", { wrongTimes: 1, notBefore: 5 }), answer("c", { kind: "ChecksumMismatch" }))
+    assert.strictEqual(names(plan(peers, answers, ({ id }) => id === "b", 5).ask), "dbac")
+  })
+
+  it("leaves those out that rest, and says when the first may be asked again", () => {
+    const answers = known(
+      answer("a", { notBefore: 90 }),
+      answer("c", { notBefore: 70 }),
+      answer("d", { notBefore: 20 })
+    )
+    const { ask, notBefore, paused } = plan(peers, answers, noneFails, 50)
+    assert.strictEqual(names(ask), "bd")
+    assert.deepStrictEqual([paused, notBefore], [[id("a"), id("c")], 70])
+  })
+
+  it("begins with whom it is told to, unless that one rests", () => {
+    assert.strictEqual(names(plan(peers, known(), ({ id }) => id === "c", 0, id("c")).ask), "cabd")
+    assert.strictEqual(names(plan(peers, known(answer("c", { notBefore: 9 })), noneFails, 0, id("c")).ask), "abd")
+  })
+
+  it.prop(
+    "asks every candidate that does not rest, once",
+    [Schema.Array(Schema.Struct({ rests: Schema.Boolean, fails: Schema.Boolean }))],
+    ([states]) => {
+      const all = states.map((_, n) => peer(`node-${n}`))
+      const answers = known(...states.flatMap(({ rests }, n) => rests ? [answer(`node-${n}`, { notBefore: 2 })] : []))
+      const isFailing = ({ id }: { readonly id: NodeId }) => states[Number(id.slice(5))]?.fails === true
+      const { ask, paused } = plan(all, answers, isFailing, 1)
+      assert.deepStrictEqual([...ask.map(({ id }) => id), ...paused].sort(), all.map(({ id }) => id).sort())
+    }
+  )
+})
+
+describe("the memory of who failed", () => {
+  const a = peer("a")
+
+  it("holds for its time, and ends at once with an answer or another address", () => {
+    const reach = makeReach()
+    assert.isFalse(reach.isFailing(a, 0))
+    reach.failed(a, 100)
+    assert.isTrue(reach.isFailing(a, 99))
+    assert.isFalse(reach.isFailing(a, 100))
+    assert.isFalse(reach.isFailing({ ...a, address: { ...a.address, port: 10 } }, 99))
+    reach.answered(a)
+    assert.isFalse(reach.isFailing(a, 99))
+  })
+
+  it("is bounded", () => {
+    const reach = makeReach()
+    for (let n = 0; n < 5000; n++) reach.failed(peer(`node-${n}`), 100)
+    assert.isFalse(reach.isFailing(peer("node-0"), 0))
+    assert.isTrue(reach.isFailing(peer("node-4999"), 0))
+  })
+})
+
+describe("answers", () => {
+  it("count each whole body of wrong bytes, with a pause of its own", () => {
+    const first = blamed(undefined, { peer: id("a"), at: 10, detail: "wrong" }, (times) => times * 100)
+    assert.deepStrictEqual([first.kind, first.wrongTimes, first.notBefore], ["WrongBytes", 1, 110])
+    const second = blamed(first, { peer: id("a"), at: 200, detail: "wrong" }, (times) => times * 100)
+    assert.deepStrictEqual([second.wrongTimes, second.notBefore], [2, 400])
+  })
+
+  it("keep a pause when another answer comes", () => {
+    const before = answer("a", { wrongTimes: 2, notBefore: 400 })
+    const after = answered(before, answer("a", { kind: "Stalled", at: 300 }))
+    assert.deepStrictEqual([after.kind, after.wrongTimes, after.notBefore], ["Stalled", 2, 400])
+    assert.deepStrictEqual(Object.keys(answered(undefined, answer("a"))).sort(), ["at", "detail", "kind", "peer"])
+  })
+
+  it("are kept in a bounded number, the latest", () => {
+    const many = Array.from({ length: 500 }, (_, n) => answer(`node-${n}`, { at: n }))
+    const kept = latest(many)
+    assert.isAtMost(kept.length, 64)
+    assert.strictEqual(kept[0]?.at, 499)
+  })
+
+  it("explain a refusal by everybody as what it is", () => {
+    const auth = answer("a", { kind: "PeerRejected:auth" })
+    assert.include(explainAnswers([auth]), "check the shared secret, the cluster name and the clocks")
+    assert.notInclude(explainAnswers([auth, answer("b", { kind: "Stalled" })]), "rejected by all peers")
+    assert.include(explainPauses(known(answer("a", { wrongTimes: 3 })), [id("a")]), "a (3 times)")
+  })
+})
+
+describe("the lanes of the queue", () => {
+  it.effect("let what waits for the first time go before what failed before", () =>
+    Effect.gen(function*() {
+      const lanes = yield* makeLanes<string>(2)
+      const waiting = yield* Effect.forkChild(lanes.take, { startImmediately: true })
+      assert.isTrue(lanes.offer("poison 1", "again"))
+      assert.strictEqual(yield* Fiber.join(waiting), "poison 1")
+      for (const name of ["poison 2", "poison 3"]) assert.isTrue(lanes.offer(name, "again"))
+      assert.isFalse(lanes.offer("poison 4", "again"))
+      for (const name of ["new 1", "new 2"]) assert.isTrue(lanes.offer(name, "first"))
+      assert.isFalse(lanes.offer("new 3", "first"))
+      assert.deepStrictEqual([lanes.room("first"), lanes.room("again")], [0, 0])
+      const taken = yield* Effect.all([lanes.take, lanes.take, lanes.take, lanes.take])
+      assert.deepStrictEqual(taken, ["new 1", "new 2", "poison 2", "poison 3"])
+    }))
+})
