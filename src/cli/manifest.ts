@@ -1,7 +1,6 @@
 /** `file-replication manifest export | import`: the manifest as JSON lines, one entry each. */
 import { Effect, FileSystem, Result, Schema, Stream } from "effect"
 import * as FileEntry from "../ports/FileEntry.ts"
-import { folders } from "../ports/FilePath.ts"
 import { Conflict, Gone, Manifest } from "../ports/Manifest.ts"
 import { fileBytes, fileFailed } from "./files.ts"
 
@@ -48,93 +47,64 @@ interface Line {
   readonly entry: FileEntry.FileEntry
 }
 
-/** Entries that are asked or registered together. */
-const batchSize = 500
-
-const lines = (file: string) =>
-  fileBytes(file).pipe(
+/** Every line of a file, read once; a pipe will do. */
+const read = Effect.fn("read")(function*(file: string) {
+  const right: Array<Line> = []
+  const wrong: Array<Wrong> = []
+  yield* fileBytes(file).pipe(
     Stream.decodeText(),
     Stream.splitLines,
     Stream.zipWithIndex,
     Stream.filter(([text]) => text.trim() !== ""),
-    Stream.map(([text, index]) => ({ line: index + 1, entry: FileEntry.fromJson(text) }))
-  )
-
-const entries = (file: string) =>
-  lines(file).pipe(
-    Stream.filterMap(({ entry, line }) =>
-      Result.isSuccess(entry) ? Result.succeed<Line>({ line, entry: entry.success }) : Result.failVoid
-    )
-  )
-
-const refusals = (batch: ReadonlyArray<Line>, answers: ReadonlyArray<unknown>): Array<Wrong> =>
-  batch.flatMap(({ line }, index) => {
-    const answer = answers[index]
-    return answer instanceof Conflict || answer instanceof Gone ? [{ line, why: answer.message }] : []
-  })
-
-/**
- * What is wrong with a file: lines that are no entries, entries that the manifest would refuse, and lines that
- * contradict each other. Remembers a digest for each path of the file.
- */
-const inspect = Effect.fn("inspect")(function*(file: string) {
-  const manifest = yield* Manifest
-  const wrong: Array<Wrong> = []
-  const seen = new Map<string, { readonly line: number; readonly sha256: string; readonly size: number }>()
-  const aboveOthers = new Map<string, number>()
-  yield* Stream.runForEach(lines(file), ({ entry, line }) =>
-    Effect.sync(() => {
-      if (Result.isFailure(entry)) return void wrong.push({ line, why: entry.failure })
-      const { path, sha256, size_bytes: size } = entry.success
-      const before = seen.get(path)
-      if (before !== undefined && (before.sha256 !== sha256 || before.size !== size)) {
-        wrong.push({ line, why: `${path} has other bytes here than in line ${before.line}` })
-      }
-      const above = folders(path)
-      const file = above.find((folder) => seen.has(folder))
-      const clash = aboveOthers.get(path) ?? (file === undefined ? undefined : seen.get(file)?.line)
-      if (clash !== undefined) {
-        wrong.push({ line, why: `${path} and line ${clash} would make one name a file and a folder` })
-      }
-      seen.set(path, before ?? { line, sha256, size })
-      for (const folder of above) if (!aboveOthers.has(folder)) aboveOthers.set(folder, line)
-    }))
-  const known = new Set(wrong.map(({ line }) => line))
-  yield* entries(file).pipe(
-    Stream.filter(({ line }) => !known.has(line)),
-    Stream.grouped(batchSize),
-    Stream.runForEach((batch) =>
-      Effect.map(manifest.check(batch.map(({ entry }) => entry)), (answers) => {
-        wrong.push(...refusals(batch, answers))
+    Stream.runForEach(([text, index]) =>
+      Effect.sync(() => {
+        const entry = FileEntry.fromJson(text)
+        if (Result.isSuccess(entry)) right.push({ line: index + 1, entry: entry.success })
+        else wrong.push({ line: index + 1, why: entry.failure })
       })
     )
   )
-  return wrong.sort((a, b) => a.line - b.line)
+  return { right, wrong }
 })
 
+/** Why a line is refused; a line that stands in the way of another is named by its number. */
+const explain = (lines: ReadonlyArray<Line>) => {
+  const byPath = new Map<string, Line>()
+  for (const each of lines) if (!byPath.has(each.entry.path)) byPath.set(each.entry.path, each)
+  return ({ entry, line }: Line, refusal: Conflict | Gone): Wrong => {
+    const other = refusal._tag === "Conflict" ? byPath.get(refusal.standing.path) : undefined
+    if (refusal._tag === "Gone" || other === undefined || !FileEntry.sameBytes(other.entry, refusal.standing)) {
+      return { line, why: refusal.message }
+    }
+    return refusal.kind === "OtherBytes"
+      ? { line, why: `${entry.path} has other bytes here than in line ${other.line}` }
+      : { line, why: `${entry.path} and line ${other.line} would make one name a file and a folder` }
+  }
+}
+
 /**
- * Registers every entry of a file; those that are registered already are fine. All or nothing: when a line is wrong
- * nothing is registered, unless `keepGoing`.
+ * Registers every entry of a file; those that are registered already are fine. All or nothing: when a line is wrong or
+ * refused nothing is registered, unless `keepGoing`. Holds the whole file in memory.
  */
 export const importManifest = Effect.fn("importManifest")(function*(file: string, options: { keepGoing: boolean }) {
   const manifest = yield* Manifest
-  const wrong = yield* inspect(file)
-  if (wrong.length > 0 && !options.keepGoing) return yield* new ImportRefused({ file, wrong, imported: 0 })
-  let imported = 0
-  // Somebody else may have registered or deleted a path since it was inspected.
-  const late: Array<Wrong> = []
-  const refused = new Set(wrong.map(({ line }) => line))
-  yield* entries(file).pipe(
-    Stream.filter(({ line }) => !refused.has(line)),
-    Stream.grouped(batchSize),
-    Stream.runForEach((batch) =>
-      Effect.map(manifest.registerAll(batch.map(({ entry }) => entry)), (answers) => {
-        const now = refusals(batch, answers)
-        late.push(...now)
-        imported += batch.length - now.length
-      })
-    )
-  )
-  if (wrong.length + late.length > 0) return yield* new ImportRefused({ file, wrong: [...wrong, ...late], imported })
-  return imported
+  const { right, wrong } = yield* read(file)
+  const entries = right.map(({ entry }) => entry)
+  const answers = yield* wrong.length > 0 && !options.keepGoing
+    ? manifest.check(entries)
+    : options.keepGoing
+    ? manifest.registerAll(entries)
+    : manifest.registerTogether(entries)
+  const why = explain(right)
+  const refused = right.flatMap((each, index) => {
+    const answer = answers[index]
+    return answer instanceof Conflict || answer instanceof Gone ? [why(each, answer)] : []
+  })
+  const all = [...wrong, ...refused].sort((a, b) => a.line - b.line)
+  if (all.length === 0) return entries.length
+  return yield* new ImportRefused({
+    file,
+    wrong: all,
+    imported: options.keepGoing ? entries.length - refused.length : 0
+  })
 })

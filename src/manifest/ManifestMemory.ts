@@ -72,6 +72,12 @@ export const make: Effect.Effect<{ readonly manifest: Manifest["Service"]; reado
       return Effect.succeed(Revision.make(revision))
     }
 
+    const refusals = (entries: ReadonlyArray<FileEntry>) =>
+      entries.map((entry) => {
+        const answer = history.add(keptForm(entry))
+        return "revision" in answer ? undefined : answer
+      })
+
     const page = (after: Option.Option<FilePath>, limit: number) =>
       available("page", () => Effect.succeed(history.page(after, boundedPage(limit))))
 
@@ -91,11 +97,19 @@ export const make: Effect.Effect<{ readonly manifest: Manifest["Service"]; reado
             return "revision" in answer ? Effect.succeed(answer) : Effect.fail(answer)
           }),
         registerAll: (entries) => available("registerAll", () => Effect.succeed(entries.map(register))),
+        registerTogether: (entries) =>
+          available("registerTogether", () => {
+            const refused = refusals(entries)
+            if (refused.some((refusal) => refusal !== undefined)) history.takeBack()
+            else history.endChange()
+            bell.ring()
+            return Effect.succeed(refused)
+          }),
         check: (entries) =>
           available("check", () => {
-            const answers = entries.map((entry) => history.add(keptForm(entry)))
+            const refused = refusals(entries)
             history.takeBack()
-            return Effect.succeed(answers.map((answer) => "revision" in answer ? undefined : answer))
+            return Effect.succeed(refused)
           }),
         remove: (path, reason) =>
           available("remove", () => {

@@ -103,6 +103,13 @@ const make = Effect.fnUntraced(function*(
       })
     )
 
+  const refusals = (operation: "registerTogether" | "check", entries: ReadonlyArray<FileEntry>) =>
+    call(operation, entries.map(keptForm)).pipe(
+      unavailable(operation),
+      Effect.flatMap(decodeRegistrations),
+      Effect.map((answers) => registrations(entries, answers).map((one) => "revision" in one ? undefined : one))
+    )
+
   const manifest = Manifest.of({
     register: (entry) =>
       Effect.flatMap(
@@ -116,12 +123,8 @@ const make = Effect.fnUntraced(function*(
       }
       return answers
     }),
-    check: (entries) =>
-      call("check", entries.map(keptForm)).pipe(
-        unavailable("check"),
-        Effect.flatMap(decodeRegistrations),
-        Effect.map((answers) => registrations(entries, answers).map((one) => "revision" in one ? undefined : one))
-      ),
+    registerTogether: (entries) => refusals("registerTogether", entries).pipe(Effect.ensuring(Effect.sync(bell.ring))),
+    check: (entries) => refusals("check", entries),
     remove: Effect.fn("Manifest.remove")(function*(path, reason) {
       const now = yield* Clock.currentTimeMillis
       return yield* call("remove", { path, reason: reason.toWellFormed() }, now).pipe(

@@ -223,6 +223,14 @@ export const open = (path: string) => {
     /** Adds each entry or says why not, all in one transaction; each is a change of its own. */
     register: (entries: ReadonlyArray<FileEntry>) => change((current) => entries.map((entry) => add(current, entry))),
 
+    /** Adds every entry, or none when one is refused. */
+    registerTogether: (entries: ReadonlyArray<FileEntry>) =>
+      attempt((current) => {
+        const answers = entries.map((entry) => add(current, entry))
+        if (answers.some(({ _tag }) => _tag === "Gone" || _tag === "Taken")) throw new TakenBack(answers)
+        return answers
+      }),
+
     /** What `register` would answer: it is done and taken back, so that the entries meet each other too. */
     check: (entries: ReadonlyArray<FileEntry>) =>
       attempt((current) => {

@@ -1,7 +1,5 @@
 /** How much of this node its peers may take: connections, and bodies sent at once. */
 
-import { isIPv6 } from "node:net"
-
 export interface Admission {
   /** Takes a place for a connection; `undefined` when there is none. The call that it gives frees the place, once. */
   readonly connect: (remoteAddress: string) => (() => void) | undefined
@@ -54,7 +52,7 @@ const places = (limit: number) => {
 const placeOf = (address: string): string => {
   const mapped = /^::ffff:(\d+\.\d+\.\d+\.\d+)$/i.exec(address)?.[1]
   if (mapped !== undefined) return mapped
-  if (!isIPv6(address)) return address
+  if (!address.includes(":")) return address
   const [head = [], tail = []] = address.replace(/%.*/, "").split("::").map((part) =>
     part.split(":").filter((group) => group !== "")
   )

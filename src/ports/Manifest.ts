@@ -110,6 +110,13 @@ export class Manifest extends Context.Service<Manifest, {
   readonly registerAll: (
     entries: ReadonlyArray<FileEntry>
   ) => Effect.Effect<ReadonlyArray<Registered | Conflict | Gone>, Unavailable>
+  /**
+   * Adds many files, all of them or none: when one is refused nothing is registered. Gives each one's refusal,
+   * `undefined` where there is none. They meet each other, so it is one transaction of any length, and others wait.
+   */
+  readonly registerTogether: (
+    entries: ReadonlyArray<FileEntry>
+  ) => Effect.Effect<ReadonlyArray<Conflict | Gone | undefined>, Unavailable>
   /** What {@link registerAll} would answer now, without registering anything; `undefined` where it would succeed. */
   readonly check: (
     entries: ReadonlyArray<FileEntry>

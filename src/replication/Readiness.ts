@@ -110,26 +110,15 @@ export const layer = (
         Effect.ignore
       )
 
-      // Another history makes the barrier worthless: a new one is taken as soon as this node follows it.
-      yield* background.run(
-        "the barrier",
-        takeBarrier.pipe(
-          Effect.andThen(
-            inventory.changes.pipe(
-              Stream.filterEffect(({ cursor }) =>
-                Effect.map(SubscriptionRef.get(barrier), (at) =>
-                  Option.isSome(cursor) && Option.isSome(at) && cursor.value.epoch !== at.value.epoch)
-              ),
-              Stream.runForEach(() =>
-                takeBarrier
-              ),
-              Effect.catchTag("InventoryError", (error) => Effect.logError(error.message)),
-              Effect.andThen(Effect.sleep("5 seconds")),
-              Effect.forever
-            )
-          )
-        )
+      // Another history makes the barrier worthless. The cursor is dropped for one, whatever its epoch is called: a
+      // backup that was put back keeps it.
+      const renewBarrier = inventory.changes.pipe(
+        Stream.map(({ cursor }) => Option.map(cursor, ({ epoch }) => epoch)),
+        Stream.changes,
+        Stream.runForEach(() => takeBarrier),
+        Effect.catchTag("InventoryError", (error) => Effect.logError(error.message))
       )
+      yield* background.run("the barrier", Effect.forever(Effect.andThen(renewBarrier, Effect.sleep("5 seconds"))))
 
       let samples: ReadonlyArray<Sample> = []
       const sample = Effect.gen(function*() {

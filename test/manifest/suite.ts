@@ -106,6 +106,36 @@ export const suite = (name: string, layer: Layer.Layer<Manifest, Unavailable>): 
         })
     )
 
+    live("registers a list together, or nothing of it when one is refused", () =>
+      Effect.gen(function*() {
+        const manifest = yield* Manifest
+        yield* manifest.register(entryOf("a", "one"))
+        const head = yield* manifest.head
+        const list = [entryOf("b"), entryOf("a", "two"), entryOf("b/below"), entryOf("c")]
+        const refused = yield* manifest.registerTogether(list)
+        assert.deepStrictEqual(
+          refused.map((answer) => answer?._tag === "Conflict" ? answer.kind : answer?._tag),
+          [undefined, "OtherBytes", "FolderAndFile", undefined]
+        )
+        assert.deepStrictEqual(yield* manifest.head, head)
+        assert.deepStrictEqual(yield* allPaths(10), ["a"])
+
+        const many = Array.from({ length: 1200 }, (_, n) => entryOf(`m/${String(n).padStart(4, "0")}`))
+        assert.isTrue(
+          (yield* manifest.registerTogether([entryOf("a", "one"), ...many])).every((one) => one === undefined)
+        )
+        assert.strictEqual((yield* allPaths(500)).length, 1201)
+        const events = yield* manifest.events(head).pipe(
+          Stream.flatMap((batch) => Stream.fromIterable(batch.events)),
+          Stream.take(1200),
+          Stream.runCollect
+        )
+        assert.deepStrictEqual(
+          events.map((event) => event._tag === "Put" ? event.file.entry.path : ""),
+          many.map(({ path }) => path)
+        )
+      }))
+
     live("says what a list of registrations would meet, and registers nothing", () =>
       Effect.gen(function*() {
         const manifest = yield* Manifest

@@ -113,7 +113,10 @@ const query = Effect.fn("query")(
       SELECT count(*)::BIGINT AS rows, sum(hash(t)::HUGEINT)::VARCHAR AS checksum
       FROM read_parquet([${files}], union_by_name = true) t`).pipe(
         Effect.map((rows) => JSON.stringify(rows)),
-        Effect.catchTag("SourceFailed", ({ detail }) => Effect.succeed(detail.replaceAll(node.data, "").split("\n")[0] ?? ""))
+        Effect.catchTag(
+          "SourceFailed",
+          ({ detail }) => Effect.succeed(detail.replaceAll(node.data, "").split("\n")[0] ?? "")
+        )
       )
     })
   },
