@@ -40,6 +40,7 @@ import * as Readiness from "./replication/Readiness.ts"
 import * as Registrar from "./replication/Registrar.ts"
 import * as Scrub from "./replication/Scrub.ts"
 import * as Unlinker from "./replication/Unlinker.ts"
+import * as Watermark from "./replication/Watermark.ts"
 import { ConfigError, folders, ReplicationConfig, type Settings } from "./ReplicationConfig.ts"
 import * as FolderLock from "./sqlite/FolderLock.ts"
 import { version } from "./version.ts"
@@ -236,6 +237,7 @@ export const layerActive: Layer.Layer<Services, StartError, Ports | ReplicationC
   Layer.provideMerge(puller),
   Layer.provide(Unlinker.layer),
   Layer.provideMerge(registrar),
+  Layer.provideMerge(Watermark.layer),
   Layer.provideMerge(announcement),
   Layer.provideMerge(listener),
   Layer.provide(Placement.layer),

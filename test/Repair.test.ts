@@ -203,6 +203,25 @@ describe("a node", () => {
       assert.isTrue(existsSync(at(folder, "reader", "db/a")))
     }))
 
+  it.live("deletes nothing when a backup of the manifest is put back, and is ready by what that asks for", () =>
+    Effect.gen(function*() {
+      const folder = yield* temporaryFolder
+      const database = join(folder, "manifest.db")
+      yield* living(folder, "writer", (writer) => publish(writer, "db/a", "a"))
+      yield* Effect.promise(() => cp(database, join(folder, "backup")))
+      yield* living(folder, "writer", (writer) =>
+        Effect.andThen(publish(writer, "db/b", "b"), publish(writer, "db/c", "c")))
+      for (const end of ["", "-wal", "-shm"]) rmSync(`${database}${end}`, { force: true })
+      yield* Effect.promise(() => cp(join(folder, "backup"), database))
+      const writer = yield* start(folder, "writer")
+      yield* untilReady(writer)
+      for (const path of ["db/a", "db/b", "db/c"]) assert.isTrue(existsSync(at(folder, "writer", path)), path)
+      assert.strictEqual((yield* Context.get(writer, CatchUp).status).orphans, 2)
+      // What is published again is registered again, and not taken as known.
+      yield* publish(writer, "db/b", "b")
+      assert.isTrue(Option.isSome(yield* Context.get(writer, Manifest).get(FilePath.make("db/b"))))
+    }))
+
   it.live("catches up with 10,000 files over a queue of 64", () =>
     Effect.gen(function*() {
       const folder = yield* temporaryFolder

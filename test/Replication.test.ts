@@ -1,5 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Context, Deferred, Effect, Exit, Fiber, Layer, Option, Redacted, Scope, Stream } from "effect"
+import { Context, Deferred, Effect, Exit, Fiber, Layer, Option, Redacted, Schedule, Scope, Stream } from "effect"
 import { existsSync } from "node:fs"
 import { writeFile } from "node:fs/promises"
 import { connect } from "node:net"
@@ -10,6 +10,7 @@ import { Backend } from "../src/ports/Backend.ts"
 import { FetchClient } from "../src/ports/FetchClient.ts"
 import { NodeId } from "../src/ports/FileEntry.ts"
 import { Manifest } from "../src/ports/Manifest.ts"
+import { Membership } from "../src/ports/Membership.ts"
 import { type Peer, PeerResolver } from "../src/ports/PeerResolver.ts"
 import * as Replication from "../src/Replication.ts"
 import { Puller } from "../src/replication/Puller.ts"
@@ -271,6 +272,20 @@ describe("Replication", () => {
       ).pipe(Effect.flip)
       assert.strictEqual(error._tag, "ListenFailed")
       assert.include(error.message, String(port))
+    }))
+
+  it.live("tells the others through which revision it holds everything", () =>
+    Effect.gen(function*() {
+      const folder = yield* temporaryFolder
+      const writer = yield* startNode(folder, "writer")
+      const { revision } = yield* Context.get(writer, Registrar).publish({ path: "db/a" }, text("x"))
+      const reader = yield* startNode(folder, "reader")
+      // How far a member has got changes all the time, and is no change of the members.
+      yield* Effect.repeat(Context.get(reader, Membership).members, {
+        until: (members) =>
+          members.length === 2 && members.every(({ verifiedThrough }) => Option.contains(verifiedThrough, revision)),
+        schedule: Schedule.spaced("20 millis")
+      })
     }))
 
   it.live("says at a start that another node runs on its folder", () =>

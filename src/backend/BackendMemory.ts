@@ -13,7 +13,7 @@ import {
 import { Sha256 } from "../ports/FileEntry.ts"
 import { FilePath, folders, offence } from "../ports/FilePath.ts"
 
-const step = 1024 * 1024
+const step = 256 * 1024
 const chunkSize = 1024 * 1024
 
 interface Stored {

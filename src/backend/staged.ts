@@ -29,7 +29,7 @@ export interface Local {
 }
 
 /** An earlier try is believed up to a multiple of this, bytes. */
-const step = 1024 * 1024
+const step = 256 * 1024
 
 /**
  * ```

@@ -119,7 +119,7 @@ describe("BackendLocal after a crash", () => {
       })
   )
 
-  local("cuts off what a crash left behind the last whole MiB", (folders) =>
+  local("cuts off what a crash left behind the last whole step", (folders) =>
     Effect.gen(function*() {
       const content = bytes(3 * mib, 5)
       const path = pathOf("torn")

@@ -75,13 +75,14 @@ const untilReceived = (running: Running, bytes: number) =>
   })
 
 it.live(
-  "half a staging file after kill -9: only the rest is sent, less the last unfinished MiB",
+  "half a staging file after kill -9: only the rest is sent, less the last unfinished 256 KiB",
   () =>
     Effect.gen(function*() {
       const folder = yield* temporaryFolder
       const content = bytesOf(3, 8 * MiB + 99)
       const entry = entryOf("db/m/big", content, "peer-1")
-      const half = 4 * MiB + MiB / 2
+      const half = 4 * MiB + 300_000
+      const kept = 4.25 * MiB
       const peer = yield* scriptedPeer(
         "peer-1",
         (nth) => nth === 0 ? sends(entry, content, { count: half, afterwards: "stall" }) : sends(entry, content)
@@ -97,9 +98,9 @@ it.live(
       assert.deepStrictEqual(visibleFiles(folder), [])
 
       const second = yield* start(["node", "--supervised", "--config", config])
-      yield* untilReceived(second, content.length - 4 * MiB)
+      yield* untilReceived(second, content.length - kept)
       yield* Effect.repeat(Queue.take(second.lines), { until: (line) => line.includes("\"ready\":true") })
-      assert.deepStrictEqual(peer.requests, [{ path: entry.path, offset: 0 }, { path: entry.path, offset: 4 * MiB }])
+      assert.deepStrictEqual(peer.requests, [{ path: entry.path, offset: 0 }, { path: entry.path, offset: kept }])
       assert.isTrue(readFileSync(join(folder, "reader", "data", entry.path)).equals(content))
     }),
   60_000

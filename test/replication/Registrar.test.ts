@@ -42,6 +42,15 @@ describe("Registrar", () => {
       assert.deepStrictEqual(second, first)
     }).pipe(Effect.provide(clusterLayer())))
 
+  it.effect("lays the same bytes down again when they have gone from the disk", () =>
+    Effect.gen(function*() {
+      const registrar = yield* Registrar.Registrar
+      yield* registrar.publish({ path: "db/a" }, text("same"))
+      yield* (yield* Backend).remove(path("db/a"))
+      yield* registrar.publish({ path: "db/a" }, text("same"))
+      assert.deepStrictEqual(yield* textUnder("db/a"), Option.some("same"))
+    }).pipe(Effect.provide(clusterLayer())))
+
   it.effect("refuses other bytes under a taken path, and the stored file stays as it was", () =>
     Effect.gen(function*() {
       const registrar = yield* Registrar.Registrar

@@ -8,7 +8,7 @@ it.live(
   "a reader that is killed with -9 in the middle of a catch-up ends with every file right, and sends little twice",
   () =>
     Effect.gen(function*() {
-      const { figures, strangers } = yield* soak({ kills: 5, files: 30, workers: 1, seed: 7 })
+      const { figures, strangers } = yield* soak({ kills: 5, files: 30, workers: 4, seed: 7 })
       assert.isBelow(figures.sentTwicePerKill, MiB)
       assert.isAbove(figures.inBody, 0)
       assert.deepStrictEqual(strangers, [])
