@@ -209,8 +209,9 @@ export const layer = (
           orphans: 0
         })
         let after = Option.none<FilePath>()
+        const upTo = position.revision
         while (true) {
-          const read = yield* Effect.result(page(after))
+          const read = yield* Effect.result(page(after, upTo))
           if (Result.isFailure(read)) {
             if (read.failure._tag === "CursorLost") return yield* read.failure
             yield* failed(read.failure)

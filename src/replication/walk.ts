@@ -7,7 +7,7 @@
  */
 import { Clock, Effect, Option, type Semaphore, Stream } from "effect"
 import { Backend, type BackendError } from "../ports/Backend.ts"
-import type { Registered } from "../ports/FileEntry.ts"
+import type { Registered, Revision } from "../ports/FileEntry.ts"
 import type { FilePath } from "../ports/FilePath.ts"
 import { type Brief, type Change, Inventory, type InventoryError } from "../ports/Inventory.ts"
 import {
@@ -56,8 +56,11 @@ export interface WalkOptions {
 }
 
 export interface Walk {
-  /** One page behind a path; `next` is where the next one begins, `none` behind the last. */
-  readonly page: (after: Option.Option<FilePath>) => Effect.Effect<
+  /**
+   * One page behind a path, as far as it was registered up to a revision: what came later comes as an event. `next` is
+   * where the next page begins, `none` behind the last.
+   */
+  readonly page: (after: Option.Option<FilePath>, upTo: Revision) => Effect.Effect<
     { readonly paged: Paged; readonly next: Option.Option<FilePath> },
     CursorLost | InventoryError | Unavailable
   >
@@ -110,7 +113,7 @@ export const make = Effect.fnUntraced(function*(options: WalkOptions) {
     return orphans.length
   })
 
-  const compare = Effect.fnUntraced(function*({ files, next }: Page, after: Option.Option<FilePath>) {
+  const compare = Effect.fnUntraced(function*({ files, next }: Page, after: Option.Option<FilePath>, upTo: Revision) {
     const paths = new Set(files.map(({ entry }) => entry.path))
     const known = new Map<FilePath, Brief>()
     let orphans = 0
@@ -125,9 +128,10 @@ export const make = Effect.fnUntraced(function*(options: WalkOptions) {
       from = Option.some(last.path)
     }
     // A row of this very revision knows all that the page says.
-    const news = files.filter(({ entry, revision }) => known.get(entry.path)?.revision !== revision)
+    const old = files.filter(({ revision }) => revision <= upTo)
+    const news = old.filter(({ entry, revision }) => known.get(entry.path)?.revision !== revision)
     const taken = yield* options.take(news.map((file) => ({ _tag: "Put", file })))
-    const held = files.filter(({ entry, revision }) => {
+    const held = old.filter(({ entry, revision }) => {
       const brief = known.get(entry.path)
       return brief?.state === "Verified" && brief.revision === revision
     })
@@ -140,9 +144,9 @@ export const make = Effect.fnUntraced(function*(options: WalkOptions) {
     } satisfies Paged
   })
 
-  const page = Effect.fnUntraced(function*(after: Option.Option<FilePath>) {
+  const page = Effect.fnUntraced(function*(after: Option.Option<FilePath>, upTo: Revision) {
     const page = yield* manifest.page(after, pageSize)
-    return { paged: yield* compare(page, after), next: page.next }
+    return { paged: yield* compare(page, after, upTo), next: page.next }
   }, options.turn.withPermit)
 
   const strange = Effect.fnUntraced(function*(paths: ReadonlyArray<FilePath>) {
@@ -153,7 +157,7 @@ export const make = Effect.fnUntraced(function*(options: WalkOptions) {
   })
 
   const walk: Walk = {
-    page: (after) => Effect.andThen(options.room, page(after)),
+    page: (after, upTo) => Effect.andThen(options.room, page(after, upTo)),
     strangers: backend.list("").pipe(
       Stream.map(({ path }) => path),
       Stream.grouped(pageSize),
