@@ -171,10 +171,18 @@ describe("Replication", () => {
       assert.isFalse(existsSync(join(folder, "node")))
     }))
 
-  it.live("is active with its services when nothing speaks against it", () =>
+  it.live("is active with its services when nothing speaks against it, and has asked the gate once", () =>
     Effect.gen(function*() {
       const folder = yield* temporaryFolder
-      const state = yield* Layer.build(Replication.layer().pipe(Layer.provide(configure(folder, "node"))))
+      let asked = 0
+      const gate = Effect.sync((): Replication.Admission => {
+        asked++
+        return { allowed: true }
+      })
+      const state = yield* Layer.build(Replication.layer().pipe(Layer.provide(configure(folder, "node")))).pipe(
+        Effect.provideService(Replication.ReplicationGate, gate)
+      )
+      assert.strictEqual(asked, 1)
       const replication = Context.get(state, Replication.Replication)
       assert.strictEqual(replication._tag, "Active")
       if (replication._tag !== "Active") return

@@ -5,6 +5,7 @@ import { Backend, BackendError } from "../../src/ports/Backend.ts"
 import { BadOffset, ChecksumMismatch, FileNotOnPeer, PeerRejected, ShortBody } from "../../src/ports/FetchClient.ts"
 import { Inventory } from "../../src/ports/Inventory.ts"
 import { Puller } from "../../src/replication/Puller.ts"
+import { entryOf } from "../support/entries.ts"
 import { bytesOf, Dials, fileOf, hold, honest, makeGate, nodeLayer, onNode, receiptsOf, type Script } from "./node.ts"
 import { textUnder, unreachable } from "./node.ts"
 
@@ -276,25 +277,25 @@ describe("Puller", () => {
   })
 
   it.effect("begins again from 0 when every peer refuses to go on from where it is", () => {
+    const kept = 256 * 1024
+    const bytes = new Uint8Array(kept + 5).fill(7)
+    const file = { ...fileOf("db/big"), entry: entryOf("db/big", Buffer.from(bytes).toString()) }
     const script: Script = (peer, entry, offset, sink) =>
       offset > 0
         ? Effect.fail(new BadOffset({ peer: peer.id, path: entry.path, offset }))
-        : honest(peer, entry, offset, sink)
+        : sink.write(bytes)
     return Effect.gen(function*() {
       const backend = yield* Backend
       const receipts = yield* receiptsOf
-      const big = fileOf("db/abc")
       yield* Effect.scoped(Effect.gen(function*() {
-        const staged = yield* backend.stage(big.entry.path, big.entry.sha256)
-        yield* staged.write(bytesOf(big.entry).subarray(0, 3))
+        const staged = yield* backend.stage(file.entry.path, file.entry.sha256)
+        yield* staged.write(bytes.subarray(0, kept))
       }))
-      const kept = yield* Effect.scoped(
-        Effect.flatMap(backend.stage(big.entry.path, big.entry.sha256), (staged) => staged.length)
-      )
-      yield* (yield* Puller).enqueue(big)
+      yield* (yield* Puller).enqueue(file)
       assert.strictEqual((yield* receipts)._tag, "Pulled")
-      assert.strictEqual((yield* (yield* Puller).stats).badOffsets, kept > 0 ? 2 : 0)
-      assert.deepStrictEqual(yield* textUnder("db/abc"), Option.some("db/abc"))
+      assert.deepStrictEqual(yield* dialled, [`node-1@${kept}`, `node-2@${kept}`, "node-1"])
+      assert.strictEqual((yield* (yield* Puller).stats).badOffsets, 2)
+      assert.strictEqual(Option.getOrThrow(yield* textUnder("db/big")).length, bytes.length)
     }).pipe(onNode({ script, peers: ["node-1", "node-2"] }))
   })
 
