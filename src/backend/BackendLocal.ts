@@ -148,6 +148,7 @@ const make = Effect.fnUntraced(function*(
     stat: (path) => orNone("stat", path, Effect.map(look(path), ({ stat }) => stat)),
     differing: (files) => statThread(files).pipe(Effect.mapError(toBackendError("differing", roots.data))),
     list: (folder) => list(roots, folder),
+    dropSealed: (kept) => Effect.mapError(staging.dropSealed(kept), toBackendError("dropSealed", "staging")),
     remove: (path) => Effect.asVoid(orNone("remove", path, remove(path))),
     quarantine: (path) => Effect.asVoid(orNone("quarantine", path, quarantine(path))),
     id: FolderId.read(roots.data),

@@ -213,6 +213,15 @@ const make = (capacity: number): Backend["Service"] => {
         yield* sink.write(new Uint8Array(file.bytes.subarray(at, Math.min(end, at + chunkSize))))
       }
     }),
+    dropSealed: (kept) =>
+      Effect.sync(() => {
+        const forgotten = Array.from(parts).flatMap(([path, mine]) =>
+          Array.from(mine).filter(([token, part]) => part.sealed && !part.open && !kept.has(token))
+            .map(([token]) => ({ path, token }))
+        )
+        for (const { path, token } of forgotten) drop(path, token)
+        return forgotten.length
+      }),
     adopt: (path) => Effect.sync(() => Option.map(Option.fromUndefinedOr(files.get(path)), ({ held }) => held)),
     stat: (path) =>
       Effect.sync(() => Option.map(Option.fromUndefinedOr(files.get(path)), (stored) => statOf(path, stored))),

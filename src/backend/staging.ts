@@ -67,9 +67,14 @@ export interface Staging {
   ) => Effect.Effect<StagedFile, Refused, Scope.Scope>
   /** Removes everything that is staged for a path. Whoever has it open can no longer commit it. */
   readonly removeAll: (path: string) => Effect.Effect<void, Refused>
+  /** Removes what is sealed under any other token than these. Gives how many there were. */
+  readonly dropSealed: (kept: ReadonlySet<string>) => Effect.Effect<number, Refused>
   /** The folder of a path's names. */
   readonly folderOf: (path: string) => string
 }
+
+/** Hex digits of a path's digest. */
+const keyLength = 64
 
 const keyOf = (path: string): string => createHash("sha256").update(path).digest("hex")
 
@@ -84,8 +89,9 @@ export const ownFolder = Effect.fnUntraced(function*(folder: string) {
 /** Opens the staging area; unless for a guest, removes what a process that died had not sealed. */
 export const openStaging = Effect.fnUntraced(function*(root: string, guest: boolean) {
   yield* ownFolder(root)
+  const digits = Array.from("0123456789abcdef", (digit) => join(root, digit))
   yield* Effect.forEach(
-    Array.from("0123456789abcdef", (digit) => join(root, digit)),
+    digits,
     (folder) => Effect.andThen(ownFolder(folder), guest ? Effect.void : sweep(folder)),
     { concurrency: 8, discard: true }
   )
@@ -130,6 +136,18 @@ export const openStaging = Effect.fnUntraced(function*(root: string, guest: bool
           })
       }
     }),
+    dropSealed: Effect.fnUntraced(function*(kept) {
+      let dropped = 0
+      for (const folder of digits) {
+        const forgotten = (yield* names(folder)).filter((name) => {
+          const token = name.slice(keyLength + 1)
+          return token.startsWith("sealed.") && !kept.has(token) && !inUse.has(join(folder, name))
+        })
+        yield* Effect.forEach(forgotten, (name) => removeAll(join(folder, name)), { discard: true })
+        dropped += forgotten.length
+      }
+      return dropped
+    }),
     removeAll: Effect.fnUntraced(function*(path) {
       const folder = folderOf(path)
       const mine = (yield* names(folder)).filter((name) => name.startsWith(`${keyOf(path)}.`))
@@ -173,6 +191,6 @@ const sweep = (folder: string): Effect.Effect<void, Refused> =>
     Effect.flatMap(Effect.forEach((name) => {
       const file = join(folder, name)
       return Effect.flatMap(lstat(file), (stat) =>
-        isToken(name.slice(65)) && stat.isFile() && stat.nlink === 1n ? Effect.void : removeAll(file))
+        isToken(name.slice(keyLength + 1)) && stat.isFile() && stat.nlink === 1n ? Effect.void : removeAll(file))
     }, { discard: true }))
   )

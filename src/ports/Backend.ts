@@ -92,6 +92,8 @@ export class Backend extends Context.Service<Backend, {
   readonly stage: (path: FilePath, expected?: Sha256) => Effect.Effect<Staged, BackendError, Scope.Scope>
   /** Finds sealed bytes again, after a restart too, and hashes them anew; `none` when they are gone. */
   readonly unseal: (path: FilePath, token: string) => Effect.Effect<Option.Option<Staged>, BackendError, Scope.Scope>
+  /** Drops sealed bytes that nobody will unseal any more: all but those with these tokens. Gives how many there were. */
+  readonly dropSealed: (kept: ReadonlySet<string>) => Effect.Effect<number, BackendError>
   /** Feeds `length` bytes from `offset` into a sink. Fails with `NotFound` or `Io` when the file is shorter. */
   readonly read: <E>(
     path: FilePath,

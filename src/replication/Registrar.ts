@@ -243,6 +243,15 @@ export const layer = (
         return yield* Fiber.join(finished)
       })
 
+      /** Bytes that were sealed and never recorded, because the process ended in between, are nobody's. */
+      const sweep = Effect.gen(function*() {
+        const pendings = yield* inventory.pendings
+        const dropped = yield* backend.dropSealed(new Set(pendings.map(({ token }) => token)))
+        if (dropped > 0) {
+          yield* Effect.logInfo(`${dropped} files that were never registered have been dropped from staging`)
+        }
+      }).pipe(Effect.catchTag(["BackendError", "InventoryError"], (error) => Effect.logWarning(error.message)))
+
       const reconcile = Effect.gen(function*() {
         for (const pending of yield* inventory.pendings) {
           yield* Effect.gen(function*() {
@@ -257,6 +266,8 @@ export const layer = (
       }).pipe(Effect.catchTag("InventoryError", (error) => Effect.logError(error.message)))
 
       if (options.finishesPending) {
+        // Before anything new can be sealed.
+        yield* sweep
         const rest = options.reconcileIntervalMillis === 0
           ? Effect.never
           : Effect.sleep(Duration.millis(options.reconcileIntervalMillis))

@@ -227,6 +227,26 @@ export const suite = (name: string, fresh: Layer.Layer<Backend, BackendError>): 
         assert.deepStrictEqual(yield* backend.stat(pathOf("db/dropped")), Option.none())
       }))
 
+    live("drops sealed bytes that nobody knows any more, and no others", () =>
+      Effect.gen(function*() {
+        const backend = yield* Backend
+        const seal = (path: string) =>
+          Effect.scoped(Effect.gen(function*() {
+            const staged = yield* backend.stage(pathOf(path))
+            yield* staged.write(bytes(10))
+            return (yield* staged.seal).token
+          }))
+        const known = yield* seal("db/known")
+        const unknown = yield* seal("db/unknown")
+        yield* pull(pathOf("db/partial"), sha256Of(bytes(300_000)), bytes(300_000).subarray(0, 270_000))
+        assert.strictEqual(yield* backend.dropSealed(new Set([known])), 1)
+        assert.strictEqual(yield* backend.dropSealed(new Set([known])), 0)
+        assert.isTrue(Option.isNone(yield* Effect.scoped(backend.unseal(pathOf("db/unknown"), unknown))))
+        assert.isTrue(Option.isSome(yield* Effect.scoped(backend.unseal(pathOf("db/known"), known))))
+        const staged = yield* backend.stage(pathOf("db/partial"), sha256Of(bytes(300_000)))
+        assert.strictEqual(yield* staged.length, 262_144)
+      }))
+
     live("finds sealed bytes again by their token, and only under their path", () =>
       Effect.gen(function*() {
         const backend = yield* Backend
