@@ -28,9 +28,9 @@ export * as LocalCheck from "./replication/LocalCheck.ts"
 export * as Placement from "./replication/Placement.ts"
 export * as Puller from "./replication/Puller.ts"
 export * as Readiness from "./replication/Readiness.ts"
-export * as Status from "./replication/Status.ts"
 export * as Registrar from "./replication/Registrar.ts"
 export * as Scrub from "./replication/Scrub.ts"
+export * as Status from "./replication/Status.ts"
 
 // Implementations of the ports
 export * as BackendLocal from "./backend/BackendLocal.ts"

@@ -209,8 +209,11 @@ describe("a node", () => {
       const database = join(folder, "manifest.db")
       yield* living(folder, "writer", (writer) => publish(writer, "db/a", "a"))
       yield* Effect.promise(() => cp(database, join(folder, "backup")))
-      yield* living(folder, "writer", (writer) =>
-        Effect.andThen(publish(writer, "db/b", "b"), publish(writer, "db/c", "c")))
+      yield* living(
+        folder,
+        "writer",
+        (writer) => Effect.andThen(publish(writer, "db/b", "b"), publish(writer, "db/c", "c"))
+      )
       for (const end of ["", "-wal", "-shm"]) rmSync(`${database}${end}`, { force: true })
       yield* Effect.promise(() => cp(join(folder, "backup"), database))
       const writer = yield* start(folder, "writer")

@@ -52,7 +52,7 @@ const askPeer = Effect.fnUntraced(function*(entry: FileEntry, member: Member) {
     Effect.as(sighting("Held", "has it")),
     Effect.catchTags({
       Enough: () => Effect.succeed(sighting("Held", "has it")),
-      FileNotOnPeer: () => Effect.succeed(sighting("Absent", "does not have it")),
+      FileNotOnPeer: () => Effect.succeed(sighting("Absent", "has it not verified")),
       ChecksumMismatch: () => Effect.succeed(sighting("Absent", "has other bytes in its manifest"))
     }),
     Effect.catch((error) => Effect.succeed(sighting("Silent", error.message)))
@@ -83,6 +83,8 @@ export const objection = (sightings: ReadonlyArray<Sighting>): string | undefine
   const named = (kind: Sighting["kind"]) => sightings.filter((each) => each.kind === kind).map(({ node }) => node)
   const held = named("Held")
   if (held.length > 0) return `it is not lost: ${held.join(", ")} may still have it`
+  const away = named("Away")
+  if (away.length > 0) return `${away.join(", ")} can't be asked now and may still have it`
   const silent = named("Silent")
   if (silent.length > 0) return `${silent.join(", ")} did not answer and may still have it`
   return undefined

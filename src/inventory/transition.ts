@@ -100,9 +100,9 @@ export const onSettle = (
       return ours ? verify : refuse
     case "Owed":
       if (standing.revision === file.revision) return sameBytes(standing.bytes, held) ? verify : refuse
-      if (!ours) return refuse
+      // Right for what is owed now, whatever the history was when the bytes were asked for.
       if (sameBytes(standing.bytes, held)) return confirm
-      return standing.revision < file.revision ? verify : refuse
+      return ours && standing.revision < file.revision ? verify : refuse
     case "Verified":
       if (sameBytes(standing.bytes, held)) return confirm
       return ours && standing.revision < file.revision ? verify : refuse

@@ -60,6 +60,8 @@ export interface CatchUpStatus {
   /** Files here that the manifest never knew, or knows no more since it has another history. They stay. */
   readonly orphans: number
   readonly lastError: Option.Option<string>
+  /** Whether the manifest has said, since this start, that it has the history that is followed, walked to its end. */
+  readonly confirmed: boolean
 }
 
 export class CatchUp extends Context.Service<CatchUp, {
@@ -86,7 +88,8 @@ const notYet: CatchUpStatus = {
   enqueued: 0,
   skipped: 0,
   orphans: 0,
-  lastError: Option.none()
+  lastError: Option.none(),
+  confirmed: false
 }
 
 export const layer = (
@@ -185,7 +188,7 @@ export const layer = (
 
       // The queue tells nobody that it has become shorter, and a walk is in no hurry.
       const room = Effect.repeat(puller.stats, {
-        until: ({ queueDepth }) => queueDepth <= options.highWater,
+        until: ({ queuedFirst }) => queuedFirst <= options.highWater,
         schedule: Schedule.spaced(breath)
       }).pipe(Effect.asVoid)
 
@@ -366,7 +369,7 @@ export const layer = (
         )
         yield* background.run("the walk over the manifest", Effect.forever(Effect.andThen(rest, walkAgain)))
       }
-      return { status: Effect.sync(() => status) }
+      return { status: Effect.sync(() => ({ ...status, confirmed: walked })) }
     })
   )
 

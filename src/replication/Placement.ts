@@ -19,7 +19,7 @@ export class Placement extends Context.Service<Placement, {
   ) => Effect.Effect<Placed, DigestMismatch | BackendError | InventoryError>
   /**
    * Takes a file that already lies under the path, when its bytes are the right ones; they are hashed to know. Others
-   * are set aside. `none`: nothing right lies there.
+   * are set aside. `none`: nothing right lies there. `Withdrawn`: it is no longer asked for; the file stays.
    */
   readonly adopt: (file: Registered) => Effect.Effect<Option.Option<Placed>, BackendError | InventoryError>
 }>()("file-replication/Placement") {}
@@ -30,15 +30,6 @@ export const layer: Layer.Layer<Placement, never, Backend | Inventory | PathLock
     const backend = yield* Backend
     const inventory = yield* Inventory
     const { withLock } = yield* PathLock
-
-    const settle = Effect.fnUntraced(function*(file: Registered, held: Held): Effect.fn.Return<
-      Placed,
-      BackendError | InventoryError
-    > {
-      if (yield* inventory.settle(file, held)) return "Placed"
-      yield* backend.remove(file.entry.path)
-      return "Withdrawn"
-    })
 
     // Under the path's lock.
     const takeStanding = Effect.fnUntraced(function*({ entry }: Registered): Effect.fn.Return<
@@ -55,13 +46,14 @@ export const layer: Layer.Layer<Placement, never, Backend | Inventory | PathLock
 
     const commit = (file: Registered, staged: Staged) =>
       staged.commit(file.entry.sha256).pipe(
+        Effect.map((held) => ({ held, shown: true })),
         Effect.catchTag(
           "AlreadyExists",
           Effect.fnUntraced(function*() {
             const standing = yield* takeStanding(file)
-            if (Option.isNone(standing)) return yield* staged.commit(file.entry.sha256)
+            if (Option.isNone(standing)) return { held: yield* staged.commit(file.entry.sha256), shown: true }
             yield* staged.discard
-            return standing.value
+            return { held: standing.value, shown: false }
           })
         ),
         // Whatever stood there was just set aside, and this process shows files only under the lock.
@@ -71,17 +63,21 @@ export const layer: Layer.Layer<Placement, never, Backend | Inventory | PathLock
 
     return {
       place: Effect.fn("Placement.place")(function*(file, staged) {
-        return yield* commit(file, staged).pipe(
-          Effect.flatMap((held) => settle(file, held)),
-          Effect.uninterruptible,
-          withLock(file.entry.path)
-        )
+        return yield* Effect.gen(function*() {
+          const { held, shown } = yield* commit(file, staged)
+          if (yield* inventory.settle(file, held)) return "Placed"
+          // Only what was shown just now goes again. What lay there before is not ours to drop: if it was deleted, that
+          // is a debt of its own.
+          if (shown) yield* backend.remove(file.entry.path)
+          return "Withdrawn"
+        }).pipe(Effect.uninterruptible, withLock(file.entry.path))
       }),
       adopt: Effect.fn("Placement.adopt")(function*(file) {
         const taken = Effect.gen(function*() {
           if (Option.isNone(yield* backend.stat(file.entry.path))) return Option.none()
           const standing = yield* takeStanding(file)
-          return Option.isNone(standing) ? Option.none() : Option.some(yield* settle(file, standing.value))
+          if (Option.isNone(standing)) return Option.none()
+          return Option.some<Placed>((yield* inventory.settle(file, standing.value)) ? "Placed" : "Withdrawn")
         })
         return yield* withLock(file.entry.path)(taken)
       })

@@ -54,6 +54,8 @@ export interface PullerStats {
   readonly badOffsets: number
   /** Bytes that came over the wire, those of pulls in flight included. */
   readonly bytes: number
+  /** Of those that wait for a worker now, the ones that have not failed before. */
+  readonly queuedFirst: number
   /** Files that wait for a worker now. */
   readonly queueDepth: number
   /** Files that a worker has taken up now. */
@@ -113,6 +115,8 @@ export const layer = (
     Puller,
     Effect.gen(function*() {
       const inventory = yield* Inventory
+      // What has failed a whole round before costs one attempt an interval.
+      const once = { ...options, maxAttempts: 1 }
       const { self } = yield* Membership
       const placement = yield* Placement
       const background = yield* Background
@@ -190,10 +194,15 @@ export const layer = (
 
       const hasRoom = (lane: Lane): boolean => more[lane] && queue.room(lane) * 2 >= options.queueSize
 
+      // When the earliest of what rests is due.
+      let promised = Infinity
+
       // Whatever is owed and due, whenever there is room for half a lane of it: at the start, after a full queue, and
       // when the time of something that was postponed has come.
       const feed = Effect.gen(function*() {
         const now = yield* Clock.currentTimeMillis
+        // Its time may have come while something else woke this.
+        if (now >= promised) lookAgain()
         if (hasRoom("first") || hasRoom("again")) {
           // Before the question: whatever comes behind it sets this again.
           more.first = false
@@ -215,6 +224,7 @@ export const layer = (
           }
         }
         const next = yield* inventory.nextDue(now)
+        promised = Option.getOrElse(next, () => Infinity)
         const wait = Option.match(next, { onNone: () => longestWait, onSome: (at) => Math.min(at - now, longestWait) })
         const woken = yield* Queue.take(wake).pipe(Effect.timeoutOption(Duration.millis(wait)))
         if (Option.isNone(woken)) lookAgain()
@@ -267,7 +277,7 @@ export const layer = (
               if (error._tag === "AttemptFailed" && error.kind === "NoPeer") counts.peerLookupFailures++
             })
           ),
-          Effect.retry({ schedule: Retry.immediate(options), while: hasSomebodyToAsk }),
+          Effect.retry({ schedule: Retry.immediate(owed.rounds === 0 ? options : once), while: hasSomebodyToAsk }),
           Effect.result
         )
         if (outcome._tag === "Success") {
@@ -377,7 +387,13 @@ export const layer = (
         stats: Effect.sync(() => {
           let inFlight = 0
           for (const place of places.values()) if (place.inFlight) inFlight++
-          return { ...counts, wrongBytes: new Map(wrongBytesOf), queueDepth: places.size - inFlight, inFlight }
+          return {
+            ...counts,
+            wrongBytes: new Map(wrongBytesOf),
+            queuedFirst: options.queueSize - queue.room("first"),
+            queueDepth: places.size - inFlight,
+            inFlight
+          }
         }),
         receipts: Effect.map(PubSub.subscribe(receipts), (subscription) => Stream.fromSubscription(subscription))
       }

@@ -58,15 +58,18 @@ export interface Evidence {
   readonly checked: boolean
   /** Others that could be asked, when that is known. Only the sentence depends on it. */
   readonly peers: Option.Option<number>
+  /** Whether the manifest has said, since this start, that it still has the history of the cursor. */
+  readonly confirmed: boolean
   /** Milliseconds since 1970. */
   readonly now: number
 }
 
 /** Pure: why a node is not ready; `""` when it is. */
 export const unreadyReason = (evidence: Evidence, readyMaxLagMillis: number): string => {
-  const { barrier, checked, now, peers, progress } = evidence
+  const { barrier, checked, confirmed, now, peers, progress } = evidence
   if (Option.isNone(barrier)) return "the manifest has not answered yet"
   if (Option.isNone(progress.cursor)) return "the manifest has not been walked yet"
+  if (!confirmed) return "the manifest has not confirmed yet that it has the history of what is here"
   const { epoch, revision } = progress.cursor.value
   if (epoch !== barrier.value.epoch) return "the manifest has another history; it is being walked again"
   if (revision < barrier.value.revision) return `caught up to revision ${revision} of ${barrier.value.revision}`
@@ -143,8 +146,10 @@ export const layer = (
       // inventory read behind that word knows of it.
       const gather = Effect.fnUntraced(function*(peers: Option.Option<number>) {
         const checked = yield* localCheck.checked
+        const { confirmed } = yield* catchUp.status
         return {
           checked,
+          confirmed,
           barrier: yield* SubscriptionRef.get(barrier),
           progress: yield* inventory.progress,
           peers,
@@ -206,9 +211,11 @@ export const layer = (
           Stream.mapEffect(() => status)
         ),
         await: (at) =>
-          inventory.changes.pipe(
-            Stream.filter(({ cursor, verifiedThrough }) =>
-              Option.isSome(cursor) && cursor.value.epoch === at.epoch && verifiedThrough >= at.revision
+          Stream.merge(inventory.changes, Stream.tick(interval)).pipe(
+            Stream.mapEffect(() => gather(Option.none())),
+            Stream.filter(({ checked, confirmed, progress: { cursor, verifiedThrough } }) =>
+              checked && confirmed && Option.exists(cursor, ({ epoch }) => epoch === at.epoch)
+              && verifiedThrough >= at.revision
             ),
             Stream.take(1),
             Stream.runDrain

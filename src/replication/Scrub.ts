@@ -103,6 +103,8 @@ const make = Effect.fnUntraced(function*(
     const digest = createHash("sha256")
     const began = yield* Clock.currentTimeMillis
     let bytes = 0
+    const found = yield* backend.stat(entry.path).pipe(Effect.orElseSucceed(() => Option.none()))
+    if (Option.isSome(found) && found.value.size !== entry.size_bytes) return { bytes, sound: false }
     const sound = yield* backend.read(entry.path, 0, entry.size_bytes, {
       write: (chunk) =>
         Effect.suspend(() => {

@@ -24,6 +24,7 @@ const CatchUp = Schema.Struct({
   skipped: Schema.Natural,
   /** Files here that the manifest never knew. */
   orphans: Schema.Natural,
+  confirmed: Schema.Boolean,
   lastError: Schema.OptionFromNullOr(Schema.String)
 }).pipe(Schema.encodeKeys({ started: "started_ms", completed: "completed_ms", lastError: "last_error" }))
 

@@ -54,6 +54,7 @@ describe("unreadyReason", () => {
     progress,
     barrier: Option.some(cursor),
     checked: true,
+    confirmed: true,
     peers: Option.some(1),
     now: 0
   }
