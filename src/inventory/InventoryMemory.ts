@@ -209,7 +209,13 @@ const make = (written: PubSub.PubSub<void>): Inventory["Service"] => {
     why: (path) => Effect.sync(() => Option.fromUndefinedOr(rows.get(path))),
     verified: (path) =>
       Effect.sync(() => Option.filter(Option.fromUndefinedOr(rows.get(path)), (row) => row._tag === "Verified")),
-    due: (now, limit) => Effect.sync(() => due(now).filter((row) => row._tag === "Owed").slice(0, limit)),
+    due: (now, limit) =>
+      Effect.sync(() => {
+        const owed = due(now).filter((row) => row._tag === "Owed")
+        const fresh = owed.filter(({ rounds }) => rounds === 0)
+        const again = owed.filter(({ rounds }) => rounds > 0)
+        return [...fresh.slice(0, limit), ...again.slice(0, limit)]
+      }),
     dueUnlinks: (now, limit) => Effect.sync(() => due(now).filter((row) => row._tag === "Unlinking").slice(0, limit)),
     nextDue: (now) =>
       Effect.sync(() => {

@@ -127,12 +127,12 @@ const make = Effect.fnUntraced(function*(path: string) {
     verified: (path) => Effect.map(one("verified", path), Option.filter((row) => row._tag === "Verified")),
     due: (now, limit) =>
       Effect.map(
-        many("due", thread.call("due", "Owed", now, limit)),
+        many("due", thread.call("due", now, limit)),
         (rows) => rows.filter((row) => row._tag === "Owed")
       ),
     dueUnlinks: (now, limit) =>
       Effect.map(
-        many("dueUnlinks", thread.call("due", "Unlinking", now, limit)),
+        many("dueUnlinks", thread.call("dueUnlinks", now, limit)),
         (rows) => rows.filter((row) => row._tag === "Unlinking")
       ),
     nextDue: (now) =>

@@ -63,6 +63,10 @@ const migrations = [
 `,
   `
   CREATE TABLE inventory_note (name TEXT PRIMARY KEY, text TEXT NOT NULL) STRICT;
+`,
+  `
+  CREATE INDEX inventory_fresh ON inventory_file (due, revision) WHERE state = 'Owed' AND rounds = 0;
+  CREATE INDEX inventory_again ON inventory_file (due, revision) WHERE state = 'Owed' AND rounds > 0;
 `
 ]
 
@@ -79,13 +83,15 @@ export const open = (path: string) => {
   const columns = "path, state, revision, entry, since, rounds, due, reason, answers, mtime, inode"
 
   const select = database.prepare(`SELECT ${columns} FROM inventory_file WHERE path = ?`)
-  const ready = (condition: string, order: string) => `
-    SELECT ${columns} FROM inventory_file WHERE state = ? AND due IS NOT NULL AND due ${condition} AND NOT EXISTS (
+  const ready = (which: string, condition: string, order: string) => `
+    SELECT ${columns} FROM inventory_file WHERE ${which} AND due IS NOT NULL AND due ${condition} AND NOT EXISTS (
       SELECT 1 FROM inventory_pending WHERE inventory_pending.path = inventory_file.path AND state = 'Owed'
     ) ORDER BY ${order} LIMIT ?
   `
-  const selectDue = database.prepare(ready("<= ?", "due, revision"))
-  const selectNext = database.prepare(ready("> ?", "due"))
+  const selectFresh = database.prepare(ready("state = 'Owed' AND rounds = 0", "<= ?", "due, revision"))
+  const selectAgain = database.prepare(ready("state = 'Owed' AND rounds > 0", "<= ?", "due, revision"))
+  const selectUnlinks = database.prepare(ready("state = 'Unlinking'", "<= ?", "due, revision"))
+  const selectNext = database.prepare(ready("state = ?", "> ?", "due"))
   const selectPage = database.prepare(
     `SELECT ${columns} FROM inventory_file WHERE path > ? ORDER BY path LIMIT ?`
   )
@@ -115,8 +121,11 @@ export const open = (path: string) => {
     row: (path: string): StoredRow | undefined => select.get(path),
     look: (paths: ReadonlyArray<string>): Array<StoredLocal> =>
       paths.map((path) => ({ row: select.get(path), pending: selectPending.get(path) })),
-    due: (state: "Owed" | "Unlinking", now: number, limit: number): Array<StoredRow> =>
-      selectDue.all(state, now, limit),
+    due: (now: number, limit: number): Array<StoredRow> => [
+      ...selectFresh.all(now, limit),
+      ...selectAgain.all(now, limit)
+    ],
+    dueUnlinks: (now: number, limit: number): Array<StoredRow> => selectUnlinks.all(now, limit),
     nextDue: (now: number): number | undefined => {
       const times = ["Owed", "Unlinking"].flatMap((state) => optional(selectNext.get(state, now, 1)?.["due"]) ?? [])
       return times.length === 0 ? undefined : Math.min(...times)

@@ -172,8 +172,7 @@ export class Inventory extends Context.Service<Inventory, {
   /** Every pending file, for a start to finish. */
   readonly pendings: Effect.Effect<ReadonlyArray<Pending>, InventoryError>
   /**
-   * Records a file as verified, by compare-and-set: it is owed at this very revision, or verified with the same
-   * bytes, or pending with the same bytes. `false`: it was deleted or replaced meanwhile, and the file on disk must go.
+   * Records a file as verified, by compare-and-set: it is owed, verified or pending with these very bytes. `false`: it was deleted or replaced meanwhile, and the file on disk must go.
    */
   readonly settle: (file: Registered, held: Held) => Effect.Effect<boolean, InventoryError>
   /** Turns a deleted file's row into none, when it is still unlinking at this revision. */
@@ -185,7 +184,8 @@ export class Inventory extends Context.Service<Inventory, {
   /** The file that is verified here under a path. Asked for every request that a peer makes. */
   readonly verified: (path: FilePath) => Effect.Effect<Option.Option<Verified>, InventoryError>
   /**
-   * At most `limit` owed files whose time has come, the earliest first. One that is pending here is left out: its
+   * Owed files whose time has come: at most `limit` that have not failed yet, the earliest first, then at most `limit`
+   * that have. One that is pending here is left out: its
    * bytes are sealed on this disk, and whoever wrote it finishes it.
    */
   readonly due: (now: number, limit: number) => Effect.Effect<ReadonlyArray<Owed>, InventoryError>

@@ -210,17 +210,13 @@ export const layer = (
           // What is queued or in flight is owed and due as well; behind it come those that are not.
           const limit = places.size + options.queueSize
           const due = yield* inventory.due(now, limit)
-          let fresh = 0
+          const found = { first: 0, again: 0 }
           for (const { file, rounds } of due) {
             const lane = rounds === 0 ? "first" : "again"
+            if (++found[lane] === limit) more[lane] = true
             if (places.has(file.entry.path)) continue
             if (queue.room(lane) === 0) more[lane] = true
-            else if (queueUp(file, lane) === "Enqueued" && lane === "first") fresh++
-          }
-          if (due.length === limit) {
-            more.again = true
-            // Where only failed ones came to light, asking at once would bring the same ones.
-            if (fresh > 0) more.first = true
+            else queueUp(file, lane)
           }
         }
         const next = yield* inventory.nextDue(now)

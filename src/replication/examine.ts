@@ -27,7 +27,10 @@ export const make = Effect.gen(function*() {
     const { path } = file.entry
     yield* Effect.logWarning(`${path}: ${reason}; it is owed again`)
     const due = yield* Clock.currentTimeMillis
-    yield* inventory.apply([{ _tag: "Lost", path, revision: file.revision, reason, due }])
+    const change = { _tag: "Lost", path, revision: file.revision, reason, due } as const
+    // What only an earlier history knew is asked for by nobody, and no peer could serve it.
+    const orphan = file.revision === 0
+    yield* inventory.apply(orphan ? [change, { _tag: "Release", path }] : [change])
     return { _tag: "Lost", why, file } satisfies Finding
   })
 

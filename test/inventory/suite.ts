@@ -249,7 +249,8 @@ export const suite = (name: string, fresh: Layer.Layer<Inventory, InventoryError
         assert.strictEqual(yield* inventory.failed, 0)
         yield* inventory.postpone(a, 50, "nobody answers", answers)
         yield* inventory.postpone(a, 60, "nobody answers", answers)
-        const [row] = yield* inventory.due(60, 1)
+        const [fresh, row, ...rest] = yield* inventory.due(100, 1)
+        assert.deepStrictEqual([fresh?.file, rest], [file("b", 2), []])
         assert.deepStrictEqual(row, {
           _tag: "Owed",
           file: a,
