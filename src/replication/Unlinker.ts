@@ -44,6 +44,8 @@ export const layer: Layer.Layer<Unlinker, never, Backend | Background | Inventor
       const now = yield* Clock.currentTimeMillis
       const limit = batch + refused.size
       const due = yield* inventory.dueUnlinks(now, limit)
+      const still = new Set(due.map(({ path }) => path))
+      for (const path of refused.keys()) if (!still.has(path)) refused.delete(path)
       yield* Effect.forEach(due.filter(({ path }) => (refused.get(path) ?? 0) <= now), (each) =>
         unlink(each).pipe(
           Effect.andThen(Effect.sync(() => refused.delete(each.path))),
