@@ -110,7 +110,9 @@ describe("a node", () => {
         Effect.gen(function*() {
           // Nobody is there to heal it, so that what is said meanwhile can be seen.
           const report = yield* Context.get(reader, Scrub).verify
-          assert.deepStrictEqual(report, { checked: 2, bytes: mib + 105, damaged: 1, missing: 0 })
+          const { started, ...found } = report
+          assert.isAbove(started, 0)
+          assert.deepStrictEqual(found, { checked: 2, bytes: mib + 105, damaged: 1, missing: 0 })
           assert.deepStrictEqual(yield* Context.get(reader, Inventory).verified(path), Option.none())
           assert.isFalse(existsSync(at(folder, "reader", "db/a")))
           assert.strictEqual(readdirSync(join(stateOf(folder, "reader"), "quarantine")).length, 1)
@@ -118,7 +120,7 @@ describe("a node", () => {
           yield* start(folder, "writer")
           yield* until(reader, ({ owed }) => owed.files === 0)
           assert.isTrue(readFileSync(at(folder, "reader", "db/a")).equals(content))
-          assert.deepStrictEqual(yield* Context.get(reader, Scrub).verify, { ...report, damaged: 0 })
+          assert.deepInclude(yield* Context.get(reader, Scrub).verify, { ...found, damaged: 0 })
         }))
     }))
 

@@ -27,11 +27,12 @@ export const verify = Effect.fn("verify")(function*(options: VerifyOptions) {
     Effect.flatMap(Scrub.Scrub, ({ verify }) => verify),
     scrub.pipe(Layer.provide(PathLock.layer))
   )
-  const { bytes, checked, damaged, missing } = report
+  const { bytes, checked, damaged, missing, started } = report
+  const since = new Date(started).toISOString()
   yield* Console.log(
     options.json
-      ? JSON.stringify({ checked, bytes, damaged, missing })
-      : `${checked} files checked, ${size(bytes)} read: ${damaged} damaged, ${missing} missing`
+      ? JSON.stringify({ checked, bytes, damaged, missing, since })
+      : `${checked} files checked since ${since}, ${size(bytes)} read: ${damaged} damaged, ${missing} missing`
   )
   if (damaged + missing > 0) return yield* new DamageFound({ damaged, missing })
 })

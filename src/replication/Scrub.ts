@@ -17,8 +17,10 @@ import { sameFolder } from "./Identity.ts"
 import type { PathLock } from "./PathLock.ts"
 import { Puller } from "./Puller.ts"
 
-/** What one run has found. */
+/** What one run has found, from its beginning, before an interruption too. */
 export interface ScrubReport {
+  /** When the run began, milliseconds since 1970. */
+  readonly started: number
   /** Files that were looked at. */
   readonly checked: number
   /** Bytes that were read. */
@@ -85,9 +87,19 @@ const keptEvery = 256 * 1024 * 1024
 const share = 0.9
 const slowest = 1024 * 1024
 
-/** Where a run stands, and when it began, milliseconds since 1970. */
-const Position = Schema.fromJsonString(Schema.Struct({ after: Schema.OptionFromNullOr(FilePath), started: Schema.Int }))
+/** Where a run stands, and what it has found so far. */
+const Position = Schema.fromJsonString(Schema.Struct({
+  after: Schema.OptionFromNullOr(FilePath),
+  started: Schema.Int,
+  checked: Schema.Natural,
+  bytes: Schema.Natural,
+  damaged: Schema.Natural,
+  missing: Schema.Natural
+}))
 type Position = typeof Position.Type
+
+/** A run on demand that was interrupted longer ago than this begins anew, milliseconds: its word would be too old. */
+const oldest = 24 * 3_600_000
 
 const make = Effect.fnUntraced(function*(
   options: ScrubOptions,
@@ -123,22 +135,23 @@ const make = Effect.fnUntraced(function*(
     return { bytes, sound }
   })
 
-  const begin = Effect.fnUntraced(function*(name: string) {
+  const begin = Effect.fnUntraced(function*(name: string, maxAge: number) {
     const text = yield* inventory.recall(name)
+    const now = yield* Clock.currentTimeMillis
     const kept = Option.flatMap(text, (text) => Result.getSuccess(Schema.decodeResult(Position)(text)))
-    if (Option.isSome(kept)) return kept.value
-    return { after: Option.none(), started: yield* Clock.currentTimeMillis } satisfies Position
+    if (Option.isSome(kept) && now - kept.value.started <= maxAge) return kept.value
+    return { after: Option.none(), started: now, checked: 0, bytes: 0, damaged: 0, missing: 0 } satisfies Position
   })
 
   /** From where the run of this name stands to the last file. */
   const run = Effect.fnUntraced(function*(name: string, from: Position, rate: Effect.Effect<number, InventoryError>) {
-    const report = { checked: 0, bytes: 0, damaged: 0, missing: 0 }
-    let after = from.after
+    const { after: begun, ...report } = { ...from }
+    let after = begun
     let unkept = 0
     const keep = Effect.suspend(() => {
       unkept = 0
       return Effect.flatMap(
-        Effect.orDie(Schema.encodeEffect(Position)({ after, started: from.started })),
+        Effect.orDie(Schema.encodeEffect(Position)({ after, ...report })),
         (text) => inventory.remember(name, Option.some(text))
       )
     })
@@ -177,13 +190,13 @@ const make = Effect.fnUntraced(function*(
   })
 
   const verify = Effect.gen(function*() {
-    const from = yield* begin("scrub.verify")
+    const from = yield* begin("scrub.verify", oldest)
     return yield* run("scrub.verify", from, Effect.succeed(options.bytesPerSecond))
   }).pipe(permit.withPermit, Effect.withSpan("Scrub.verify"))
 
   /** One run over everything, spread over the interval, and the rest until the interval is over. */
   const scheduled = Effect.fnUntraced(function*(intervalMillis: number) {
-    const from = yield* begin("scrub.schedule")
+    const from = yield* begin("scrub.schedule", 2 * intervalMillis)
     const rate = Effect.map(inventory.progress, ({ verified }) => {
       const spread = Math.max(slowest, verified.bytes / ((intervalMillis * share) / 1000))
       return options.bytesPerSecond === 0 ? spread : Math.min(spread, options.bytesPerSecond)

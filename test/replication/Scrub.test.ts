@@ -37,7 +37,7 @@ describe("Scrub", () => {
       yield* holdAll
       yield* (yield* Inventory).apply([{ _tag: "Owe", file: fileOf("db/owed", 9), reason: "", due: 1e9 }])
       const report = yield* (yield* Scrub.Scrub).verify
-      assert.deepStrictEqual(report, { checked: 4, bytes: 16, damaged: 0, missing: 0 })
+      assert.deepStrictEqual(report, { started: 0, checked: 4, bytes: 16, damaged: 0, missing: 0 })
     }).pipe(Effect.provide(scrubbing({ bytesPerSecond: 0, intervalMillis: 0 }))))
 
   it.effect("owes a missing file again and goes on", () =>
@@ -45,7 +45,7 @@ describe("Scrub", () => {
       yield* holdAll
       yield* (yield* Backend).remove(FilePath.make("db/b"))
       const report = yield* (yield* Scrub.Scrub).verify
-      assert.deepStrictEqual(report, { checked: 4, bytes: 12, damaged: 0, missing: 1 })
+      assert.deepStrictEqual(report, { started: 0, checked: 4, bytes: 12, damaged: 0, missing: 1 })
     }).pipe(Effect.provide(scrubbing({ bytesPerSecond: 0, intervalMillis: 0 }))))
 
   it.effect("reads no faster than it may, and goes on behind an interruption where it stopped", () =>
@@ -66,7 +66,7 @@ describe("Scrub", () => {
         // The one that was cut short is read again, those before it are not.
         assert.strictEqual(yield* reads.next, "db/b")
         yield* TestClock.adjust("10 seconds")
-        assert.deepStrictEqual(yield* Fiber.join(second), { checked: 3, bytes: 12, damaged: 0, missing: 0 })
+        assert.deepStrictEqual(yield* Fiber.join(second), { started: 0, checked: 4, bytes: 16, damaged: 0, missing: 0 })
         assert.deepStrictEqual(reads.all, ["db/a", "db/b", "db/b", "db/c", "db/d"])
         assert.deepStrictEqual(yield* (yield* Inventory).recall("scrub.verify"), Option.none())
       }).pipe(Effect.provide(scrubbing({ bytesPerSecond: 2, intervalMillis: 0 }, reads.backend)))

@@ -34,6 +34,14 @@ const layDown = Effect.fnUntraced(function*(path: string) {
   }))
 })
 
+/** Lets time pass in steps, so that whoever sleeps again in between is woken again too. */
+const pass = (minutes: number) =>
+  Effect.forEach(Array.from({ length: minutes }), () =>
+    Effect.andThen(
+      TestClock.adjust("1 minute"),
+      Effect.forEach(Array.from({ length: 20 }), () => Effect.yieldNow, { discard: true })
+    ), { discard: true })
+
 /** A peer that takes a minute to fail for `bad/…`, and is honest about everything else. */
 const slowToFail: Script = (peer, entry, offset, sink) =>
   entry.path.startsWith("bad/")
@@ -161,7 +169,7 @@ describe("what fails again and again", () => {
     Effect.gen(function*() {
       yield* (yield* ManifestControl).setUnavailable(Option.none())
       yield* register(...Array.from({ length: 20 }, (_, n) => `good/${n}`))
-      yield* TestClock.adjust("10 minutes")
+      yield* pass(30)
       assert.strictEqual((yield* (yield* Puller).stats).pulled, 20)
     }).pipe(
       Effect.provide(
@@ -175,14 +183,14 @@ describe("what fails again and again", () => {
       const fresh = Array.from({ length: 40 }, (_, n) => fileOf(`good/${n}`, 1000 + n))
       yield* (yield* Inventory).apply(fresh.map((file) => ({ _tag: "Owe", file, reason: "", due: 1 })))
       yield* puller.offer(fresh)
-      yield* TestClock.adjust("30 minutes")
+      yield* pass(60)
       assert.strictEqual((yield* puller.stats).pulled, 40)
     }).pipe(Effect.provide(nodeLayer({ queueSize: 16, workers: 2, script: slowToFail, before: failing(300) }))))
 
   it.effect("costs one attempt an interval behind its first round", () =>
     Effect.gen(function*() {
       yield* (yield* Puller).enqueue(fileOf("bad/1"))
-      yield* TestClock.adjust("2 hours")
+      yield* pass(120)
       const row = yield* (yield* Inventory).why(FilePath.make("bad/1"))
       const rounds = Option.isSome(row) && row.value._tag === "Owed" ? row.value.rounds : 0
       assert.isAbove(rounds, 5)
