@@ -8,7 +8,7 @@
  * destroyed.
  */
 import { Clock, Context, DateTime, Effect, Layer, Option, type Redacted, type Result, Schema, Stream } from "effect"
-import { Backend, type BackendError } from "../ports/Backend.ts"
+import { agrees, Backend, type BackendError } from "../ports/Backend.ts"
 import type { ByteSink } from "../ports/ByteSink.ts"
 import { type FileEntry, NodeId, sameBytes } from "../ports/FileEntry.ts"
 import { FilePath, wireOffence } from "../ports/FilePath.ts"
@@ -138,7 +138,7 @@ const makeHandler = Effect.fnUntraced(function*(options: Options, admission: Adm
   const isHere = (entry: FileEntry) =>
     Effect.map(
       inventory.verified(entry.path),
-      Option.exists(({ held }) => held.sha256 === entry.sha256 && held.size === entry.size_bytes)
+      Option.exists(({ held }) => agrees(held, entry))
     )
 
   /**

@@ -6,7 +6,7 @@
  */
 import { Context, type Effect, type Option, Schema, type Scope, type Stream } from "effect"
 import type { ByteSink } from "./ByteSink.ts"
-import { Sha256 } from "./FileEntry.ts"
+import { type FileEntry, Sha256 } from "./FileEntry.ts"
 import { FilePath } from "./FilePath.ts"
 
 /** A whole file on this disk: what was hashed, and what `stat` said of it right then. */
@@ -20,6 +20,10 @@ export const Held = Schema.Struct({
   inode: Schema.BigInt
 })
 export interface Held extends Schema.Schema.Type<typeof Held> {}
+
+/** Whether what was hashed here is what the manifest asks for. */
+export const agrees = (held: Held, entry: FileEntry): boolean =>
+  held.sha256 === entry.sha256 && held.size === entry.size_bytes
 
 /** A file as `stat` shows it; nothing is known of its bytes. */
 export interface FileStat {

@@ -133,12 +133,7 @@ export const layer = (
       // Events
       // ---------------------------------------------------------------------
 
-      const skip = (files: ReadonlyArray<Registered>) =>
-        Effect.forEach(
-          files,
-          ({ entry }) => puller.skipped(entry.origin_node_id === self.id ? "SkippedSelf" : "SkippedLocal"),
-          { discard: true }
-        )
+      const skip = (files: ReadonlyArray<Registered>) => Effect.forEach(files, puller.skipped, { discard: true })
 
       /** Records what events ask for; the cursor only with those that were followed. */
       const take = Effect.fnUntraced(function*(events: ReadonlyArray<ManifestEvent>, cursor?: Cursor) {

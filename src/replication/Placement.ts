@@ -3,7 +3,7 @@
  * name and `Inventory` records them. A path that was deleted meanwhile loses its file again in the same step.
  */
 import { Context, Effect, Layer, Option } from "effect"
-import { Backend, BackendError, type DigestMismatch, type Held, type Staged } from "../ports/Backend.ts"
+import { agrees, Backend, BackendError, type DigestMismatch, type Held, type Staged } from "../ports/Backend.ts"
 import { type Registered } from "../ports/FileEntry.ts"
 import { Inventory, type InventoryError } from "../ports/Inventory.ts"
 import { PathLock } from "./PathLock.ts"
@@ -38,7 +38,7 @@ export const layer: Layer.Layer<Placement, never, Backend | Inventory | PathLock
     > {
       const standing = yield* backend.adopt(entry.path)
       if (Option.isNone(standing)) return Option.none()
-      if (standing.value.sha256 === entry.sha256 && standing.value.size === entry.size_bytes) return standing
+      if (agrees(standing.value, entry)) return standing
       yield* Effect.logWarning(`${entry.path} holds other bytes than the manifest says; set aside in quarantine`)
       yield* backend.quarantine(entry.path)
       return Option.none()

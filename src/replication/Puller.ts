@@ -10,7 +10,7 @@ import { Cause, Clock, Context, Deferred, Duration, Effect, Layer, Option, PubSu
 import type { Scope } from "effect"
 import type { Backend } from "../ports/Backend.ts"
 import type { FetchClient } from "../ports/FetchClient.ts"
-import { type NodeId, type Registered, sameBytes } from "../ports/FileEntry.ts"
+import type { NodeId, Registered } from "../ports/FileEntry.ts"
 import type { FilePath } from "../ports/FilePath.ts"
 import { Inventory, type InventoryError, type Owed } from "../ports/Inventory.ts"
 import { Membership } from "../ports/Membership.ts"
@@ -18,6 +18,7 @@ import type { PeerResolver } from "../ports/PeerResolver.ts"
 import { latest, wrongBytes } from "./answers.ts"
 import * as Attempt from "./attempt.ts"
 import { Background } from "./Background.ts"
+import { isVerified } from "./decide.ts"
 import { type Lane, make as makeLanes } from "./lanes.ts"
 import { Placement } from "./Placement.ts"
 import * as Rearm from "./Rearm.ts"
@@ -76,8 +77,8 @@ export class Puller extends Context.Service<Puller, {
   readonly enqueue: (file: Registered) => Effect.Effect<Enqueued, InventoryError>
   /** Queues files that `Inventory` already owes, without waiting for room. */
   readonly offer: (files: Iterable<Registered>) => Effect.Effect<void>
-  /** Counts files that were found to be here before they were ever queued. */
-  readonly skipped: (kind: "SkippedSelf" | "SkippedLocal") => Effect.Effect<void>
+  /** Counts a file that was found to be here before it was ever queued. */
+  readonly skipped: (file: Registered) => Effect.Effect<void>
   /** Stops the pull of a path that was deleted. */
   readonly withdraw: (path: FilePath) => Effect.Effect<void>
   readonly stats: Effect.Effect<PullerStats>
@@ -182,7 +183,7 @@ export const layer = (
 
       const enqueue = Effect.fn("Puller.enqueue")(function*(file: Registered) {
         const row = yield* inventory.why(file.entry.path)
-        if (Option.isSome(row) && row.value._tag === "Verified" && sameBytes(row.value.file.entry, file.entry)) {
+        if (isVerified(Option.getOrUndefined(row), file.entry)) {
           return skip(file)
         }
         if (Option.isNone(row) || row.value._tag !== "Owed" || row.value.file.revision !== file.revision) {
@@ -303,7 +304,7 @@ export const layer = (
 
       const pull = Effect.fn("Puller.pull")(function*({ file, withdrawn }: Place) {
         const row = yield* inventory.why(file.entry.path)
-        if (Option.isSome(row) && row.value._tag === "Verified" && sameBytes(row.value.file.entry, file.entry)) {
+        if (isVerified(Option.getOrUndefined(row), file.entry)) {
           skip(file)
           return { _tag: "Skipped", file } satisfies Receipt
         }
@@ -370,11 +371,7 @@ export const layer = (
           Effect.sync(() => {
             for (const file of files) queueUp(file)
           }),
-        skipped: (kind) =>
-          Effect.sync(() => {
-            if (kind === "SkippedSelf") counts.skippedSelf++
-            else counts.skippedLocal++
-          }),
+        skipped: (file) => Effect.sync(() => void skip(file)),
         withdraw: (path) =>
           Effect.sync(() => {
             const place = places.get(path)

@@ -11,7 +11,7 @@
 import { Context, DateTime, Deferred, Duration, Effect, Exit, Fiber, FiberSet, Layer, Option, Queue } from "effect"
 import { Schedule, Schema, Scope, Stream } from "effect"
 import type { Cause } from "effect"
-import { Backend, type BackendError, type Staged } from "../ports/Backend.ts"
+import { agrees, Backend, type BackendError, type Staged } from "../ports/Backend.ts"
 import { explain } from "../ports/explain.ts"
 import { FileEntry, type Registered } from "../ports/FileEntry.ts"
 import { type FilePath, layout } from "../ports/FilePath.ts"
@@ -178,7 +178,7 @@ export const layer = (
         if (Option.isSome(staged)) return yield* Effect.asVoid(finish(pending, staged.value))
         // It may have become visible just before the crash.
         const held = yield* backend.adopt(entry.path)
-        if (Option.isSome(held) && held.value.sha256 === entry.sha256 && held.value.size === entry.size_bytes) {
+        if (Option.isSome(held) && agrees(held.value, entry)) {
           yield* placement.adopt(yield* register(entry))
           return
         }

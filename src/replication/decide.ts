@@ -1,8 +1,11 @@
 /** What one event of the manifest means for this node. Pure: whoever asks carries it out. */
-import type { NodeId } from "../ports/FileEntry.ts"
-import { sameBytes } from "../ports/FileEntry.ts"
-import type { Change, Local } from "../ports/Inventory.ts"
+import { type FileEntry, type NodeId, sameBytes } from "../ports/FileEntry.ts"
+import type { Change, Local, Row } from "../ports/Inventory.ts"
 import type { ManifestEvent } from "../ports/Manifest.ts"
+
+/** Whether a row says that these very bytes are verified here. */
+export const isVerified = (row: Row | undefined, entry: FileEntry): boolean =>
+  row?._tag === "Verified" && sameBytes(row.file.entry, entry)
 
 export interface Context {
   readonly self: NodeId
@@ -41,7 +44,7 @@ export const decide = (event: ManifestEvent, local: Local, context: Context): De
   const { entry } = event.file
   const owe: Change = { _tag: "Owe", file: event.file, reason: "not pulled yet", due: context.now }
   const pending = local.pending !== undefined && sameBytes(local.pending.entry, entry)
-  const verified = local.row?._tag === "Verified" && sameBytes(local.row.file.entry, entry)
+  const verified = isVerified(local.row, entry)
   if (!pending && !verified) return { _tag: "Owe", change: owe }
   return { _tag: entry.origin_node_id === context.self ? "SkipSelf" : "SkipLocal", change: owe }
 }

@@ -6,7 +6,7 @@
  * a verified file that is missing, and that the next look finds.
  */
 import { Clock, Effect, Option } from "effect"
-import { Backend, type BackendError, type Held } from "../ports/Backend.ts"
+import { agrees, Backend, type BackendError, type Held } from "../ports/Backend.ts"
 import type { Registered } from "../ports/FileEntry.ts"
 import type { FilePath } from "../ports/FilePath.ts"
 import { Inventory } from "../ports/Inventory.ts"
@@ -47,9 +47,9 @@ export const make = Effect.gen(function*() {
   })
 
   const compare = Effect.fnUntraced(function*(file: Registered, held: Option.Option<Held>) {
-    const { path, sha256, size_bytes } = file.entry
+    const { path, sha256 } = file.entry
     if (Option.isNone(held)) return yield* lost(file, "Missing", "it is not on this disk any more")
-    if (held.value.sha256 === sha256 && held.value.size === size_bytes) {
+    if (agrees(held.value, file.entry)) {
       yield* inventory.settle(file, held.value)
       return { _tag: "Sound" } satisfies Finding
     }
