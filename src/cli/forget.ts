@@ -5,7 +5,7 @@
  * that answers, and leaves a record besides the manifest's tombstone.
  */
 import { Clock, Console, Effect, Option, Schema, Stdio } from "effect"
-import { Prompt } from "effect/cli"
+import { Command, Flag, Prompt } from "effect/cli"
 import { open } from "node:fs/promises"
 import { join } from "node:path"
 import { Backend } from "../ports/Backend.ts"
@@ -17,6 +17,7 @@ import { Manifest } from "../ports/Manifest.ts"
 import { type Member, Membership } from "../ports/Membership.ts"
 import { folders, ReplicationConfig } from "../ReplicationConfig.ts"
 import { size } from "./demo/display.ts"
+import { beside, config, path } from "./flags.ts"
 import { parsePath } from "./operator.ts"
 import { Misused } from "./publish.ts"
 import { inManifest } from "./why.ts"
@@ -162,3 +163,22 @@ export const forget = Effect.fn("forget")(function*(given: string, options: Forg
   const removed = yield* (yield* Manifest).remove(path, reason)
   yield* Console.log(`${path} is forgotten: deleted at revision ${removed}, on record in ${file}`)
 })
+
+export const forgetCommand = Command.make("forget", {
+  config,
+  path,
+  lost: Flag.Boolean("lost").pipe(
+    Flag.withDescription("The file is lost on every node"),
+    Flag.withDefault(false)
+  ),
+  yes: Flag.Boolean("yes").pipe(
+    Flag.withDescription("Go through with it"),
+    Flag.withDefault(false)
+  ),
+  force: Flag.Boolean("force").pipe(
+    Flag.withDescription("Even if a node may still have the file"),
+    Flag.withDefault(false)
+  )
+}, ({ config, path, ...options }) => beside(config, forget(path, options))).pipe(
+  Command.withDescription("Delete a file for good that no node has any more, so that nobody owes it")
+)

@@ -1,8 +1,11 @@
 /** `file-replication manifest export | import`: the manifest as JSON lines, one entry each. */
-import { Effect, FileSystem, Result, Schema, Stream } from "effect"
+import { Console, Effect, FileSystem, Layer, Result, Schema, Stdio, Stream } from "effect"
+import { Argument, Command, Flag } from "effect/cli"
 import * as FileEntry from "../ports/FileEntry.ts"
 import { Conflict, Gone, Manifest } from "../ports/Manifest.ts"
-import { fileBytes, fileFailed } from "./files.ts"
+import { layerManifest } from "../Replication.ts"
+import { config, layerConfig } from "./flags.ts"
+import { fileBytes, fileFailed, toStdout } from "./userFiles.ts"
 
 /** Every entry of the manifest, as text, one line each. */
 export const exportLines = Stream.unwrap(Effect.gen(function*() {
@@ -108,3 +111,29 @@ export const importManifest = Effect.fn("importManifest")(function*(file: string
     imported: options.keepGoing ? entries.length - refused.length : 0
   })
 })
+
+const manifestExport = Command.make("export", { config }, ({ config }) =>
+  Effect.gen(function*() {
+    const { stdout } = yield* Stdio.Stdio
+    yield* toStdout(Stream.run(exportLines, stdout({ endOnDone: false })))
+  }).pipe(Effect.provide(layerManifest.pipe(Layer.provide(layerConfig(config)))))).pipe(
+    Command.withDescription("Print every entry as a line of JSON")
+  )
+
+const manifestImport = Command.make("import", {
+  config,
+  file: Argument.String("FILE").pipe(Argument.withDescription("Lines of JSON, one entry each")),
+  keepGoing: Flag.Boolean("keep-going").pipe(
+    Flag.withDescription("Import what is right even when a line is wrong"),
+    Flag.withDefault(false)
+  )
+}, ({ config, file, keepGoing }) =>
+  importManifest(file, { keepGoing }).pipe(
+    Effect.flatMap((count) => Console.log(`${count} entries of ${file} are in the manifest`)),
+    Effect.provide(layerManifest.pipe(Layer.provide(layerConfig(config))))
+  )).pipe(Command.withDescription("Register every entry of a file; all of them or none"))
+
+export const manifestCommand = Command.make("manifest").pipe(
+  Command.withDescription("Move the manifest in and out"),
+  Command.withSubcommands([manifestExport, manifestImport])
+)

@@ -1,11 +1,13 @@
 /** `file-replication node`: one node as a process, until a signal or until whoever supervises it leaves. */
-import { Console, Context, Duration, Effect, Layer, Option } from "effect"
+import { Console, Context, Duration, Effect, Layer, type Option } from "effect"
+import { Command, Flag } from "effect/cli"
 import * as HttpFace from "../http/HttpFace.ts"
 import { FetchServer } from "../peer/FetchServer.ts"
 import { addressText, Membership } from "../ports/Membership.ts"
 import { layer as replicationLayer, Replication } from "../Replication.ts"
 import { Background } from "../replication/Background.ts"
-import { load, ReplicationConfig } from "../ReplicationConfig.ts"
+import { ReplicationConfig } from "../ReplicationConfig.ts"
+import { config, configured } from "./flags.ts"
 import { supervised } from "./supervised.ts"
 
 export interface NodeOptions {
@@ -15,7 +17,7 @@ export interface NodeOptions {
 }
 
 export const runNode = Effect.fn("node")(function*(options: NodeOptions) {
-  const settings = yield* load({ file: options.config, environment: process.env })
+  const settings = yield* configured(options.config)
   return yield* Effect.gen(function*() {
     const replication = yield* Replication
     if (replication._tag === "Inactive") {
@@ -51,3 +53,13 @@ const giveUpAfter = (millis: number) =>
       }, millis).unref()
     })
   )
+
+export const nodeCommand = Command.make("node", {
+  config,
+  supervised: Flag.Boolean("supervised").pipe(
+    Flag.withDescription(
+      "Take commands and give reports as JSON lines over standard input and output, and leave with it"
+    ),
+    Flag.withDefault(false)
+  )
+}, runNode).pipe(Command.withDescription("Run a node until it is told to stop"))

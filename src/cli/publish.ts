@@ -1,14 +1,16 @@
 /** `file-replication publish`: files of this machine, published by this node. */
 import { Console, Effect, Layer, Option, Schema } from "effect"
+import { Argument, Command, Flag } from "effect/cli"
 import { basename } from "node:path"
 import { layerGuestBackend, layerPorts, type StartError } from "../Replication.ts"
 import * as Background from "../replication/Background.ts"
 import * as PathLock from "../replication/PathLock.ts"
 import * as Placement from "../replication/Placement.ts"
 import * as Registrar from "../replication/Registrar.ts"
-import { folders, type ReplicationConfig, type Settings } from "../ReplicationConfig.ts"
+import { folders, ReplicationConfig, type Settings } from "../ReplicationConfig.ts"
 import * as FolderLock from "../sqlite/FolderLock.ts"
-import { fileBytes } from "./files.ts"
+import { config, configured } from "./flags.ts"
+import { fileBytes } from "./userFiles.ts"
 
 /** The arguments don't fit each other. */
 export class Misused extends Schema.TaggedError<Misused>()("Misused", { detail: Schema.String }) {
@@ -55,3 +57,17 @@ export const publish = Effect.fn("publish")(function*(files: ReadonlyArray<strin
     yield* Console.log(`${entry.path}  ${entry.size_bytes} bytes  sha256 ${entry.sha256}  revision ${revision}`)
   }
 })
+
+export const publishCommand = Command.make("publish", {
+  config,
+  files: Argument.String("FILE").pipe(Argument.withDescription("A file to publish"), Argument.atLeast(1)),
+  as: Flag.String("as").pipe(
+    Flag.withDescription("The path to publish it under; for several files, the folder"),
+    Flag.optional
+  )
+}, ({ as, config, files }) =>
+  Effect.gen(function*() {
+    const settings = yield* configured(config)
+    const layer = layerRegistrar(settings).pipe(Layer.provide(Layer.succeed(ReplicationConfig, settings)))
+    yield* Effect.provide(publish(files, as), layer)
+  })).pipe(Command.withDescription("Write files into this node and register them, so that every node pulls them"))

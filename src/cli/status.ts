@@ -1,5 +1,6 @@
 /** `file-replication status`: where a node stands, from its own files and, while it runs, from itself. */
 import { Clock, Console, Duration, Effect, Option, Schema } from "effect"
+import { Command } from "effect/cli"
 import { FetchHttpClient, HttpClient, HttpClientResponse } from "effect/http"
 import { NodeId, Revision } from "../ports/FileEntry.ts"
 import { Inventory } from "../ports/Inventory.ts"
@@ -8,6 +9,7 @@ import { addressText, Membership } from "../ports/Membership.ts"
 import { Status } from "../replication/Status.ts"
 import { ReplicationConfig, type Settings } from "../ReplicationConfig.ts"
 import { size } from "./demo/display.ts"
+import { beside, config, json } from "./flags.ts"
 import { moment, sheet } from "./operator.ts"
 
 const Amount = Schema.Struct({ files: Schema.Natural, bytes: Schema.Natural })
@@ -136,3 +138,9 @@ export const status = Effect.fn("status")(function*(options: { readonly json: bo
   const face = faceOf(yield* ReplicationConfig)
   yield* Console.log(options.json ? encodeReport(report) : render(report, face, now))
 })
+
+export const statusCommand = Command.make(
+  "status",
+  { config, json },
+  ({ config, json }) => beside(config, status({ json }))
+).pipe(Command.withDescription("Say where this node stands: what it holds, what it owes, whether it is ready"))

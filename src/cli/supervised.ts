@@ -6,9 +6,9 @@ import { Membership } from "../ports/Membership.ts"
 import { Puller } from "../replication/Puller.ts"
 import { Readiness } from "../replication/Readiness.ts"
 import { Registrar } from "../replication/Registrar.ts"
-import { fileBytes } from "./files.ts"
 import { exportManifest } from "./manifest.ts"
 import { type Command, decodeCommand, encodeReport, type Report } from "./Supervision.ts"
+import { fileBytes } from "./userFiles.ts"
 
 /** Between two reports of progress. */
 const interval = Duration.millis(200)

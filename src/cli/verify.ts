@@ -1,8 +1,10 @@
 /** `file-replication verify`: every byte that this node calls verified, hashed again. */
 import { Console, Effect, Layer, Schema } from "effect"
+import { Command, Flag } from "effect/cli"
 import * as PathLock from "../replication/PathLock.ts"
 import * as Scrub from "../replication/Scrub.ts"
 import { size } from "./demo/display.ts"
+import { beside, config, json } from "./flags.ts"
 
 /** Something was damaged or missing. */
 export class DamageFound extends Schema.TaggedError<DamageFound>()("DamageFound", {
@@ -36,3 +38,15 @@ export const verify = Effect.fn("verify")(function*(options: VerifyOptions) {
   )
   if (damaged + missing > 0) return yield* new DamageFound({ damaged, missing })
 })
+
+export const verifyCommand = Command.make("verify", {
+  config,
+  json,
+  rate: Flag.Int("rate").pipe(
+    Flag.withDescription("Read at most so many MiB per second, 0: as fast as it goes"),
+    Flag.withSchema(Schema.Natural),
+    Flag.withDefault(128)
+  )
+}, ({ config, json, rate }) => beside(config, verify({ json, mebibytesPerSecond: rate }))).pipe(
+  Command.withDescription("Hash every file of this node again; what is damaged is set aside and pulled again")
+)

@@ -1,5 +1,6 @@
 /** `file-replication why PATH`: all that a node knows of one file. */
 import { Clock, Console, Effect, Option } from "effect"
+import { Command } from "effect/cli"
 import { Backend } from "../ports/Backend.ts"
 import * as ExactJson from "../ports/ExactJson.ts"
 import { type FileEntry, NodeId, type Registered, Sha256 } from "../ports/FileEntry.ts"
@@ -7,6 +8,7 @@ import type { FilePath } from "../ports/FilePath.ts"
 import { Inventory, type Local, type PeerAnswer } from "../ports/Inventory.ts"
 import { Gone, Manifest } from "../ports/Manifest.ts"
 import { size } from "./demo/display.ts"
+import { beside, config, json, path } from "./flags.ts"
 import { moment, parsePath, sheet } from "./operator.ts"
 
 /** What the manifest says of a path. */
@@ -191,3 +193,9 @@ export const why = Effect.fn("why")(function*(path: string, options: { readonly 
   const known = yield* gather(yield* Effect.fromResult(parsePath(path)))
   yield* Console.log(options.json ? toJson(known) : render(known, yield* Clock.currentTimeMillis))
 })
+
+export const whyCommand = Command.make(
+  "why",
+  { config, json, path },
+  ({ config, json, path }) => beside(config, why(path, { json }))
+).pipe(Command.withDescription("Say all that this node knows of a file, and why it is not here"))

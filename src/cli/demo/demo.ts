@@ -12,6 +12,7 @@ import {
   Stream,
   SubscriptionRef
 } from "effect"
+import { Argument, Command, Flag } from "effect/cli"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { showProgress, size, table } from "./display.ts"
@@ -115,3 +116,19 @@ const summary = Effect.fn("summary")(function*(nodes: ReadonlyArray<Node>, milli
     ]))
   return [["node", "files", "bytes", "pulled", "skipped as own", "failed", "attempts", "wall time"], ...rows]
 })
+
+export const demoCommand = Command.make("demo", {
+  folder: Argument.String("DIR").pipe(
+    Argument.withDescription("Publish every file of this folder; without it, Parquet files are generated"),
+    Argument.optional
+  ),
+  nodes: Flag.Int("nodes").pipe(
+    Flag.withDescription("How many nodes, the writer included"),
+    Flag.withSchema(Schema.Int.check(Schema.isBetween({ minimum: 2, maximum: 16 }))),
+    Flag.withDefault(3)
+  ),
+  keep: Flag.Boolean("keep").pipe(
+    Flag.withDescription("Leave the nodes' folders where they are"),
+    Flag.withDefault(false)
+  )
+}, demo).pipe(Command.withDescription("Replicate files between nodes on this machine, and prove that they agree"))

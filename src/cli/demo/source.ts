@@ -2,7 +2,7 @@
 import { Effect, FileSystem, Schema, Stream } from "effect"
 import { join } from "node:path"
 import { offence } from "../../ports/FilePath.ts"
-import { fileFailed } from "../files.ts"
+import { fileFailed } from "../userFiles.ts"
 
 export interface SourceFile {
   /** Where it lies on this machine. */
