@@ -230,14 +230,16 @@ const scrub = fromConfig((settings) =>
 )
 
 /** A node that replicates, on ports from outside. */
-export const layerActive: Layer.Layer<Services, StartError, Ports | ReplicationConfig> = readiness.pipe(
+export const layerActive: Layer.Layer<Services, StartError, Ports | ReplicationConfig> = Layer.merge(
+  readiness,
+  Watermark.layer
+).pipe(
   Layer.provideMerge(catchUp),
   Layer.provideMerge(scrub),
   Layer.provideMerge(localCheck),
   Layer.provideMerge(puller),
   Layer.provide(Unlinker.layer),
   Layer.provideMerge(registrar),
-  Layer.provideMerge(Watermark.layer),
   Layer.provideMerge(announcement),
   Layer.provideMerge(listener),
   Layer.provide(Placement.layer),

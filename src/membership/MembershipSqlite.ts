@@ -9,11 +9,13 @@ import { Clock, Effect, Layer, Option, Schema, type Scope, Semaphore } from "eff
 import { randomUUID } from "node:crypto"
 import * as Bell from "../internal/Bell.ts"
 import { explain } from "../ports/explain.ts"
-import { NodeId, Revision } from "../ports/FileEntry.ts"
-import { Address, type Member, Membership, MembershipError, NodeIdTaken, Role } from "../ports/Membership.ts"
+import { NodeId } from "../ports/FileEntry.ts"
+import { Address, type Member, Membership, MembershipError, NodeIdTaken } from "../ports/Membership.ts"
+import { NotRemoved, Role } from "../ports/Membership.ts"
 import { retryBusy, sentence } from "../sqlite/retryBusy.ts"
 import * as SqliteThread from "../sqlite/SqliteThread.ts"
 import { changesOf } from "./changes.ts"
+import { heard, quiet, toText } from "./said.ts"
 import type { Claimed, MembershipOperations } from "./sqliteOperations.ts"
 
 export interface Options {
@@ -44,7 +46,7 @@ const make = Effect.fnUntraced(function*(
   const bell = Bell.make()
   // What this node says of itself. `lost`: who took its id, while it gave no sign of life.
   let announced = Option.none<Address>()
-  let verifiedThrough = Option.none<Revision>()
+  let said = quiet
   let lost = Option.none<string>()
 
   const claim = Effect.fnUntraced(function*(
@@ -59,7 +61,7 @@ const make = Effect.fnUntraced(function*(
         ...self,
         instance,
         version,
-        verifiedThrough: Option.getOrNull(verifiedThrough),
+        said: toText(said),
         expiresAt: now + ttlMillis
       },
       now,
@@ -94,20 +96,24 @@ const make = Effect.fnUntraced(function*(
   const others = Effect.gen(function*() {
     const now = yield* Clock.currentTimeMillis
     const rows = yield* call("members").pipe(failing("members"), Effect.flatMap(decodeRows))
-    return rows.filter(({ id }) => id !== self.id).map((row): Member => ({
-      id: row.id,
-      role: row.role,
-      address: Option.some({ host: row.address_host, port: row.address_port }),
-      alive: row.alive === 1 && row.expires_at > now,
-      version: row.version,
-      verifiedThrough: Option.fromNullOr(row.verified_through)
-    }))
+    return rows.filter(({ id }) => id !== self.id).map((row): Member => {
+      const { draining, watermark } = heard(row.said)
+      return {
+        id: row.id,
+        role: row.role,
+        address: Option.some({ host: row.address_host, port: row.address_port }),
+        alive: row.alive === 1 && row.expires_at > now,
+        version: row.version,
+        watermark,
+        draining
+      }
+    })
   })
 
   const members = Effect.andThen(
     stillMember,
     Effect.map(others, (others): ReadonlyArray<Member> => [
-      { ...self, address: announced, alive: true, version, verifiedThrough },
+      { ...self, address: announced, alive: true, version, ...said },
       ...others
     ])
   )
@@ -163,10 +169,22 @@ const make = Effect.fnUntraced(function*(
       lost = Option.none()
       bell.ring()
     }),
-    publish: Effect.fn("Membership.publish")(function*(revision) {
+    publish: Effect.fn("Membership.publish")(function*(watermark) {
       yield* stillMember
-      verifiedThrough = Option.some(revision)
-      yield* call("publish", self.id, instance, revision).pipe(failing("publish"))
+      said = { ...said, watermark }
+      yield* call("say", self.id, instance, toText(said)).pipe(failing("publish"))
+    }),
+    drain: Effect.fn("Membership.drain")(function*(draining) {
+      yield* stillMember
+      said = { ...said, draining }
+      yield* call("say", self.id, instance, toText(said)).pipe(failing("drain"))
+      bell.ring()
+    }),
+    remove: Effect.fn("Membership.remove")(function*(id) {
+      const now = yield* Clock.currentTimeMillis
+      const outcome = yield* call("remove", id, now).pipe(failing("remove"))
+      if (outcome !== "Removed") yield* new NotRemoved({ id, detail: whyNot[outcome] })
+      bell.ring()
     }),
     departed: Effect.fn("Membership.departed")(function*(id) {
       const now = yield* Clock.currentTimeMillis
@@ -175,6 +193,11 @@ const make = Effect.fnUntraced(function*(
     })
   })
 })
+
+const whyNot = {
+  Alive: "it is alive; stop it first, and wait until it counts as gone",
+  Unknown: "no member goes by this id"
+}
 
 const decodeRows = (rows: unknown) =>
   Effect.mapError(
@@ -189,7 +212,7 @@ const decode = Schema.decodeUnknownEffect(Schema.Array(Schema.Struct({
   address_host: Address.fields.host,
   address_port: Address.fields.port,
   version: Schema.String,
-  verified_through: Schema.NullOr(Revision),
+  said: Schema.NullOr(Schema.String),
   alive: Schema.Literals([0, 1]),
   expires_at: Schema.Int
 })))

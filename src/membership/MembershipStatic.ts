@@ -1,8 +1,9 @@
 /** A fixed list of members, from the configuration. All of them count as alive. */
 import { Effect, Layer, Option } from "effect"
 import * as Bell from "../internal/Bell.ts"
-import type { NodeId, Revision } from "../ports/FileEntry.ts"
-import { type Address, type Member, Membership, MembershipError, type Role } from "../ports/Membership.ts"
+import type { NodeId } from "../ports/FileEntry.ts"
+import { type Address, type Member, Membership, MembershipError } from "../ports/Membership.ts"
+import { NotRemoved, type Role, type Watermark } from "../ports/Membership.ts"
 import { changesOf } from "./changes.ts"
 
 export interface Options {
@@ -30,16 +31,18 @@ const make = Effect.fnUntraced(function*(
       address: Option.some(address),
       alive: true,
       version: "",
-      verifiedThrough: Option.none()
+      watermark: Option.none(),
+      draining: false
     })
   }
   others.delete(self.id)
 
   const bell = Bell.make()
   let address = Option.none<Address>()
-  let verifiedThrough = Option.none<Revision>()
+  let watermark = Option.none<Watermark>()
+  let draining = false
   const members = Effect.sync((): ReadonlyArray<Member> => [
-    { ...self, address, alive: true, version: "", verifiedThrough },
+    { ...self, address, alive: true, version: "", watermark, draining },
     ...others.values()
   ])
 
@@ -52,11 +55,21 @@ const make = Effect.fnUntraced(function*(
         address = Option.some(announced)
         bell.ring()
       }),
-    publish: (revision) =>
+    publish: (given) =>
       Effect.sync(() => {
-        verifiedThrough = Option.some(revision)
+        watermark = given
+      }),
+    // The others don't hear of it: they go on asking.
+    drain: (given) =>
+      Effect.sync(() => {
+        draining = given
+        bell.ring()
       }),
     // The list is what it is.
-    departed: () => Effect.void
+    departed: () => Effect.void,
+    remove: (id) =>
+      Effect.fail(
+        new NotRemoved({ id, detail: "the members are a fixed list; take it out of cluster.peers on every node" })
+      )
   })
 })

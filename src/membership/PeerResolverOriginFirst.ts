@@ -6,9 +6,10 @@ import { type Member, Membership } from "../ports/Membership.ts"
 import { type Peer, PeerLookupFailed, PeerResolver } from "../ports/PeerResolver.ts"
 
 /**
- * The peers to ask, best first: the origin while it is alive, then the other live members, and an origin that is not
- * alive last of all, for its lapse may be over. The others come in the order of their ids, turned by a number drawn
- * from the path and the asking node: always the same for these two, spread over all of them for many files and nodes.
+ * The peers to ask, best first: the origin while it is alive, then the other live members, then whoever drains, and an
+ * origin that is not alive last of all, for its lapse may be over. The others come in the order of their ids, turned by
+ * a number drawn from the path and the asking node: always the same for these two, spread over all of them for many
+ * files and nodes.
  */
 export const order = (
   members: ReadonlyArray<Member>,
@@ -16,19 +17,18 @@ export const order = (
   origin: NodeId,
   path: FilePath
 ): ReadonlyArray<Peer> => {
-  const peers = new Map<NodeId, Peer & { readonly alive: boolean }>()
-  for (const { address, alive, id } of members) {
+  const peers = new Map<NodeId, Peer & { readonly rank: number }>()
+  for (const { address, alive, draining, id } of members) {
     if (id !== self && Option.isSome(address) && (alive || id === origin) && !peers.has(id)) {
-      peers.set(id, { id, address: address.value, alive })
+      peers.set(id, { id, address: address.value, rank: !alive ? 3 : draining ? 2 : id === origin ? 0 : 1 })
     }
   }
-  const first = peers.get(origin)
-  peers.delete(origin)
-  const others = [...peers.values()].sort((a, b) => a.id < b.id ? -1 : 1)
+  const sorted = [...peers.values()].sort((a, b) => a.id < b.id ? -1 : 1)
+  const ranked = (rank: number) => sorted.filter((peer) => peer.rank === rank)
+  const others = ranked(1)
   const turn = others.length === 0 ? 0 : Math.abs(Hash.string(`${path}\0${self}`)) % others.length
-  const turned = [...others.slice(turn), ...others.slice(0, turn)]
-  const ordered = first === undefined ? turned : first.alive ? [first, ...turned] : [...turned, first]
-  return ordered.map(({ address, id }) => ({ id, address }))
+  return [...ranked(0), ...others.slice(turn), ...others.slice(0, turn), ...ranked(2), ...ranked(3)]
+    .map(({ address, id }) => ({ id, address }))
 }
 
 export const layer: Layer.Layer<PeerResolver, never, Membership> = Layer.effect(

@@ -6,11 +6,12 @@ import { addressText, type Member } from "../ports/Membership.ts"
 /** What a change of is told; how far a member has got changes all the time, and is not. */
 const shapeOf = (members: ReadonlyArray<Member>): string =>
   JSON.stringify(
-    members.map(({ address, alive, id, role, version }) => [
+    members.map(({ address, alive, draining, id, role, version }) => [
       id,
       role,
       Option.getOrNull(Option.map(address, addressText)),
       alive,
+      draining,
       version
     ])
   )

@@ -23,6 +23,14 @@ const migrations = [
   ) STRICT`
 ]
 
+/**
+ * What a node says besides, as JSON that may grow. A component of its own: a node of an older version that starts on
+ * this file knows nothing of it and needs nothing of it.
+ */
+const sayings = [
+  "CREATE TABLE node_said (id TEXT PRIMARY KEY, instance TEXT NOT NULL, said TEXT NOT NULL) STRICT"
+]
+
 export interface Claim {
   readonly id: string
   /** Tells this run of the node from any other. */
@@ -31,7 +39,7 @@ export interface Claim {
   readonly host: string
   readonly port: number
   readonly version: string
-  readonly verifiedThrough: number | null
+  readonly said: string
   readonly expiresAt: number
 }
 
@@ -46,16 +54,21 @@ export type Claimed =
 export const open = (path: string) => {
   const database = connect(path)
   migrate(database, "membership", migrations)
+  migrate(database, "membership-said", sayings)
   const ownHost = hostIdentity()
   const ownStart = startOf(process.pid)
 
   const find = database.prepare("SELECT * FROM node WHERE id = ?")
-  const all = database.prepare("SELECT * FROM node ORDER BY id")
+  // What an earlier run has said counts no more once another one holds the id.
+  const all = database.prepare("SELECT node.*, said FROM node LEFT JOIN node_said USING (id, instance) ORDER BY id")
   const put = database.prepare(
     `INSERT OR REPLACE INTO node (id, instance, host, pid, started, role, address_host, address_port, version,
-      verified_through, alive, expires_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1, ?)`
+      alive, expires_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 1, ?)`
   )
-  const setVerified = database.prepare("UPDATE node SET verified_through = ? WHERE id = ? AND instance = ?")
+  const say = database.prepare("INSERT OR REPLACE INTO node_said VALUES (?, ?, ?)")
+  const sayAgain = database.prepare("UPDATE node_said SET said = ? WHERE id = ? AND instance = ?")
+  const remove = database.prepare("DELETE FROM node WHERE id = ?")
+  const unsay = database.prepare("DELETE FROM node_said WHERE id = ?")
   const leave = database.prepare(
     "UPDATE node SET alive = 0, expires_at = min(expires_at, ?) WHERE id = ? AND instance = ?"
   )
@@ -98,15 +111,26 @@ export const open = (path: string) => {
           claim.host,
           claim.port,
           claim.version,
-          claim.verifiedThrough,
           claim.expiresAt
         )
+        say.run(claim.id, claim.instance, claim.said)
         return { _tag: "Claimed" }
       }),
 
-    publish: (id: string, instance: string, verifiedThrough: number): void => {
-      setVerified.run(verifiedThrough, id, instance)
+    say: (id: string, instance: string, said: string): void => {
+      sayAgain.run(said, id, instance)
     },
+
+    /** Takes a node out, unless it is alive. */
+    remove: (id: string, now: number): "Removed" | "Alive" | "Unknown" =>
+      transaction(database, () => {
+        const row = find.get(id)
+        if (row === undefined) return "Unknown"
+        if (row["alive"] === 1 && Number(row["expires_at"]) > now) return "Alive"
+        remove.run(id)
+        unsay.run(id)
+        return "Removed"
+      }),
 
     leave: (id: string, instance: string, now: number): void => {
       leave.run(now, id, instance)

@@ -1,6 +1,7 @@
 /** Who is in the cluster, and where. Lists nobody's files and deletes nothing: a lapsed member is just not asked. */
 import { Context, type Effect, Option, Schema, type Stream } from "effect"
 import { NodeId, Revision } from "./FileEntry.ts"
+import { Cursor } from "./Manifest.ts"
 
 /** Where a node's cluster port listens. */
 export const Address = Schema.Struct({ host: Schema.NonEmptyString, port: Schema.Port })
@@ -8,6 +9,15 @@ export interface Address extends Schema.Schema.Type<typeof Address> {}
 
 export const Role = Schema.Literals(["writer", "reader"])
 export type Role = typeof Role.Type
+
+/** How far a node says that it holds everything, verified on its disk. */
+export const Watermark = Schema.Struct({
+  /** Everything that was registered up to here. */
+  through: Revision,
+  /** How far it has taken the manifest's events: it says of which history `through` is, and is never below it. */
+  at: Cursor
+})
+export interface Watermark extends Schema.Schema.Type<typeof Watermark> {}
 
 export interface Member {
   readonly id: NodeId
@@ -19,8 +29,10 @@ export interface Member {
   readonly alive: boolean
   /** The version of the software that it runs, `""` when not known. */
   readonly version: string
-  /** The revision through which it says it holds everything; `none` when not known. */
-  readonly verifiedThrough: Option.Option<Revision>
+  /** `none` when it is not known: of a static list, of an older version, of a node that still compares its disk. */
+  readonly watermark: Option.Option<Watermark>
+  /** It is about to leave: it is asked only for what nobody else has, and its copies don't count. */
+  readonly draining: boolean
 }
 
 /** Another live node goes by this node's id. Two nodes of one name would answer for each other's files. */
@@ -29,6 +41,13 @@ export class NodeIdTaken
 {
   override get message(): string {
     return `another live node already goes by the id ${this.id} (${this.detail}); give this one another cluster.node_id`
+  }
+}
+
+/** The member stays in the list, and why. */
+export class NotRemoved extends Schema.TaggedError<NotRemoved>()("NotRemoved", { id: NodeId, detail: Schema.String }) {
+  override get message(): string {
+    return `${this.id} was not removed: ${this.detail}`
   }
 }
 
@@ -54,10 +73,17 @@ export class Membership extends Context.Service<Membership, {
    * waited for, and loses it when it gives no sign of life.
    */
   readonly announce: (address: Address) => Effect.Effect<void, MembershipError | NodeIdTaken>
-  /** Tells the others through which revision this node holds everything. */
-  readonly publish: (verifiedThrough: Revision) => Effect.Effect<void, MembershipError>
+  /** Tells the others how far this node holds everything; `none`: it does not know. */
+  readonly publish: (watermark: Option.Option<Watermark>) => Effect.Effect<void, MembershipError>
+  /** Tells the others that this node is about to leave, or that it stays. Ends with its process. */
+  readonly drain: (draining: boolean) => Effect.Effect<void, MembershipError>
   /** Takes a member's own word that it leaves. */
   readonly departed: (id: NodeId) => Effect.Effect<void, MembershipError>
+  /**
+   * Takes a member that never comes back out of the list: nobody waits for it any more. Nobody's files are touched, and
+   * one that comes back all the same is a member again. Refused while it is alive.
+   */
+  readonly remove: (id: NodeId) => Effect.Effect<void, MembershipError | NotRemoved>
 }>()("file-replication/Membership") {}
 
 export const addressText = (address: Address): string =>

@@ -6,12 +6,11 @@ import { join } from "node:path"
 import { DatabaseSync } from "node:sqlite"
 import * as ManifestSqlite from "../../src/manifest/ManifestSqlite.ts"
 import * as MembershipSqlite from "../../src/membership/MembershipSqlite.ts"
-import { Revision } from "../../src/ports/FileEntry.ts"
 import { Manifest } from "../../src/ports/Manifest.ts"
-import { Membership } from "../../src/ports/Membership.ts"
+import { Membership, type MembershipError } from "../../src/ports/Membership.ts"
 import { start } from "../manifest/process.ts"
 import { temporaryFolder } from "../support/folder.ts"
-import { find, other, self, suite, told } from "./suite.ts"
+import { find, other, self, suite, told, watermark } from "./suite.ts"
 
 const database = Effect.map(temporaryFolder, (folder) => join(folder, "manifest.db"))
 
@@ -63,7 +62,8 @@ describe("MembershipSqlite", () => {
         address: Option.some(other.address),
         alive: true,
         version: "1.2.3",
-        verifiedThrough: Option.none()
+        watermark: Option.none(),
+        draining: false
       })
       yield* Scope.close(scope, Exit.void)
       yield* TestClock.adjust("3 seconds")
@@ -85,21 +85,74 @@ describe("MembershipSqlite", () => {
       assert.isFalse(find(yield* next, other.id).alive)
       // Its own heartbeat comes; what it asks for after that is answered after it.
       yield* TestClock.adjust("3 seconds")
-      yield* second.publish(Revision.make(1))
+      yield* second.publish(Option.some(watermark(1)))
       yield* TestClock.adjust("3 seconds")
       assert.isTrue(find(yield* next, other.id).alive)
     }))
 
-  it.live("shows the others through which revision a member holds everything", () =>
+  it.live("shows the others how far a member holds everything and that it drains, before and behind its announcement", () =>
     Effect.gen(function*() {
       const path = yield* database
       const membership = yield* open(path)
       const second = yield* open(path, { self: peer })
-      yield* second.publish(Revision.make(3))
+      const seen = Effect.map(membership.members, (members) => {
+        const { draining, watermark } = find(members, other.id)
+        return [watermark, draining]
+      })
+      yield* second.publish(Option.some(watermark(3)))
       yield* second.announce(other.address)
-      assert.deepStrictEqual(find(yield* membership.members, other.id).verifiedThrough, Option.some(Revision.make(3)))
-      yield* second.publish(Revision.make(4))
-      assert.deepStrictEqual(find(yield* membership.members, other.id).verifiedThrough, Option.some(Revision.make(4)))
+      assert.deepStrictEqual(yield* seen, [Option.some(watermark(3)), false])
+      yield* second.drain(true)
+      assert.deepStrictEqual(yield* seen, [Option.some(watermark(3)), true])
+      yield* second.publish(Option.none())
+      assert.deepStrictEqual(yield* seen, [Option.none(), true])
+    }))
+
+  it.live("keeps what a member has said when it is gone, until its next run says otherwise", () =>
+    Effect.gen(function*() {
+      const path = yield* database
+      const membership = yield* open(path)
+      const run = (body: (second: Membership["Service"]) => Effect.Effect<void, MembershipError>) =>
+        Effect.scoped(Effect.gen(function*() {
+          const second = yield* open(path, { self: peer })
+          yield* Effect.orDie(second.announce(other.address))
+          yield* body(second)
+        }))
+      yield* run((second) => Effect.andThen(second.publish(Option.some(watermark(3))), second.drain(true)))
+      const gone = find(yield* membership.members, other.id)
+      assert.deepStrictEqual([gone.alive, gone.watermark], [false, Option.some(watermark(3))])
+      yield* run(() => Effect.void)
+      const again = find(yield* membership.members, other.id)
+      assert.deepStrictEqual([again.watermark, again.draining], [Option.none(), false])
+    }))
+
+  it.live("removes a member that is gone, whose next run is a member again", () =>
+    Effect.gen(function*() {
+      const path = yield* database
+      const membership = yield* open(path)
+      yield* Effect.scoped(Effect.flatMap(open(path, { self: peer }), (second) => second.announce(other.address)))
+      yield* membership.remove(other.id)
+      assert.strictEqual((yield* membership.members).length, 1)
+      assert.include((yield* Effect.flip(membership.remove(other.id))).message, "no member goes by this id")
+      yield* (yield* open(path, { self: peer })).announce(other.address)
+      assert.isTrue(find(yield* membership.members, other.id).alive)
+    }))
+
+  it.live("reads members of older and of newer versions, and passes over what it does not understand", () =>
+    Effect.gen(function*() {
+      const path = yield* database
+      const membership = yield* open(path)
+      const second = yield* open(path, { self: peer })
+      yield* second.announce(other.address)
+      yield* second.publish(Option.some(watermark(3)))
+      const seen = Effect.map(membership.members, (members) => find(members, other.id))
+      yield* execute(path, "UPDATE node_said SET said = json_set(said, '$.colour', 'blue')")
+      assert.deepStrictEqual((yield* seen).watermark, Option.some(watermark(3)))
+      yield* execute(path, "UPDATE node_said SET said = json_set(said, '$.watermark', 'as of noon')")
+      assert.deepStrictEqual([(yield* seen).watermark, (yield* seen).alive], [Option.none(), true])
+      // As written by a version that says nothing of the kind.
+      yield* execute(path, "DELETE FROM node_said")
+      assert.deepStrictEqual([(yield* seen).watermark, (yield* seen).draining], [Option.none(), false])
     }))
 
   it.live("takes a member's own word that it leaves", () =>
@@ -189,7 +242,7 @@ describe("MembershipSqlite, one id for one node", () => {
       yield* frozen.announce(other.address)
       yield* TestClock.adjust("30 minutes")
       assert.strictEqual((yield* Effect.flip((yield* open(path, silent)).announce(here)))._tag, "NodeIdTaken")
-      yield* frozen.publish(Revision.make(1))
+      yield* frozen.publish(Option.some(watermark(1)))
     }))
 
   for (const unseen of ["host = 'elsewhere'", "started = ''"]) {
@@ -258,7 +311,7 @@ describe("MembershipSqlite, one id for one node", () => {
       yield* TestClock.adjust("4 seconds")
       const error = yield* Fiber.join(out)
       assert.include(error.message, "another one now goes by its id node-2 (at 10.0.0.1:4001")
-      assert.strictEqual((yield* Effect.flip(frozen.publish(Revision.make(1))))._tag, "MembershipError")
+      assert.strictEqual((yield* Effect.flip(frozen.publish(Option.some(watermark(1)))))._tag, "MembershipError")
       assert.strictEqual((yield* Effect.flip(frozen.members))._tag, "MembershipError")
     }))
 })

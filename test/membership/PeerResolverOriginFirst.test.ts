@@ -20,7 +20,8 @@ const member = (n: number, overrides: Partial<Member> = {}): Member => ({
   address: Option.some({ host: "10.0.0.1", port: 4000 + n }),
   alive: true,
   version: "",
-  verifiedThrough: Option.none(),
+  watermark: Option.none(),
+  draining: false,
   ...overrides
 })
 
@@ -33,7 +34,8 @@ const randomCase = Effect.gen(function*() {
     Effect.gen(function*() {
       const alive = yield* Random.nextBoolean
       const address = (yield* Random.next) < 0.8 ? member(n).address : Option.none()
-      return member(n, { alive, address })
+      const draining = (yield* Random.next) < 0.3
+      return member(n, { alive, address, draining })
     }))
   const twice = (yield* Random.nextBoolean) ? [...members, ...members] : members
   return {
@@ -60,11 +62,15 @@ describe("order", () => {
         assert.strictEqual(peers.length, expected.size)
         assert.deepStrictEqual(new Set(peers.map((peer) => peer.id)), expected)
         const place = peers.findIndex((peer) => peer.id === origin)
-        const alive = members.find((each) => each.id === origin)?.alive
-        if (place !== -1) assert.strictEqual(place, alive ? 0 : peers.length - 1)
+        const known = (id: NodeId) => members.find((each) => each.id === id)
+        if (place !== -1 && known(origin)?.alive === false) assert.strictEqual(place, peers.length - 1)
+        if (place !== -1 && known(origin)?.alive === true && known(origin)?.draining === false) {
+          assert.strictEqual(place, 0)
+        }
+        const staying = peers.map((peer) => known(peer.id)?.alive === true && known(peer.id)?.draining === false)
+        assert.strictEqual(staying.lastIndexOf(true), staying.filter((each) => each).length - 1)
         for (const peer of peers) {
-          const known = members.find((each) => each.id === peer.id)
-          assert.deepStrictEqual(known?.address, Option.some(peer.address))
+          assert.deepStrictEqual(known(peer.id)?.address, Option.some(peer.address))
         }
         const shuffled = yield* Random.shuffle(members)
         assert.deepStrictEqual(order(shuffled, self, origin, path), peers)

@@ -3,9 +3,16 @@ import { assert, describe, it } from "@effect/vitest"
 import { Effect, Option, Queue, type Scope, Stream } from "effect"
 import { NodeId, Revision } from "../../src/ports/FileEntry.ts"
 import type { Address, Member, Membership, MembershipError, NodeIdTaken } from "../../src/ports/Membership.ts"
+import type { Watermark } from "../../src/ports/Membership.ts"
 
 export const self = { id: NodeId.make("node-1"), role: "writer" } as const
 export const other = { id: NodeId.make("node-2"), address: { host: "10.0.0.2", port: 4002 } } as const
+
+/** Everything up to a revision, of one history. */
+export const watermark = (through: number): Watermark => ({
+  through: Revision.make(through),
+  at: { epoch: "an epoch", revision: Revision.make(through + 1), mark: `mark ${through + 1}` }
+})
 
 /** Each list of members that comes, in order. */
 export const told = Effect.fnUntraced(function*(membership: Membership["Service"]) {
@@ -60,22 +67,43 @@ export const suite = (
         yield* membership.announce(here)
         assert.deepStrictEqual(find(yield* next, self.id).address, Option.some(here))
         yield* membership.announce(here)
-        yield* membership.publish(Revision.make(7))
+        yield* membership.publish(Option.some(watermark(7)))
         yield* membership.announce(there)
         assert.deepStrictEqual(find(yield* next, self.id).address, Option.some(there))
       }))
 
-    it.live("says of itself through which revision it holds everything", () =>
+    it.live("says of itself how far it holds everything, and that it does not know any more", () =>
       Effect.gen(function*() {
         const membership = yield* open
-        assert.deepStrictEqual(find(yield* membership.members, self.id).verifiedThrough, Option.none())
-        yield* membership.publish(Revision.make(41))
+        const own = Effect.map(membership.members, (members) => find(members, self.id).watermark)
+        assert.deepStrictEqual(yield* own, Option.none())
+        yield* membership.publish(Option.some(watermark(41)))
         yield* membership.announce(here)
-        yield* membership.publish(Revision.make(42))
-        assert.deepStrictEqual(
-          find(yield* membership.members, self.id).verifiedThrough,
-          Option.some(Revision.make(42))
-        )
+        yield* membership.publish(Option.some(watermark(42)))
+        assert.deepStrictEqual(yield* own, Option.some(watermark(42)))
+        yield* membership.publish(Option.none())
+        assert.deepStrictEqual(yield* own, Option.none())
+      }))
+
+    it.live("says of itself that it drains, and that it does not any more", () =>
+      Effect.gen(function*() {
+        const membership = yield* open
+        yield* membership.announce(here)
+        const next = yield* told(membership)
+        assert.isFalse(find(yield* next, self.id).draining)
+        for (const draining of [true, false]) {
+          yield* membership.drain(draining)
+          assert.strictEqual(find(yield* next, self.id).draining, draining)
+        }
+      }))
+
+    it.live("removes no member that is alive", () =>
+      Effect.gen(function*() {
+        const membership = yield* open
+        const error = yield* Effect.flip(membership.remove(other.id))
+        assert.strictEqual(error._tag, "NotRemoved")
+        assert.match(error.message, /^node-2 was not removed: /)
+        assert.isTrue(find(yield* membership.members, other.id).alive)
       }))
   })
 }

@@ -359,7 +359,8 @@ describe("a peer that appears", () => {
     role: "reader",
     alive: true,
     version: "",
-    verifiedThrough: Option.none()
+    watermark: Option.none(),
+    draining: false
   })
 
   it.effect("is asked soon for what was in flight when it came, and had failed often before", () => {

@@ -15,7 +15,8 @@ const member = (name: string, given: Partial<Member> = {}): Member => ({
   address: Option.some({ host: "127.0.0.1", port: 9 }),
   alive: true,
   version: "",
-  verifiedThrough: Option.none(),
+  watermark: Option.none(),
+  draining: false,
   ...given
 })
 const moved = Option.some({ host: "127.0.0.1", port: 10 })
