@@ -1,4 +1,4 @@
-/** Peers that misbehave, over real sockets, against nodes with real folders and databases. */
+/** Peers that misbehave, processes on real sockets, against nodes with real folders and databases. */
 import { assert, describe, it } from "@effect/vitest"
 import { Context, Effect, Option, Stream } from "effect"
 import { readdirSync, readFileSync } from "node:fs"
@@ -10,32 +10,35 @@ import { Puller } from "../../src/replication/Puller.ts"
 import { Readiness } from "../../src/replication/Readiness.ts"
 import { temporaryFolder } from "../support/folder.ts"
 import {
+  type BadPeer,
+  badPeer,
   bytesOf,
   debtOf,
   entryOf,
+  hangUp,
   MiB,
   readerWith,
   receiptsOf,
   refuse,
-  scriptedPeer,
+  refuseInWords,
   sends,
   visibleFiles
 } from "./support.ts"
 
 const content = bytesOf(1, 3 * MiB + 17)
 const entry = entryOf("db/m/a", content, "peer-1")
-const wrong = bytesOf(2, content.length)
-const honest = sends(entry, content)
-const corrupt = sends(entry, wrong)
+const honest = sends([[entry, 1]])
+const corrupt = sends([[entry, 2]])
 
 const shown = (folder: string) => readFileSync(join(folder, "reader", "data", entry.path))
+const times = (peer: BadPeer) => Effect.map(peer.requests, ({ length }) => length)
 const register = (node: Context.Context<Manifest>) => Context.get(node, Manifest).register(entry)
 
 describe("the only peer", () => {
   it.live("that serves wrong bytes costs one transfer an attempt, shows nothing, and the node is not ready", () =>
     Effect.gen(function*() {
       const folder = yield* temporaryFolder
-      const peer = yield* scriptedPeer("peer-1", () => corrupt)
+      const peer = yield* badPeer("peer-1", corrupt)
       const node = yield* readerWith(folder, [peer])
       const { next: receipts } = yield* receiptsOf(node)
       yield* register(node)
@@ -51,14 +54,15 @@ describe("the only peer", () => {
       assert.deepStrictEqual([...wrongBytes], [[NodeId.make("peer-1"), attempts]])
       assert.strictEqual(bytes, attempts * content.length)
       // Each attempt began clean.
-      assert.deepStrictEqual(peer.requests.map(({ offset }) => offset), peer.requests.map(() => 0))
-      assert.strictEqual(peer.requests.length, attempts)
+      const requests = yield* peer.requests
+      assert.deepStrictEqual(requests.map(({ offset }) => offset), requests.map(() => 0))
+      assert.strictEqual(requests.length, attempts)
     }))
 
   it.live("that serves wrong bytes at first is asked again after its pause, and the file lands", () =>
     Effect.gen(function*() {
       const folder = yield* temporaryFolder
-      const peer = yield* scriptedPeer("peer-1", (nth) => nth < 2 ? corrupt : honest)
+      const peer = yield* badPeer("peer-1", corrupt, corrupt, honest)
       const node = yield* readerWith(folder, [peer])
       const { next: receipts } = yield* receiptsOf(node)
       yield* register(node)
@@ -70,15 +74,15 @@ describe("the only peer", () => {
     Effect.gen(function*() {
       const folder = yield* temporaryFolder
       const peers = yield* Effect.all([
-        scriptedPeer("peer-1", () => refuse("not_found")),
-        scriptedPeer("peer-2", () => refuse("", "file not in manifest"))
+        badPeer("peer-1", refuse("not_found")),
+        badPeer("peer-2", refuseInWords("file not in manifest"))
       ])
       const node = yield* readerWith(folder, peers, { retryMaxAttempts: 2 })
       const { next: receipts } = yield* receiptsOf(node)
       yield* register(node)
       const receipt = yield* receipts
       assert.strictEqual(receipt._tag, "Postponed")
-      assert.deepStrictEqual(peers.map(({ requests }) => requests.length), [2, 2])
+      assert.deepStrictEqual(yield* Effect.forEach(peers, times), [2, 2])
       const debt = yield* debtOf(node, entry.path)
       assert.deepStrictEqual(debt?.answers.map(({ kind }) => kind), ["FileNotOnPeer", "FileNotOnPeer"])
       assert.deepStrictEqual(visibleFiles(folder), [])
@@ -104,14 +108,14 @@ describe("the first peer", () => {
   it.live("is corrupt: the second is asked at the next attempt, the file lands, and the first is named", () =>
     Effect.gen(function*() {
       const folder = yield* temporaryFolder
-      const first = yield* scriptedPeer("peer-1", () => corrupt)
-      const second = yield* scriptedPeer("peer-2", () => honest)
+      const first = yield* badPeer("peer-1", corrupt)
+      const second = yield* badPeer("peer-2", honest)
       const node = yield* readerWith(folder, [first, second])
       const { next: receipts } = yield* receiptsOf(node)
       yield* register(node)
       const receipt = yield* receipts
       assert.deepStrictEqual(receipt._tag === "Pulled" ? receipt.from : receipt._tag, Option.some(second.id))
-      assert.deepStrictEqual([first.requests.length, second.requests.length], [1, 1])
+      assert.deepStrictEqual(yield* Effect.forEach([first, second], times), [1, 1])
       const { attempts, wrongBytes } = yield* Context.get(node, Puller).stats
       assert.strictEqual(attempts, 2)
       assert.deepStrictEqual([...wrongBytes], [[first.id, 1]])
@@ -121,17 +125,14 @@ describe("the first peer", () => {
   it.live("stalls in mid-body for ever: it is given up, and the second goes on from there", () =>
     Effect.gen(function*() {
       const folder = yield* temporaryFolder
-      const first = yield* scriptedPeer(
-        "peer-1",
-        () => sends(entry, content, { count: 2 * MiB + 7, afterwards: "stall" })
-      )
-      const second = yield* scriptedPeer("peer-2", () => honest)
+      const first = yield* badPeer("peer-1", sends([[entry, 1]], { count: 2 * MiB + 7, afterwards: "stall" }))
+      const second = yield* badPeer("peer-2", honest)
       const node = yield* readerWith(folder, [first, second], { fetchTimeoutMillis: 300 })
       const { next: receipts } = yield* receiptsOf(node)
       yield* register(node)
       const receipt = yield* receipts
       assert.deepStrictEqual(receipt._tag === "Pulled" ? receipt.from : receipt._tag, Option.some(second.id))
-      assert.deepStrictEqual(second.requests, [{ path: entry.path, offset: 2 * MiB + 7 }])
+      assert.deepStrictEqual(yield* second.requests, [{ path: entry.path, offset: 2 * MiB + 7 }])
       const { attempts, bytes } = yield* Context.get(node, Puller).stats
       assert.deepStrictEqual([attempts, bytes], [1, content.length])
       assert.isTrue(shown(folder).equals(content))
@@ -140,27 +141,21 @@ describe("the first peer", () => {
   it.live("stalls and nobody else has the rest: the node goes on with it where it was", () =>
     Effect.gen(function*() {
       const folder = yield* temporaryFolder
-      const peer = yield* scriptedPeer("peer-1", (nth) =>
-        nth === 0 ? sends(entry, content, { count: MiB + 7, afterwards: "stall" }) : honest)
+      const peer = yield* badPeer("peer-1", sends([[entry, 1]], { count: MiB + 7, afterwards: "stall" }), honest)
       const node = yield* readerWith(folder, [peer], { fetchTimeoutMillis: 300 })
       const { next: receipts } = yield* receiptsOf(node)
       yield* register(node)
       assert.strictEqual((yield* receipts)._tag, "Pulled")
       // Rounded down to a whole MiB.
-      assert.deepStrictEqual(
-        peer.requests.map(({ offset }) =>
-          offset
-        ),
-        [0, MiB]
-      )
+      assert.deepStrictEqual((yield* peer.requests).map(({ offset }) => offset), [0, MiB])
       assert.isTrue(shown(folder).equals(content))
     }))
 
   it.live("breaks with wrong bytes and the second goes on: nobody is blamed until one alone has sent all", () =>
     Effect.gen(function*() {
       const folder = yield* temporaryFolder
-      const first = yield* scriptedPeer("peer-1", () => sends(entry, wrong, { count: 2 * MiB }))
-      const second = yield* scriptedPeer("peer-2", () => honest)
+      const first = yield* badPeer("peer-1", sends([[entry, 2]], { count: 2 * MiB }))
+      const second = yield* badPeer("peer-2", honest)
       const node = yield* readerWith(folder, [first, second])
       const { next: receipts } = yield* receiptsOf(node)
       yield* register(node)
@@ -175,18 +170,14 @@ describe("the first peer", () => {
   it.live("is an origin that nobody reaches any more: one dial, and the other peer delivers everything", () =>
     Effect.gen(function*() {
       const folder = yield* temporaryFolder
-      const origin = yield* scriptedPeer("peer-1", () => (_, socket) => void socket.destroy())
+      const origin = yield* badPeer("peer-1", hangUp)
       const entries = Array.from({ length: 5 }, (_, n) => entryOf(`db/m/${n}`, bytesOf(n, 1000), "peer-1"))
-      const second = yield* scriptedPeer("peer-2", (_, { path }) => {
-        const n = entries.findIndex((each) => each.path === path)
-        const asked = entries[n]
-        return asked === undefined ? refuse("not_found") : sends(asked, bytesOf(n, 1000))
-      })
+      const second = yield* badPeer("peer-2", sends(entries.map((entry, n) => [entry, n])))
       const node = yield* readerWith(folder, [origin, second], { pullWorkers: 1 })
       const { next: receipts } = yield* receiptsOf(node)
       yield* Context.get(node, Manifest).registerAll(entries)
       for (const _ of entries) assert.strictEqual((yield* receipts)._tag, "Pulled")
-      assert.deepStrictEqual([origin.requests.length, second.requests.length], [1, 5])
+      assert.deepStrictEqual(yield* Effect.forEach([origin, second], times), [1, 5])
     }))
 })
 
@@ -195,16 +186,18 @@ describe("legacy peers and refusals", () => {
     Effect.gen(function*() {
       const folder = yield* temporaryFolder
       const refusals = [
-        refuse("", "file not in manifest"),
-        refuse("", "file not found on local backend"),
-        refuse("", "file not found on local backend: /etc/passwd"),
+        refuseInWords("file not in manifest"),
+        refuseInWords("file not found on local backend"),
+        refuseInWords("file not found on local backend: /etc/passwd"),
         refuse("auth"),
         refuse("backend"),
         refuse("busy"),
         refuse("a code of tomorrow")
       ]
-      const peers = yield* Effect.forEach(refusals, (behaviour, n) => scriptedPeer(`peer-${n + 1}`, () => behaviour))
-      const last = yield* scriptedPeer("peer-9", () => honest)
+      const peers = yield* Effect.forEach(refusals, (behaviour, n) => badPeer(`peer-${n + 1}`, behaviour), {
+        concurrency: "unbounded"
+      })
+      const last = yield* badPeer("peer-9", honest)
       // Nobody has it at first but for those that refuse, so that each of them is asked.
       const node = yield* readerWith(folder, peers, { retryMaxAttempts: 1 })
       const { next: receipts } = yield* receiptsOf(node)
@@ -234,7 +227,7 @@ describe("legacy peers and refusals", () => {
 it.live("a file that is deleted while it is pulled stops at once and leaves nothing, its staging bytes neither", () =>
   Effect.gen(function*() {
     const folder = yield* temporaryFolder
-    const peer = yield* scriptedPeer("peer-1", () => sends(entry, content, { count: 2 * MiB, afterwards: "stall" }))
+    const peer = yield* badPeer("peer-1", sends([[entry, 1]], { count: 2 * MiB, afterwards: "stall" }))
     const node = yield* readerWith(folder, [peer], { deleteGraceMillis: 0 })
     const { next: receipts } = yield* receiptsOf(node)
     yield* register(node)
@@ -248,6 +241,6 @@ it.live("a file that is deleted while it is pulled stops at once and leaves noth
     assert.deepStrictEqual(visibleFiles(folder), [])
     const staged = readdirSync(folder, { recursive: true, encoding: "utf8" }).filter((name) => /\.pull\./.test(name))
     assert.deepStrictEqual(staged, [])
-    assert.strictEqual(peer.requests.length, 1)
+    assert.strictEqual(yield* times(peer), 1)
     assert.isUndefined(yield* debtOf(node, entry.path))
   }))

@@ -16,7 +16,7 @@ import { Registrar } from "../../src/replication/Registrar.ts"
 import * as ReplicationConfig from "../../src/ReplicationConfig.ts"
 import { type Running, start } from "../cluster/command.ts"
 import { temporaryFolder } from "../support/folder.ts"
-import { bytesOf, entryOf, MiB, receiptsOf, scriptedPeer, sends, visibleFiles } from "./support.ts"
+import { badPeer, bytesOf, entryOf, MiB, receiptsOf, sends, visibleFiles } from "./support.ts"
 
 const configuration = (folder: string, peer: Peer) =>
   Effect.promise(async () => {
@@ -83,10 +83,8 @@ it.live(
       const entry = entryOf("db/m/big", content, "peer-1")
       const half = 4 * MiB + 300_000
       const kept = 4.25 * MiB
-      const peer = yield* scriptedPeer(
-        "peer-1",
-        (nth) => nth === 0 ? sends(entry, content, { count: half, afterwards: "stall" }) : sends(entry, content)
-      )
+      const files = [[entry, 3]] as const
+      const peer = yield* badPeer("peer-1", sends(files, { count: half, afterwards: "stall" }), sends(files))
       const manifest = yield* Layer.build(Replication.layerManifest.pipe(Layer.provide(settingsOf(folder, "reader"))))
       yield* Context.get(manifest, Manifest).register(entry)
       const config = yield* configuration(folder, peer)
@@ -100,7 +98,10 @@ it.live(
       const second = yield* start(["node", "--supervised", "--config", config])
       yield* untilReceived(second, content.length - kept)
       yield* Effect.repeat(Queue.take(second.lines), { until: (line) => line.includes("\"ready\":true") })
-      assert.deepStrictEqual(peer.requests, [{ path: entry.path, offset: 0 }, { path: entry.path, offset: kept }])
+      assert.deepStrictEqual(yield* peer.requests, [{ path: entry.path, offset: 0 }, {
+        path: entry.path,
+        offset: kept
+      }])
       assert.isTrue(readFileSync(join(folder, "reader", "data", entry.path)).equals(content))
     }),
   60_000

@@ -1,11 +1,10 @@
-/** Peers on real sockets that do what a test says, and nodes with everything real. */
-import { Context, Effect, Layer, Option, Queue, Redacted, Result, type Scope, Stream } from "effect"
+/** Peers in processes of their own that do what a test says, and nodes with everything real. */
+import { Context, Deferred, Effect, Layer, Option, Queue, Redacted, type Scope, Stream } from "effect"
+import { spawn } from "node:child_process"
 import { createHash } from "node:crypto"
 import { readdirSync } from "node:fs"
-import type { Socket } from "node:net"
 import { join } from "node:path"
-import { makeDecoder, maxLength } from "../../src/peer/protocol/Frame.ts"
-import { decodeFetchFile, type FetchFile } from "../../src/peer/protocol/Messages.ts"
+import { createInterface } from "node:readline"
 import { type FileEntry, NodeId, Sha256 } from "../../src/ports/FileEntry.ts"
 import { FilePath } from "../../src/ports/FilePath.ts"
 import { Inventory, type Owed } from "../../src/ports/Inventory.ts"
@@ -14,16 +13,11 @@ import type { Peer } from "../../src/ports/PeerResolver.ts"
 import * as Replication from "../../src/Replication.ts"
 import { Puller, type Receipt } from "../../src/replication/Puller.ts"
 import * as ReplicationConfig from "../../src/ReplicationConfig.ts"
-import { rawPeer } from "../peer/support/nodes.ts"
-import { ackFrame } from "../peer/support/requests.ts"
+import type { Asked, Behaviour, Told } from "./behaviours.ts"
+
+export { bytesOf } from "./behaviours.ts"
 
 export const MiB = 1024 * 1024
-
-/** Bytes that no other seed gives. */
-export const bytesOf = (seed: number, size: number): Buffer => {
-  const block = createHash("sha512").update(String(seed)).digest()
-  return Buffer.alloc(size, block)
-}
 
 export const entryOf = (path: string, content: Uint8Array, origin: string): FileEntry => ({
   path: FilePath.make(path),
@@ -42,56 +36,73 @@ export const entryOf = (path: string, content: Uint8Array, origin: string): File
 // Peers
 // -----------------------------------------------------------------------------
 
-/** What a peer does with one request; it may leave the connection open. */
-export type Behaviour = (request: FetchFile, socket: Socket) => void
+export const hangUp: Behaviour = { what: "hang up" }
 
-/** Refuses with a code, or as peers do that know none: with a sentence. */
-export const refuse = (code: string, error = ""): Behaviour => (_, socket) => {
-  socket.end(ackFrame({ status: "error", code, error }))
-}
+export const refuse = (code: string): Behaviour => ({ what: "refuse", fields: { code } })
 
-/** Says that it has the entry's file, and sends `content` from the offset on, `count` bytes at most. */
+/** As peers do that know no codes. */
+export const refuseInWords = (error: string): Behaviour => ({ what: "refuse", fields: { error } })
+
+/** Says that it has these files, and sends the bytes of a seed for each. */
 export const sends = (
-  entry: FileEntry,
-  content: Uint8Array,
-  { afterwards = "end", count = Infinity }: { readonly count?: number; readonly afterwards?: "end" | "stall" } = {}
-): Behaviour =>
-(request, socket) => {
-  const offset = Number(request.byte_offset)
-  const { sha256, size_bytes } = entry
-  socket.write(ackFrame({ size_bytes: BigInt(size_bytes - offset), sha256, byte_offset: request.byte_offset }))
-  socket.write(content.subarray(offset, Math.min(content.length, offset + count)))
-  if (afterwards === "end") socket.end()
+  files: ReadonlyArray<readonly [entry: FileEntry, seed: number]>,
+  how: { readonly count?: number; readonly afterwards?: "end" | "stall" } = {}
+): Behaviour => ({
+  what: "send",
+  files: Object.fromEntries(
+    files.map(([{ path, sha256, size_bytes: size }, seed]) => [path, { seed, sha256, size }])
+  ),
+  ...how
+})
+
+export interface BadPeer extends Peer {
+  /** Every request so far, in order. */
+  readonly requests: Effect.Effect<ReadonlyArray<Asked>>
+  /** Waits for the next request. */
+  readonly next: Effect.Effect<Asked>
 }
 
-export interface ScriptedPeer extends Peer {
-  /** Every request, in order. */
-  readonly requests: Array<{ readonly path: string; readonly offset: number }>
-  readonly next: Effect.Effect<{ readonly path: string; readonly offset: number }>
-}
-
-/** A peer that behaves as told; `behave` is asked anew for each request, and told how many there were before. */
-export const scriptedPeer = (
+/** A process that behaves as told, request by request; as at last from then on. The scope ends it. */
+export const badPeer = (
   name: string,
-  behave: (nth: number, request: FetchFile) => Behaviour
-): Effect.Effect<ScriptedPeer, never, Scope.Scope> =>
+  ...behaviours: ReadonlyArray<Behaviour>
+): Effect.Effect<BadPeer, never, Scope.Scope> =>
   Effect.gen(function*() {
-    const requests: Array<{ readonly path: string; readonly offset: number }> = []
-    const queue = yield* Queue.unbounded<{ readonly path: string; readonly offset: number }>()
-    const { peer } = yield* rawPeer((socket) => {
-      const decoder = makeDecoder(maxLength)
-      socket.on("data", (chunk: Buffer) => {
-        const decoded = Result.getOrThrow(decoder.push(chunk))
-        if (Option.isNone(decoded)) return
-        const request = Result.getOrThrow(decodeFetchFile(decoded.value.frame.payload))
-        const asked = { path: request.path, offset: Number(request.byte_offset) }
-        const behaviour = behave(requests.length, request)
-        requests.push(asked)
-        Queue.offerUnsafe(queue, asked)
-        behaviour(request, socket)
-      })
+    const port = yield* Deferred.make<number>()
+    const asked = yield* Queue.unbounded<Asked>()
+    const reports = yield* Queue.unbounded<ReadonlyArray<Asked>>()
+    const ended = yield* Deferred.make<void>()
+    const child = yield* Effect.acquireRelease(
+      Effect.sync(() =>
+        spawn(process.execPath, [join(import.meta.dirname, "badPeer.ts"), JSON.stringify(behaviours)], {
+          env: {},
+          stdio: ["pipe", "pipe", "inherit"]
+        })
+      ),
+      (child) =>
+        Effect.suspend(() => {
+          child.kill("SIGKILL")
+          return Deferred.await(ended)
+        })
+    )
+    child.on("close", () => Deferred.doneUnsafe(ended, Effect.void))
+    createInterface({ input: child.stdout }).on("line", (line) => {
+      const told: Told = JSON.parse(line)
+      if ("port" in told) Deferred.doneUnsafe(port, Effect.succeed(told.port))
+      else if ("requests" in told) Queue.offerUnsafe(reports, told.requests)
+      else Queue.offerUnsafe(asked, told)
     })
-    return { ...peer, id: NodeId.make(name), requests, next: Queue.take(queue) }
+    const gone = Effect.andThen(Deferred.await(ended), Effect.die(new Error(`${name} ended before it listened`)))
+    return {
+      id: NodeId.make(name),
+      address: { host: "127.0.0.1", port: yield* Effect.raceFirst(Deferred.await(port), gone) },
+      // Its answer has passed behind everything that it did before.
+      requests: Effect.suspend(() => {
+        child.stdin.write("\n")
+        return Queue.take(reports)
+      }),
+      next: Queue.take(asked)
+    }
   })
 
 // -----------------------------------------------------------------------------
