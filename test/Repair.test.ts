@@ -1,9 +1,10 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Context, Effect, Option, Stream } from "effect"
+import { Context, Effect, Layer, Option, Stream } from "effect"
 import { createHash } from "node:crypto"
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs"
 import { cp, open, rm } from "node:fs/promises"
 import { join } from "node:path"
+import * as ManifestSqlite from "../src/manifest/ManifestSqlite.ts"
 import { Backend } from "../src/ports/Backend.ts"
 import { FilePath } from "../src/ports/FilePath.ts"
 import { Inventory, type Progress } from "../src/ports/Inventory.ts"
@@ -36,6 +37,19 @@ const heldByBoth = (folder: string, files: ReadonlyArray<readonly [string, Uint8
       for (const [path, content] of files) yield* publish(writer, path, content)
       yield* living(folder, "reader", untilComplete)
     }))
+
+/** What a manifest's users and its collector do: past the revisions that a node has seen of another history. */
+const goOnAndCollect = (database: string) =>
+  Effect.scoped(Effect.gen(function*() {
+    const context = yield* Layer.build(ManifestSqlite.layer({ path: database }))
+    const manifest = Context.get(context, Manifest)
+    for (const name of ["x", "y", "z"]) {
+      yield* manifest.register(entryOf(`db/${name}`))
+      yield* manifest.remove(FilePath.make(`db/${name}`), "retention")
+    }
+    const { revision } = yield* manifest.head
+    assert.strictEqual(yield* Context.get(context, ManifestSqlite.ManifestCollector).collect(revision, 0), 3)
+  }))
 
 describe("a node", () => {
   for (const right of [true, false]) {
@@ -205,27 +219,31 @@ describe("a node", () => {
       assert.isTrue(existsSync(at(folder, "reader", "db/a")))
     }))
 
-  it.live("deletes nothing when a backup of the manifest is put back, and is ready by what that asks for", () =>
-    Effect.gen(function*() {
-      const folder = yield* temporaryFolder
-      const database = join(folder, "manifest.db")
-      yield* living(folder, "writer", (writer) => publish(writer, "db/a", "a"))
-      yield* Effect.promise(() => cp(database, join(folder, "backup")))
-      yield* living(
-        folder,
-        "writer",
-        (writer) => Effect.andThen(publish(writer, "db/b", "b"), publish(writer, "db/c", "c"))
-      )
-      for (const end of ["", "-wal", "-shm"]) rmSync(`${database}${end}`, { force: true })
-      yield* Effect.promise(() => cp(join(folder, "backup"), database))
-      const writer = yield* start(folder, "writer")
-      yield* untilReady(writer)
-      for (const path of ["db/a", "db/b", "db/c"]) assert.isTrue(existsSync(at(folder, "writer", path)), path)
-      assert.strictEqual((yield* Context.get(writer, CatchUp).status).orphans, 2)
-      // What is published again is registered again, and not taken as known.
-      yield* publish(writer, "db/b", "b")
-      assert.isTrue(Option.isSome(yield* Context.get(writer, Manifest).get(FilePath.make("db/b"))))
-    }))
+  for (const collected of [false, true]) {
+    const since = collected ? ", gone on with, and its tombstones collected" : ""
+    it.live(`deletes nothing when a backup of the manifest is put back${since}, and is ready by what that asks for`, () =>
+      Effect.gen(function*() {
+        const folder = yield* temporaryFolder
+        const database = join(folder, "manifest.db")
+        yield* living(folder, "writer", (writer) => publish(writer, "db/a", "a"))
+        yield* Effect.promise(() => cp(database, join(folder, "backup")))
+        yield* living(
+          folder,
+          "writer",
+          (writer) => Effect.andThen(publish(writer, "db/b", "b"), publish(writer, "db/c", "c"))
+        )
+        for (const end of ["", "-wal", "-shm"]) rmSync(`${database}${end}`, { force: true })
+        yield* Effect.promise(() => cp(join(folder, "backup"), database))
+        if (collected) yield* goOnAndCollect(database)
+        const writer = yield* start(folder, "writer")
+        yield* untilReady(writer)
+        for (const path of ["db/a", "db/b", "db/c"]) assert.isTrue(existsSync(at(folder, "writer", path)), path)
+        assert.strictEqual((yield* Context.get(writer, CatchUp).status).orphans, 2)
+        // What is published again is registered again, and not taken as known.
+        yield* publish(writer, "db/b", "b")
+        assert.isTrue(Option.isSome(yield* Context.get(writer, Manifest).get(FilePath.make("db/b"))))
+      }))
+  }
 
   it.live("catches up with 10,000 files over a queue of 64", () =>
     Effect.gen(function*() {

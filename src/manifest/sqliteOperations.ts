@@ -35,7 +35,10 @@ const migrations = [
   CREATE INDEX entry_removed ON entry (seq) WHERE deleted = 1;
   CREATE TABLE superseded (seq INTEGER PRIMARY KEY, mark TEXT NOT NULL) STRICT;
   CREATE TABLE meta (epoch TEXT NOT NULL, head INTEGER NOT NULL, gc_seq INTEGER NOT NULL) STRICT;
-  INSERT INTO meta VALUES (lower(hex(randomblob(16))), 0, 0)`
+  INSERT INTO meta VALUES (lower(hex(randomblob(16))), 0, 0)`,
+  // Who made the changes from `seq` on: each connection begins an era with its first. None is ever dropped, so that a
+  // cursor whose mark was forgotten still tells its history from the one of a backup that was put back.
+  "CREATE TABLE era (seq INTEGER PRIMARY KEY, id TEXT NOT NULL DEFAULT (lower(hex(randomblob(8))))) STRICT"
 ]
 
 /** Touched after each commit, for other processes to watch: the log itself is silent about the last commit. */
@@ -104,19 +107,40 @@ export const open = (path: string) => {
     `SELECT seq, mark FROM entry INDEXED BY entry_removed
       WHERE deleted = 1 AND seq <= ? AND removed_at <= ? ORDER BY seq LIMIT ?`
   )
+  const beginEra = database.prepare("INSERT INTO era (seq) VALUES (?) RETURNING id")
+  const hasEra = database.prepare("SELECT 1 FROM era WHERE id = ?")
+  const eraAt = database.prepare("SELECT id FROM era WHERE seq <= ? ORDER BY seq DESC LIMIT 1")
   const dataVersion = database.prepare("PRAGMA data_version")
+
+  // The era that this connection has begun, and the newest row of its own.
+  let era = ""
+  let newest = 0
+
+  /** A backup may be put back beneath an open connection too: its era, or rows of its own, are gone then. */
+  const keepEra = (before: number): void => {
+    if (newest <= before && hasEra.get(era) !== undefined) return
+    era = String(beginEra.get(before + 1)?.["id"])
+  }
 
   const change = <A>(body: (change: Change) => A): A => {
     let changed = false
+    let head = newest
     const result = transaction(database, () => {
       const before = metaRow().head
       const current: Change = { head: before }
       const result = body(current)
       changed = current.head !== before
-      if (changed) setHead.run(current.head)
+      if (changed) {
+        keepEra(before)
+        setHead.run(current.head)
+        head = current.head
+      }
       return result
     })
-    if (changed) ring()
+    if (changed) {
+      newest = head
+      ring()
+    }
     return result
   }
 
@@ -160,12 +184,25 @@ export const open = (path: string) => {
     return row === undefined ? undefined : String(row["mark"])
   }
 
+  const eraOf = (revision: number): string => String(eraAt.get(revision)?.["id"] ?? "")
+
+  /** A cursor's mark: its row's, and its era's unless the row is older than all eras. */
+  const withEra = (mark: string, revision: number): string => {
+    const id = eraOf(revision)
+    return id === "" ? mark : `${mark}.${id}`
+  }
+
+  const isOurs = ({ mark, revision }: Position, collected: number): boolean => {
+    const own = markOf(revision)
+    if (own !== undefined) return mark === withEra(own, revision)
+    // Its mark was forgotten with the tombstones. What can't be told by the era either is not called ours.
+    const id = eraOf(revision)
+    return revision < collected && id !== "" && mark.endsWith(`.${id}`)
+  }
+
   const lost = (cursor: Position) => {
     const { collected, epoch, head } = metaRow()
-    const mark = markOf(cursor.revision)
-    const otherHistory = cursor.epoch !== epoch || cursor.revision > head
-      || (mark === undefined ? cursor.revision >= collected : mark !== cursor.mark)
-    if (otherHistory) return "EpochChanged" as const
+    if (cursor.epoch !== epoch || cursor.revision > head || !isOurs(cursor, collected)) return "EpochChanged" as const
     return cursor.revision < collected ? "Compacted" as const : undefined
   }
 
@@ -267,7 +304,7 @@ export const open = (path: string) => {
         const { epoch, head } = metaRow()
         const mark = markOf(head)
         if (mark === undefined) throw new Error(`row ${head} is missing: the file is damaged`)
-        return { epoch, revision: head, mark }
+        return { epoch, revision: head, mark: withEra(mark, head) }
       }),
 
     /** Why nothing can go on from a cursor. */
@@ -289,7 +326,11 @@ export const open = (path: string) => {
           ? { _tag: "Nothing" } as const
           : {
             _tag: "Batch",
-            cursor: { epoch, revision: last["seq"], mark: last["mark"] },
+            cursor: {
+              epoch,
+              revision: last["seq"],
+              mark: withEra(String(last["mark"]), Number(last["seq"]))
+            },
             events: rows.map(eventOf)
           } as const
       }),

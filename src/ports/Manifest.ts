@@ -82,6 +82,9 @@ export class TooLarge extends Schema.TaggedError<TooLarge>()("TooLarge", { paths
 /**
  * `events` can't go on from a cursor. `Compacted`: the events behind it are no longer kept. `EpochChanged`: it
  * belongs to another history. Either way: take a new snapshot, compare, go on from its cursor.
+ *
+ * Behind `Compacted` whoever compares unlinks what is no longer listed, so it is a promise: the cursor is of this very
+ * history. An engine that can't tell says `EpochChanged`, behind which nothing is ever unlinked.
  */
 export class CursorLost extends Schema.TaggedError<CursorLost>()("CursorLost", {
   reason: Schema.Literals(["Compacted", "EpochChanged"])

@@ -2,7 +2,7 @@ import { assert, describe, it } from "@effect/vitest"
 import { Context, type Duration, Effect, Exit, Fiber, Layer, Option, Queue, Scope, Stream } from "effect"
 import { copyFileSync, existsSync, rmSync, statSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
-import { DatabaseSync } from "node:sqlite"
+import { backup, DatabaseSync } from "node:sqlite"
 import * as ManifestSqlite from "../../src/manifest/ManifestSqlite.ts"
 import { Revision } from "../../src/ports/FileEntry.ts"
 import { type Cursor, Manifest } from "../../src/ports/Manifest.ts"
@@ -35,6 +35,14 @@ const withFile = (path: string, body: (database: DatabaseSync) => void) =>
   Effect.sync(() => {
     const database = new DatabaseSync(path)
     body(database)
+    database.close()
+  })
+
+/** Copies a database page by page, as an operator does while others have it open. */
+const copied = (from: string, to: string) =>
+  Effect.promise(async () => {
+    const database = new DatabaseSync(from)
+    await backup(database, to)
     database.close()
   })
 
@@ -177,6 +185,65 @@ describe("ManifestSqlite, another history", () => {
           const [batch] = yield* manifest.events(kept).pipe(Stream.take(1), Stream.runCollect)
           assert.strictEqual(batch?.cursor.revision, 3)
         }))
+    }))
+
+  it.live("knows a backup that was put back when the tombstones and the marks around the cursor are gone", () =>
+    Effect.gen(function*() {
+      const path = yield* database
+      yield* opened(path, (manifest) => manifest.register(entryOf("a")))
+      yield* Effect.sync(() => copyFileSync(path, `${path}-backup`))
+      const lost = yield* opened(path, (manifest) =>
+        Effect.gen(function*() {
+          yield* manifest.register(entryOf("b"))
+          yield* manifest.remove(pathOf("b"), "gone")
+          return yield* manifest.head
+        }))
+      yield* Effect.sync(() => copyFileSync(`${path}-backup`, path))
+      const { collector, manifest } = yield* open(path)
+      yield* manifest.register(entryOf("c"))
+      yield* manifest.remove(pathOf("c"), "gone")
+      const kept = yield* manifest.head
+      assert.strictEqual(kept.revision, lost.revision)
+      yield* manifest.register(entryOf("d"))
+      yield* manifest.remove(pathOf("d"), "gone")
+      yield* collector.collect(Revision.make(5), 0)
+      assert.strictEqual(yield* whyLost(manifest, lost), "EpochChanged")
+      assert.strictEqual(yield* whyLost(manifest, kept), "Compacted")
+    }))
+
+  it.live("knows a backup that was put back beneath its own open connection", () =>
+    Effect.gen(function*() {
+      const path = yield* database
+      const { collector, manifest } = yield* open(path)
+      yield* manifest.register(entryOf("a"))
+      yield* copied(path, `${path}-backup`)
+      yield* manifest.register(entryOf("b"))
+      yield* manifest.remove(pathOf("b"), "gone")
+      const lost = yield* manifest.head
+      yield* copied(`${path}-backup`, path)
+      yield* manifest.register(entryOf("c"))
+      yield* manifest.register(entryOf("d"))
+      yield* manifest.remove(pathOf("d"), "gone")
+      yield* manifest.remove(pathOf("c"), "gone")
+      yield* collector.collect(Revision.make(5), 0)
+      assert.strictEqual(yield* whyLost(manifest, lost), "EpochChanged")
+    }))
+
+  it.live("begins one era for each connection that changes something, and none for those that read", () =>
+    Effect.gen(function*() {
+      const path = yield* database
+      const one = yield* open(path)
+      const two = yield* open(path)
+      for (const name of ["a", "b", "c"]) {
+        yield* one.manifest.register(entryOf(`one/${name}`))
+        yield* two.manifest.register(entryOf(`two/${name}`))
+      }
+      yield* opened(path, (manifest) => manifest.head)
+      let eras: Array<unknown> = []
+      yield* withFile(path, (database) => {
+        eras = database.prepare("SELECT seq FROM era ORDER BY seq").all().map((row) => row["seq"])
+      })
+      assert.deepStrictEqual(eras, [1, 2])
     }))
 
   it.live("knows a new file by its epoch", () =>
