@@ -22,10 +22,11 @@ const allowed: Record<string, ReadonlyArray<string>> = {
   internal: [],
   config: ["ports"],
   sqlite: [],
+  etcd: [],
   replication: ["ports"],
   peer: ["ports"],
-  manifest: ["ports", "sqlite", "internal"],
-  membership: ["ports", "sqlite", "internal"],
+  manifest: ["ports", "sqlite", "etcd", "internal"],
+  membership: ["ports", "sqlite", "etcd", "internal"],
   inventory: ["ports", "sqlite"],
   backend: ["ports"]
 }
@@ -56,12 +57,24 @@ describe("the house", () => {
   })
 
   it("touches sockets only in peer/transport/, databases only in sqlite/ and operations modules", () => {
-    const sockets = offenders(({ file, from }) => /^node:(net|tls)$/.test(from) && !file.startsWith("peer/transport/"))
+    const sockets = offenders(({ file, from }) =>
+      /^node:(net|tls)$/.test(from) && !file.startsWith("peer/transport/")
+      // It only asks the system for free ports.
+      && file !== "cli/demo/etcd.ts"
+    )
     assert.deepStrictEqual(sockets, [])
     const databases = offenders(({ file, from }) =>
       from === "node:sqlite" && room(file) !== "sqlite" && !file.endsWith("Operations.ts")
     )
     assert.deepStrictEqual(databases, [])
+  })
+
+  it("loads the gRPC library in one place, and only when it is needed", () => {
+    const grpc = offenders(({ file, from }) => from.startsWith("@grpc/") && file !== "etcd/channel.ts")
+    assert.deepStrictEqual(grpc, [])
+    const channel = readFileSync(join(src, "etcd/channel.ts"), "utf8")
+    assert.notMatch(channel, /^import (?!type).*"@grpc/m)
+    assert.include(channel, "import(\"@grpc/grpc-js\")")
   })
 
   it("keeps the wire's protocol pure", () => {
