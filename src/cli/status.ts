@@ -108,13 +108,14 @@ const walk = ({ catchUp }: Status, now: number): string => {
   return `${state}${at}: ${counts}${error}`
 }
 
-const pulls = ({ bytesPerSecond, eta, inFlight }: Status): string => {
+const pulls = ({ bytesPerSecond, eta, inFlight, paused }: Status): string => {
   const end = Option.match(eta, {
     onNone: () => "",
     onSome: (millis) =>
       millis === 0 ? "" : `, done in about ${Duration.format(Duration.seconds(Math.ceil(millis / 1000)))}`
   })
-  return `${inFlight} in flight, ${size(bytesPerSecond)}/s${end}`
+  const held = paused.length === 0 ? "" : `paused (${paused.join(", ")}), `
+  return `${held}${inFlight} in flight, ${size(bytesPerSecond)}/s${end}`
 }
 
 const render = (report: StatusReport, face: string | undefined, now: number): string => {

@@ -20,6 +20,7 @@ import * as Attempt from "./attempt.ts"
 import { Background } from "./Background.ts"
 import { isVerified } from "./decide.ts"
 import { type Lane, make as makeLanes } from "./lanes.ts"
+import * as Pauses from "./Pauses.ts"
 import { Placement } from "./Placement.ts"
 import * as Rearm from "./Rearm.ts"
 import * as Retry from "./retry.ts"
@@ -81,6 +82,11 @@ export class Puller extends Context.Service<Puller, {
   readonly skipped: (file: Registered) => Effect.Effect<void>
   /** Stops the pull of a path that was deleted. */
   readonly withdraw: (path: FilePath) => Effect.Effect<void>
+  /** Lets no new pull begin; those in flight end. An operator's pause outlives this process. */
+  readonly pause: Pauses.Pauses["pause"]
+  readonly resume: Pauses.Pauses["resume"]
+  /** What holds pulls now; empty: nothing does. */
+  readonly paused: Pauses.Pauses["reasons"]
   readonly stats: Effect.Effect<PullerStats>
   /** Everything that workers finish from now on. */
   readonly receipts: Effect.Effect<Stream.Stream<Receipt>, never, Scope.Scope>
@@ -96,7 +102,7 @@ const longestWait = 60_000
 
 /** Whether another attempt of the same round can do better. */
 const hasSomebodyToAsk = (error: Attempt.AttemptFailed | InventoryError): boolean =>
-  error._tag !== "AttemptFailed" || error.notBefore === undefined
+  error._tag === "AttemptFailed" && error.notBefore === undefined
 
 /** A path that is queued or in flight. */
 interface Place {
@@ -123,6 +129,7 @@ export const layer = (
       const background = yield* Background
       const attempt = yield* Attempt.make((times) => Retry.pauseMillis(options, times))
 
+      const pauses = yield* Pauses.make(inventory, background)
       const queue = yield* makeLanes<Place>(options.queueSize)
       const places = new Map<FilePath, Place>()
       const receipts = yield* PubSub.unbounded<Receipt>()
@@ -232,15 +239,12 @@ export const layer = (
         Queue.offerUnsafe(wake, undefined)
       })
 
-      const pause = Effect.fnUntraced(function*(error: InventoryError) {
-        yield* Effect.logError(`pulling pauses: ${error.message}`)
-        yield* Effect.sleep("5 seconds")
-      })
+      const pauseFeed = (error: InventoryError) => Effect.andThen(pauses.unwritable(error), Effect.sleep("5 seconds"))
 
       yield* background.run(
         "the feed of the puller",
         feed.pipe(
-          Effect.catchTag("InventoryError", pause),
+          Effect.catchTag("InventoryError", pauseFeed),
           Effect.forever
         )
       )
@@ -284,20 +288,21 @@ export const layer = (
           return { _tag: "Pulled", file, from, bytes } satisfies Receipt
         }
         const { failure } = outcome
-        const notBefore = failure._tag === "AttemptFailed" ? failure.notBefore : undefined
+        // Nothing can be recorded, and it is not the file's failure.
+        if (failure._tag === "InventoryError") return yield* failure
         // A peer that has appeared during the round woke what rested then, but not this.
         const rounds = rearmed.times() === armedBefore ? owed.rounds : 0
-        return yield* postpone({ ...owed, rounds }, failure.message, latest(answers.values()), notBefore)
+        return yield* postpone({ ...owed, rounds }, failure.message, latest(answers.values()), failure.notBefore)
       })
 
       const postpone = Effect.fnUntraced(function*(owed: Owed, reason: string, answers = owed.answers, notBefore = 0) {
         const { file } = owed
-        counts.failed++
         const now = yield* Clock.currentTimeMillis
         const rested = now + (yield* Retry.rest(options, owed.rounds))
         // Before that nobody would be asked; but who could be is looked up again from time to time all the same.
         const due = Math.max(rested, Math.min(notBefore, now + Retry.durableCap))
         yield* inventory.postpone(file, due, reason, answers)
+        counts.failed++
         yield* Effect.logWarning(`${file.entry.path} is still owed: ${reason}`)
         return { _tag: "Postponed", file, reason, due } satisfies Receipt
       })
@@ -342,6 +347,7 @@ export const layer = (
       })
 
       const work = Effect.fnUntraced(function*(place: Place) {
+        yield* pauses.open
         place.inFlight = true
         const outcome = yield* pull(place).pipe(
           Effect.catchDefect((defect) => afterDefect(place.file, Cause.die(defect))),
@@ -352,8 +358,7 @@ export const layer = (
           return
         }
         // The row still says that the file is owed. Without the inventory nothing better can be recorded.
-        yield* Effect.logError(`${place.file.entry.path}: ${outcome.failure.message}`)
-        yield* Effect.sleep("1 second")
+        yield* pauses.unwritable(outcome.failure)
         lookAgain()
       }, (effect, place) => Effect.ensuring(effect, giveBack(place)))
 
@@ -377,6 +382,9 @@ export const layer = (
             const place = places.get(path)
             if (place !== undefined) Deferred.doneUnsafe(place.withdrawn, Effect.void)
           }),
+        pause: pauses.pause,
+        resume: pauses.resume,
+        paused: pauses.reasons,
         stats: Effect.sync(() => {
           let inFlight = 0
           for (const place of places.values()) if (place.inFlight) inFlight++

@@ -12,6 +12,7 @@ import { Membership } from "../ports/Membership.ts"
 import { Background } from "./Background.ts"
 import { CatchUp } from "./CatchUp.ts"
 import { LocalCheck } from "./LocalCheck.ts"
+import type { PauseReason } from "./Pauses.ts"
 import { Puller } from "./Puller.ts"
 import { retryAfterMillis, Status } from "./Status.ts"
 import { bytesPerSecond, etaMillis, observe, type Sample } from "./throughput.ts"
@@ -60,13 +61,17 @@ export interface Evidence {
   readonly peers: Option.Option<number>
   /** Whether the manifest has said, since this start, that it still has the history of the cursor. */
   readonly confirmed: boolean
+  /** What keeps new pulls from beginning. */
+  readonly paused: ReadonlyArray<PauseReason>
   /** Milliseconds since 1970. */
   readonly now: number
 }
 
 /** Pure: why a node is not ready; `""` when it is. */
 export const unreadyReason = (evidence: Evidence, readyMaxLagMillis: number): string => {
-  const { barrier, checked, confirmed, now, peers, progress } = evidence
+  const { barrier, checked, confirmed, now, paused, peers, progress } = evidence
+  // What is owed from now on is not known, so "nothing is owed" would mean nothing.
+  if (paused.includes("inventory")) return whyPaused.inventory
   if (Option.isNone(barrier)) return "the manifest has not answered yet"
   if (Option.isNone(progress.cursor)) return "the manifest has not been walked yet"
   if (!confirmed) return "the manifest has not confirmed yet that it has the history of what is here"
@@ -77,7 +82,14 @@ export const unreadyReason = (evidence: Evidence, readyMaxLagMillis: number): st
   const owedFor = Option.match(progress.oldestOwed, { onNone: () => undefined, onSome: (since) => now - since })
   if (owedFor === undefined || (readyMaxLagMillis > 0 && owedFor <= readyMaxLagMillis)) return ""
   const owes = `${progress.owed.files} files are owed, ${progress.owed.bytes} bytes`
+  if (paused.length > 0) return `${owes}, and pulling pauses: ${paused.map((reason) => whyPaused[reason]).join("; ")}`
   return Option.contains(peers, 0) ? `${owes}, and no peer is known that could have them` : owes
+}
+
+const whyPaused: Readonly<Record<PauseReason, string>> = {
+  operator: "an operator has said so",
+  disk: "the disk has no room for more",
+  inventory: "the inventory can't be written; see the log"
 }
 
 /** Between two looks at what only time or the disk changes. */
@@ -150,6 +162,7 @@ export const layer = (
         return {
           checked,
           confirmed,
+          paused: yield* puller.paused,
           barrier: yield* SubscriptionRef.get(barrier),
           progress: yield* inventory.progress,
           peers,
@@ -175,6 +188,7 @@ export const layer = (
           oldestOwed: progress.oldestOwed,
           failed: yield* inventory.failed,
           inFlight: (yield* puller.stats).inFlight,
+          paused: evidence.paused,
           unlinking: progress.unlinking,
           bytesPerSecond: rate,
           eta: Option.fromUndefinedOr(etaMillis(progress.owed.bytes, rate)),

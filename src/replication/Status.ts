@@ -6,6 +6,7 @@
 import { Option, Schema } from "effect"
 import { NodeId, Revision } from "../ports/FileEntry.ts"
 import { Cursor } from "../ports/Manifest.ts"
+import { PauseReason } from "./Pauses.ts"
 
 const Amount = Schema.Struct({ files: Schema.Natural, bytes: Schema.Natural })
 
@@ -50,6 +51,8 @@ export const Status = Schema.Struct({
   failed: Schema.Natural,
   /** Files that a worker has taken up. */
   inFlight: Schema.Natural,
+  /** What keeps new pulls from beginning; empty: nothing does. */
+  paused: Schema.Array(PauseReason),
   /** Files that were deleted and must still be unlinked. */
   unlinking: Schema.Natural,
   /** What comes over the wire, over the last seconds. */

@@ -55,6 +55,7 @@ describe("unreadyReason", () => {
     barrier: Option.some(cursor),
     checked: true,
     confirmed: true,
+    paused: [],
     peers: Option.some(1),
     now: 0
   }
@@ -85,6 +86,18 @@ describe("unreadyReason", () => {
     assert.include(why({ ...owing, peers: Option.some(0) }), "no peer is known")
     assert.notInclude(why({ ...owing, peers: Option.none() }), "no peer is known")
     assert.strictEqual(why({ peers: Option.some(0) }), "")
+  })
+
+  it("says why pulling pauses, when something is owed", () => {
+    assert.include(
+      why({ ...owing, paused: ["operator"] }),
+      "2 files are owed, 30 bytes, and pulling pauses: an operator"
+    )
+    assert.strictEqual(why({ paused: ["operator", "disk"] }), "")
+  })
+
+  it("is never empty while the inventory can't be written: a new debt could not be recorded", () => {
+    assert.include(why({ paused: ["inventory"] }), "can't be written")
   })
 })
 

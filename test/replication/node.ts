@@ -90,6 +90,8 @@ export interface NodeOptions extends Partial<Puller.PullerOptions> {
   readonly gated?: boolean
   /** Stands between the puller and the disk. */
   readonly backend?: Layer.Layer<Backend, never, Backend>
+  /** In place of an empty one. */
+  readonly inventory?: Inventory["Service"]
   /** In place of a fixed list of `peers`. */
   readonly membership?: Layer.Layer<Membership>
   /** What has happened before the node starts. */
@@ -105,7 +107,7 @@ export const nodeLayer = (options: NodeOptions = {}) =>
     Layer.provideMerge(Layer.mergeAll(PathLock.layer, Background.layer, PeerResolverOriginFirst.layer)),
     Layer.provideMerge(Layer.mergeAll(
       options.backend === undefined ? BackendMemory.layer : Layer.provide(options.backend, BackendMemory.layer),
-      InventoryMemory.layer,
+      options.inventory === undefined ? InventoryMemory.layer : Layer.succeed(Inventory, options.inventory),
       client(options.script ?? honest),
       options.membership
         ?? MembershipStatic.layer({
