@@ -32,6 +32,7 @@ import type { PeerResolver } from "./ports/PeerResolver.ts"
 import * as Background from "./replication/Background.ts"
 import * as CatchUp from "./replication/CatchUp.ts"
 import * as Identity from "./replication/Identity.ts"
+import * as Leases from "./replication/Leases.ts"
 import * as LocalCheck from "./replication/LocalCheck.ts"
 import * as PathLock from "./replication/PathLock.ts"
 import * as Placement from "./replication/Placement.ts"
@@ -158,6 +159,7 @@ export type Services =
   | Background.Background
   | CatchUp.CatchUp
   | FetchServer.FetchServer
+  | Leases.Leases
   | LocalCheck.LocalCheck
   | Puller.Puller
   | Readiness.Readiness
@@ -239,6 +241,7 @@ export const layerActive: Layer.Layer<Services, StartError, Ports | ReplicationC
   Layer.provideMerge(localCheck),
   Layer.provideMerge(puller),
   Layer.provide(Unlinker.layer),
+  Layer.provideMerge(Leases.layer),
   Layer.provideMerge(registrar),
   Layer.provideMerge(announcement),
   Layer.provideMerge(listener),

@@ -19,6 +19,7 @@ import { Inventory } from "../../src/ports/Inventory.ts"
 import { Manifest } from "../../src/ports/Manifest.ts"
 import * as Background from "../../src/replication/Background.ts"
 import * as CatchUp from "../../src/replication/CatchUp.ts"
+import * as Leases from "../../src/replication/Leases.ts"
 import * as LocalCheck from "../../src/replication/LocalCheck.ts"
 import * as PathLock from "../../src/replication/PathLock.ts"
 import * as Placement from "../../src/replication/Placement.ts"
@@ -135,6 +136,7 @@ const makeWorld = Effect.gen(function*() {
       Layer.provideMerge(LocalCheck.layer({ reconcileIntervalMillis: 300_000 })),
       Layer.provideMerge(Puller.layer({ workers: 2, queueSize: 4, maxAttempts: 2, initialBackoffMillis: 100 })),
       Layer.provideMerge(Unlinker.layer),
+      Layer.provide(Leases.layer),
       Layer.provideMerge(
         Registrar.layer({ queueSize: 8, drainMillis: 100, finishesPending: true, reconcileIntervalMillis: 60_000 })
       ),

@@ -16,6 +16,7 @@ import type { Membership } from "../../src/ports/Membership.ts"
 import type { Peer } from "../../src/ports/PeerResolver.ts"
 import * as Background from "../../src/replication/Background.ts"
 import * as CatchUp from "../../src/replication/CatchUp.ts"
+import * as Leases from "../../src/replication/Leases.ts"
 import * as LocalCheck from "../../src/replication/LocalCheck.ts"
 import * as PathLock from "../../src/replication/PathLock.ts"
 import * as Placement from "../../src/replication/Placement.ts"
@@ -144,6 +145,7 @@ export const clusterLayer = (options: NodeOptions = {}) =>
     Layer.provideMerge(Scrub.layer({ bytesPerSecond: 0, intervalMillis: options.scrubIntervalMillis ?? 0 })),
     Layer.provideMerge(LocalCheck.layer({ reconcileIntervalMillis: options.reconcileIntervalMillis ?? 0 })),
     Layer.provideMerge(Unlinker.layer),
+    Layer.provideMerge(Leases.layer),
     Layer.provideMerge(
       Registrar.layer({ queueSize: 8, drainMillis: 1000, finishesPending: true, reconcileIntervalMillis: 60_000 })
     ),
