@@ -1,34 +1,106 @@
 /** How much of this node its peers may take: connections, and bodies sent at once. */
+import { placeOf } from "./addresses.ts"
+
+/** A connection's place among those that are let in. */
+export interface Place {
+  /** Where it comes from, as far as addresses are told apart. */
+  readonly address: string
+  /** Whoever is at the other end has shown the secret. */
+  readonly trust: () => void
+  /** Whether a request is being served. If not, the connection may have to make room. */
+  readonly serves: (serving: boolean) => void
+  /** Gives the place back, once. */
+  readonly leave: () => void
+}
 
 export interface Admission {
-  /** Takes a place for a connection; `undefined` when there is none. The call that it gives frees the place, once. */
-  readonly connect: (remoteAddress: string) => (() => void) | undefined
-  /** Takes a place for sending a body. */
+  /** Takes a place for a connection; `undefined` when there is none. `close` is called if it has to make room. */
+  readonly connect: (remoteAddress: string, close: () => void) => Place | undefined
+  /** Takes a place for sending a body. The call that it gives frees the place, once. */
   readonly serve: () => (() => void) | undefined
 }
 
+/** What is known of an address: its connections that may have to make room, oldest first. */
+interface Address {
+  readonly name: string
+  count: number
+  /** Those that have not shown the secret yet. */
+  readonly strangers: Set<Guest>
+  /** Those that have, and ask for nothing now. */
+  readonly idle: Set<Guest>
+}
+
+interface Guest {
+  readonly address: Address
+  readonly close: () => void
+  here: boolean
+}
+
+const eldest = (guests: ReadonlySet<Guest>): Guest | undefined => guests.values().next().value
+
 /**
- * One address other than this machine's own gets at most half of the connections: whoever holds them open from one
- * place does not keep the others out. IPv6 addresses with the same first 64 bits are one, for one machine has them all.
+ * While there are places, anybody gets one. When there are none, somebody makes room: the oldest stranger of the address
+ * that has the most of them, or else the connection that has been idle for longest. An address that has half of all
+ * places makes the room itself. So whoever holds connections open from one place, or says nothing on them, does not keep
+ * out those who do; and nobody loses a connection in the middle of a request.
  */
 export const make = (limits: { readonly maxConnections: number; readonly maxServes: number }): Admission => {
-  const connections = places(limits.maxConnections)
   const serves = places(limits.maxServes)
   const share = Math.ceil(limits.maxConnections / 2)
-  const byAddress = new Map<string, number>()
+  const addresses = new Map<string, Address>()
+  let taken = 0
 
-  const connect: Admission["connect"] = (remoteAddress) => {
-    const place = placeOf(remoteAddress)
-    const count = byAddress.get(place) ?? 0
-    if (count >= share && !isLoopback(remoteAddress)) return undefined
-    const free = connections.take()
-    if (free === undefined) return undefined
-    byAddress.set(place, count + 1)
-    return () => {
-      free()
-      const left = (byAddress.get(place) ?? 0) - 1
-      if (left > 0) byAddress.set(place, left)
-      else byAddress.delete(place)
+  const leave = (guest: Guest): void => {
+    if (!guest.here) return
+    guest.here = false
+    const { address } = guest
+    taken--
+    address.count--
+    address.strangers.delete(guest)
+    address.idle.delete(guest)
+    if (address.count === 0) addresses.delete(address.name)
+  }
+
+  const eldestOfMost = (of: (address: Address) => ReadonlySet<Guest>): Guest | undefined => {
+    let most: ReadonlySet<Guest> = new Set()
+    for (const address of addresses.values()) if (of(address).size > most.size) most = of(address)
+    return eldest(most)
+  }
+
+  const makeRoom = (newcomer: Address): boolean => {
+    const leaves = newcomer.count >= share
+      ? eldest(newcomer.strangers) ?? eldest(newcomer.idle)
+      : eldestOfMost(({ strangers }) => strangers) ?? eldestOfMost(({ idle }) => idle)
+    if (leaves === undefined) return false
+    leave(leaves)
+    leaves.close()
+    return true
+  }
+
+  const connect: Admission["connect"] = (remoteAddress, close) => {
+    const name = placeOf(remoteAddress)
+    const known = addresses.get(name) ?? { name, count: 0, strangers: new Set(), idle: new Set() }
+    if (taken >= limits.maxConnections && !makeRoom(known)) return undefined
+    // Making room may have forgotten the address, when it had one connection only.
+    addresses.set(name, known)
+    const guest: Guest = { address: known, close, here: true }
+    taken++
+    known.count++
+    known.strangers.add(guest)
+    let trusted = false
+    return {
+      address: name,
+      trust: () => {
+        trusted = true
+        known.strangers.delete(guest)
+      },
+      serves: (serving) => {
+        if (!trusted || !guest.here) return
+        // Behind those that have been idle for longer.
+        known.idle.delete(guest)
+        if (!serving) known.idle.add(guest)
+      },
+      leave: () => leave(guest)
     }
   }
 
@@ -47,17 +119,3 @@ const places = (limit: number) => {
     }
   }
 }
-
-/** An IPv4 address as it is, in either form; of an IPv6 address the first 64 bits. */
-const placeOf = (address: string): string => {
-  const mapped = /^::ffff:(\d+\.\d+\.\d+\.\d+)$/i.exec(address)?.[1]
-  if (mapped !== undefined) return mapped
-  if (!address.includes(":")) return address
-  const [head = [], tail = []] = address.replace(/%.*/, "").split("::").map((part) =>
-    part.split(":").filter((group) => group !== "")
-  )
-  const zeros = Array.from({ length: Math.max(0, 8 - head.length - tail.length) }, () => "0")
-  return [...head, ...zeros, ...tail].slice(0, 4).join(":")
-}
-
-const isLoopback = (address: string): boolean => /^(?:::ffff:)?127\./.test(address) || address === "::1"

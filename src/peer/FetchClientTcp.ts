@@ -1,10 +1,10 @@
 /**
- * Fetches files from peers over TCP or mutual TLS, one connection a fetch.
+ * Fetches files from peers over TCP or mutual TLS, over connections that are kept where the peer agrees.
  *
  * What a peer answers is believed only as far as it agrees with the manifest entry; the bytes are checked by whoever
  * stages them.
  */
-import { Clock, Effect, Layer, Option, type Redacted } from "effect"
+import { Clock, Effect, Layer, Option, type Redacted, Schema } from "effect"
 import { randomBytes } from "node:crypto"
 import type { ByteSink } from "../ports/ByteSink.ts"
 import {
@@ -20,13 +20,13 @@ import {
 import type { FileEntry, NodeId } from "../ports/FileEntry.ts"
 import type { Peer } from "../ports/PeerResolver.ts"
 import { configuredSecrets } from "./authenticate.ts"
+import * as Connections from "./Connections.ts"
 import { makeFrameReader } from "./frames.ts"
 import * as Frame from "./protocol/Frame.ts"
 import * as Mac from "./protocol/Mac.ts"
 import * as Messages from "./protocol/Messages.ts"
 import { refusalOf } from "./refusals.ts"
 import { type Connection, makeProgress } from "./transport/Connection.ts"
-import { dial } from "./transport/dial.ts"
 import * as ReceiveBuffers from "./transport/ReceiveBuffers.ts"
 import { prepare, type TlsIdentity, type TlsInvalid } from "./transport/Tls.ts"
 
@@ -48,6 +48,8 @@ export interface Options {
   readonly dialTimeoutMillis?: number | undefined
   /** How long a peer may take to answer, 10 000 unless told. */
   readonly ackTimeoutMillis?: number | undefined
+  /** How long a connection may be kept for the next fetch, 30 000 unless told. */
+  readonly idleTimeoutMillis?: number | undefined
 }
 
 export const layer = (options: Options): Layer.Layer<FetchClient, TlsInvalid> =>
@@ -59,15 +61,26 @@ interface Asked {
   readonly path: FileEntry["path"]
 }
 
+/** A connection that has served before was closed by the peer meanwhile: nothing is wrong, another one is dialled. */
+class Outlived extends Schema.TaggedError<Outlived>()("Outlived", {}) {
+  override get message(): string {
+    return "the peer has closed a connection that was idle"
+  }
+}
+
 /** 8 MiB: enough that small files, fetched one after another by a few workers, allocate nothing. */
 const pooledBuffers = 32
 
 const make = Effect.fnUntraced(function*(options: Options) {
   const tls = options.tls === undefined ? undefined : yield* prepare(options.tls)
-  const pool = ReceiveBuffers.makePool(pooledBuffers)
   const secrets = configuredSecrets(options.secret, options.previousSecret)
   const ackTimeoutMillis = options.ackTimeoutMillis ?? 10_000
-  const dialTimeoutMillis = options.dialTimeoutMillis ?? 5000
+  const connections = yield* Connections.make({
+    tls,
+    pool: ReceiveBuffers.makePool(pooledBuffers),
+    timeoutMillis: options.dialTimeoutMillis ?? 5000,
+    idleMillis: options.idleTimeoutMillis ?? 30_000
+  })
 
   const requestFor = Effect.fnUntraced(function*(entry: FileEntry, offset: number) {
     const nonce = randomBytes(32).toString("hex")
@@ -81,7 +94,7 @@ const make = Effect.fnUntraced(function*(options: Options) {
       timestamp,
       hmac: Mac.toHex(mac),
       byte_offset: BigInt(offset),
-      keep_alive: false
+      keep_alive: true
     }
     return request
   })
@@ -128,19 +141,18 @@ const make = Effect.fnUntraced(function*(options: Options) {
     return Effect.void
   }
 
-  const readAck = (asked: Asked, next: ReturnType<typeof makeFrameReader>["next"]) =>
-    Effect.gen(function*() {
+  const readAck = (asked: Asked, { reused }: Connections.Lease, next: ReturnType<typeof makeFrameReader>["next"]) => {
+    const lost = (detail: string) => reused ? new Outlived() : new PeerUnreachable({ ...asked, detail })
+    return Effect.gen(function*() {
       const frame = yield* next
-      if (Option.isNone(frame)) {
-        return yield* new PeerUnreachable({ ...asked, detail: "it closed the connection without an answer" })
-      }
+      if (Option.isNone(frame)) return yield* lost("it closed the connection without an answer")
       if (frame.value.type !== Frame.messageType.fetchFileAck) {
         return yield* new ProtocolViolation({ ...asked, detail: `it answers with message type ${frame.value.type}` })
       }
       return yield* Effect.fromResult(Messages.decodeFetchFileAck(frame.value.payload))
     }).pipe(
       Effect.catchTags({
-        ConnectionLost: (error) => Effect.fail(new PeerUnreachable({ ...asked, detail: error.detail })),
+        ConnectionLost: (error) => Effect.fail(lost(error.detail)),
         FrameEmpty: (error) => Effect.fail(new ProtocolViolation({ ...asked, detail: error.message })),
         FrameTooLong: (error) => Effect.fail(new ProtocolViolation({ ...asked, detail: error.message })),
         NotAMessage: (error) => Effect.fail(new ProtocolViolation({ ...asked, detail: error.message }))
@@ -150,6 +162,7 @@ const make = Effect.fnUntraced(function*(options: Options) {
         orElse: () => Effect.fail(new Stalled({ ...asked, phase: "ack", millis: ackTimeoutMillis }))
       })
     )
+  }
 
   const receive = <E>(asked: Asked, connection: Connection, first: Uint8Array, length: number, sink: ByteSink<E>) =>
     Effect.gen(function*() {
@@ -184,34 +197,55 @@ const make = Effect.fnUntraced(function*(options: Options) {
       )
     })
 
+  /** One request and what comes of it. Gives `false` when the connection was an idle one that the peer had closed. */
+  const exchange = Effect.fnUntraced(
+    function*<E>(
+      asked: Asked,
+      peer: Peer,
+      entry: FileEntry,
+      offset: number,
+      sink: ByteSink<E>,
+      fresh: boolean
+    ) {
+      const lease = yield* connections.lease(peer, fresh).pipe(
+        Effect.mapError(({ detail }) => new PeerUnreachable({ ...asked, detail }))
+      )
+      const { connection, reused } = lease
+      const request = yield* requestFor(entry, offset)
+      const frame = yield* Effect.fromResult(Messages.encodeFetchFile(request)).pipe(
+        Effect.mapError((error) => new ProtocolViolation({ ...asked, detail: error.message }))
+      )
+      yield* connection.write(frame).pipe(
+        Effect.mapError(({ detail }) => reused ? new Outlived() : new PeerUnreachable({ ...asked, detail }))
+      )
+      const frames = makeFrameReader(connection, Frame.maxUntrustedLength)
+      const ack = yield* readAck(asked, lease, frames.next)
+      yield* checkSignature(asked, request, ack)
+      if (ack.keep_alive && ack.status === "error" && frames.rest().length === 0) lease.keep()
+      yield* checkAnswer(asked, entry, offset, ack)
+      yield* receive(asked, connection, frames.rest(), entry.size_bytes - offset, sink)
+      if (ack.keep_alive) lease.keep()
+      return true
+    },
+    Effect.catchIf((error) => error instanceof Outlived, () => Effect.succeed(false)),
+    Effect.scoped
+  )
+
   const fetch = Effect.fn("FetchClient.fetch")(
     function*<E>(peer: Peer, entry: FileEntry, offset: number, sink: ByteSink<E>): Effect.fn.Return<
       void,
       FetchError | E
     > {
       const asked: Asked = { peer: peer.id, path: entry.path }
-      const length = entry.size_bytes - offset
       // Nothing to ask for; and some peers refuse every offset of an empty file.
-      if (length === 0) return
-      if (length < 0) return yield* new BadOffset({ ...asked, offset })
+      if (entry.size_bytes === offset) return
+      if (entry.size_bytes < offset) return yield* new BadOffset({ ...asked, offset })
 
-      yield* Effect.scoped(Effect.gen(function*() {
-        const connection = yield* dial({ address: peer.address, tls, pool, timeoutMillis: dialTimeoutMillis }).pipe(
-          Effect.mapError(({ detail }) => new PeerUnreachable({ ...asked, detail }))
-        )
-        const request = yield* requestFor(entry, offset)
-        const frame = yield* Effect.fromResult(Messages.encodeFetchFile(request)).pipe(
-          Effect.mapError((error) => new ProtocolViolation({ ...asked, detail: error.message }))
-        )
-        yield* connection.write(frame).pipe(
-          Effect.mapError((error) => new PeerUnreachable({ ...asked, detail: error.detail }))
-        )
-        const frames = makeFrameReader(connection, Frame.maxUntrustedLength)
-        const ack = yield* readAck(asked, frames.next)
-        yield* checkSignature(asked, request, ack)
-        yield* checkAnswer(asked, entry, offset, ack)
-        yield* receive(asked, connection, frames.rest(), length, sink)
-      }))
+      let fresh = false
+      while (!(yield* exchange(asked, peer, entry, offset, sink, fresh))) {
+        yield* connections.drop(peer)
+        fresh = true
+      }
     }
   )
 

@@ -29,6 +29,7 @@ import { makeFrameReader } from "./frames.ts"
 import * as Frame from "./protocol/Frame.ts"
 import * as Messages from "./protocol/Messages.ts"
 import * as NonceCache from "./protocol/NonceCache.ts"
+import * as Strikes from "./Strikes.ts"
 import { type Connection, ConnectionLost, makeProgress } from "./transport/Connection.ts"
 import { type Bound, listen, type ListenFailed } from "./transport/listen.ts"
 import { prepare, type TlsIdentity, type TlsInvalid } from "./transport/Tls.ts"
@@ -70,7 +71,8 @@ export const layer = (
   Layer.effect(FetchServer)(Effect.gen(function*() {
     const { maxConnections, maxServes } = options
     const admission = Admission.make({ maxConnections, maxServes })
-    const serve = yield* makeHandler(options, admission)
+    const strikes = yield* Strikes.make
+    const serve = yield* makeHandler(options, admission, strikes)
     const address = yield* listen({
       host: options.host,
       port: options.port,
@@ -78,7 +80,8 @@ export const layer = (
       graceMillis: 2000,
       handshakeMillis: options.requestTimeoutMillis ?? defaultRequestTimeoutMillis,
       admit: admission.connect,
-      serve
+      serve,
+      handshakeFailed: ({ address }, detail) => strikes.note(address, `a TLS handshake failed: ${detail}`)
     })
     return { address }
   }))
@@ -96,13 +99,25 @@ const maxNonces = 3_600_000
 /** Whether another request may follow on the connection. */
 type Next = "goOn" | "close"
 
+/** One connection, as its handler sees it. */
+interface Session {
+  readonly connection: Connection
+  readonly place: Admission.Place
+  /** Ends as soon as the server begins to close. */
+  readonly closing: Effect.Effect<void>
+}
+
 /** A request that passed all checks. */
 interface Granted {
   readonly entry: FileEntry
   readonly offset: number
 }
 
-const makeHandler = Effect.fnUntraced(function*(options: Options, admission: Admission.Admission) {
+const makeHandler = Effect.fnUntraced(function*(
+  options: Options,
+  admission: Admission.Admission,
+  strikes: Strikes.Strikes
+) {
   const manifest = yield* Manifest
   const inventory = yield* Inventory
   const backend = yield* Backend
@@ -158,9 +173,6 @@ const makeHandler = Effect.fnUntraced(function*(options: Options, admission: Adm
   })
 
   const check = Effect.fnUntraced(function*(request: Messages.FetchFile) {
-    const verdict = authenticateFetch(credentials, nonces, yield* nowSeconds, request)
-    if (verdict._tag === "Refused") return yield* new Refused({ code: verdict.code, reason: verdict.reason })
-
     const offence = wireOffence(request.path)
     if (offence !== undefined) return yield* new Refused({ code: "invalid_path", reason: offence })
 
@@ -219,7 +231,10 @@ const makeHandler = Effect.fnUntraced(function*(options: Options, admission: Adm
     )
   })
 
-  const serveWithin = Effect.fnUntraced(function*(connection: Connection, request: Messages.FetchFile) {
+  const serveWithin = Effect.fnUntraced(function*({ connection, place }: Session, request: Messages.FetchFile) {
+    const verdict = authenticateFetch(credentials, nonces, yield* nowSeconds, request)
+    if (verdict._tag === "Refused") return yield* new Refused({ code: verdict.code, reason: verdict.reason })
+    place.trust()
     const granted = yield* check(request)
     yield* Effect.acquireUseRelease(
       Effect.suspend(() => {
@@ -233,16 +248,24 @@ const makeHandler = Effect.fnUntraced(function*(options: Options, admission: Adm
     )
   })
 
-  const fetch = Effect.fnUntraced(function*(connection: Connection, payload: Uint8Array) {
+  /** Tells of a refusal. Whoever has not shown the secret waits for it, the same time whatever the reason. */
+  const tell = Effect.fnUntraced(function*({ closing, place }: Session, { code, reason }: Refused) {
+    const what = `refused a fetch (${code}): ${reason}`
+    if (code === "manifest" || code === "not_found") return yield* Effect.logDebug(what)
+    if (code !== "auth") return yield* Effect.logWarning(what)
+    yield* strikes.note(place.address, what)
+    yield* Effect.raceFirst(Effect.sleep(strikes.pause(place.address)), closing)
+  })
+
+  const fetch = Effect.fnUntraced(function*(session: Session, payload: Uint8Array) {
     const request = yield* Effect.fromResult(Messages.decodeFetchFile(payload))
-    return yield* serveWithin(connection, request).pipe(
+    return yield* serveWithin(session, request).pipe(
       Effect.as<Next>(request.keep_alive ? "goOn" : "close"),
-      Effect.catchTag("Refused", ({ code, reason }) =>
+      Effect.catchTag("Refused", (refused) =>
         Effect.gen(function*() {
-          yield* code === "manifest" || code === "not_found"
-            ? Effect.logDebug(`refused a fetch (${code}): ${reason}`)
-            : Effect.logWarning(`refused a fetch (${code}): ${reason}`)
-          yield* reply(connection, Messages.encodeFetchFileAck(refusal(signer, request, code)))
+          const { code } = refused
+          yield* tell(session, refused)
+          yield* reply(session.connection, Messages.encodeFetchFileAck(refusal(signer, request, code)))
           return keepsAlive(request, code) ? "goOn" : "close"
         }))
     )
@@ -252,22 +275,23 @@ const makeHandler = Effect.fnUntraced(function*(options: Options, admission: Adm
   // Heartbeat and leave
   // -------------------------------------------------------------------------------------------------------------------
 
-  const refusedJoin = (what: string, verdict: Extract<Verdict, { _tag: "Refused" }>) =>
-    Effect.as(Effect.logWarning(`refused a ${what}: ${verdict.reason}`), "close" as const)
+  const refusedJoin = ({ place }: Session, what: string, verdict: Extract<Verdict, { _tag: "Refused" }>) =>
+    Effect.as(strikes.note(place.address, `refused a ${what}: ${verdict.reason}`), "close" as const)
 
-  const heartbeat = Effect.fnUntraced(function*(connection: Connection, payload: Uint8Array) {
+  const heartbeat = Effect.fnUntraced(function*(session: Session, payload: Uint8Array) {
     const message = yield* Effect.fromResult(Messages.decodeHeartbeat(payload))
     const verdict = authenticateJoin(credentials, nonces, yield* nowSeconds, "heartbeat", message)
-    if (verdict._tag === "Refused") return yield* refusedJoin("heartbeat", verdict)
+    if (verdict._tag === "Refused") return yield* refusedJoin(session, "heartbeat", verdict)
+    session.place.trust()
     const timestamp = DateTime.formatIso(yield* DateTime.now)
-    yield* reply(connection, Messages.encodeHeartbeatAck({ node_id: membership.self.id, timestamp }))
+    yield* reply(session.connection, Messages.encodeHeartbeatAck({ node_id: membership.self.id, timestamp }))
     return "goOn" as const
   })
 
-  const leave = Effect.fnUntraced(function*(payload: Uint8Array) {
+  const leave = Effect.fnUntraced(function*(session: Session, payload: Uint8Array) {
     const message = yield* Effect.fromResult(Messages.decodeLeaveNotify(payload))
     const verdict = authenticateJoin(credentials, nonces, yield* nowSeconds, "leave", message)
-    if (verdict._tag === "Refused") return yield* refusedJoin("leave", verdict)
+    if (verdict._tag === "Refused") return yield* refusedJoin(session, "leave", verdict)
     const id = Schema.decodeOption(NodeId)(message.node_id)
     if (Option.isNone(id) || id.value === membership.self.id) {
       yield* Effect.logWarning("ignored a leave that names this node or no valid node id")
@@ -283,45 +307,53 @@ const makeHandler = Effect.fnUntraced(function*(options: Options, admission: Adm
   // One connection
   // -------------------------------------------------------------------------------------------------------------------
 
-  const answer = (connection: Connection, frame: Frame.Frame) => {
+  const offend = ({ place }: Session, what: string) => strikes.note(place.address, `closed a connection: ${what}`)
+
+  const answer = (session: Session, frame: Frame.Frame) => {
     switch (frame.type) {
       case Frame.messageType.fetchFile:
-        return fetch(connection, frame.payload)
+        return fetch(session, frame.payload)
       case Frame.messageType.heartbeat:
-        return heartbeat(connection, frame.payload)
+        return heartbeat(session, frame.payload)
       case Frame.messageType.leaveNotify:
-        return leave(frame.payload)
+        return leave(session, frame.payload)
       default:
-        return Effect.as(Effect.logWarning(`closed a connection: unknown message type ${frame.type}`), "close" as const)
+        return Effect.as(offend(session, `unknown message type ${frame.type}`), "close" as const)
     }
   }
 
-  return Effect.fnUntraced(
-    function*(connection: Connection, closing: Effect.Effect<void>) {
-      const frames = makeFrameReader(connection, Frame.maxUntrustedLength)
-      const closed = Effect.as(closing, Option.none<Frame.Frame>())
-      let next: Next = "goOn"
-      let patience = options.requestTimeoutMillis ?? defaultRequestTimeoutMillis
-      while (next === "goOn") {
-        const frame = yield* frames.next.pipe(
-          Effect.timeoutOrElse({ duration: patience, orElse: () => Effect.succeed(Option.none<Frame.Frame>()) }),
-          Effect.raceFirst(closed)
-        )
-        if (Option.isNone(frame)) return
-        next = yield* answer(connection, frame.value)
-        patience = idleMillis
-      }
-      yield* farewell(connection).pipe(Effect.raceFirst(closing))
-    },
-    Effect.catchTags({
-      ConnectionLost: (error) => Effect.logDebug(error.message),
-      NoProgress: (error) => Effect.logWarning(`gave up on a body: ${error.message}`),
-      BackendError: (error) => Effect.logError(`a body was cut short: ${error.message}`),
-      FrameEmpty: (error) => Effect.logWarning(`closed a connection: ${error.message}`),
-      FrameTooLong: (error) => Effect.logWarning(`closed a connection: ${error.message}`),
-      NotAMessage: (error) => Effect.logWarning(`closed a connection: ${error.message}`)
-    })
-  )
+  const converse = Effect.fnUntraced(function*({ closing, connection, place }: Session) {
+    const frames = makeFrameReader(connection, Frame.maxUntrustedLength)
+    const closed = Effect.as(closing, Option.none<Frame.Frame>())
+    let next: Next = "goOn"
+    let patience = options.requestTimeoutMillis ?? defaultRequestTimeoutMillis
+    while (next === "goOn") {
+      const frame = yield* frames.next.pipe(
+        Effect.timeoutOrElse({ duration: patience, orElse: () => Effect.succeed(Option.none<Frame.Frame>()) }),
+        Effect.raceFirst(closed)
+      )
+      if (Option.isNone(frame)) return
+      place.serves(true)
+      next = yield* answer({ closing, connection, place }, frame.value)
+      place.serves(false)
+      patience = idleMillis
+    }
+    yield* farewell(connection).pipe(Effect.raceFirst(closing))
+  })
+
+  return (connection: Connection, closing: Effect.Effect<void>, place: Admission.Place): Effect.Effect<void> => {
+    const session: Session = { connection, closing, place }
+    return converse(session).pipe(
+      Effect.catchTags({
+        ConnectionLost: (error) => Effect.logDebug(error.message),
+        NoProgress: (error) => Effect.logWarning(`gave up on a body: ${error.message}`),
+        BackendError: (error) => Effect.logError(`a body was cut short: ${error.message}`),
+        FrameEmpty: (error) => offend(session, error.message),
+        FrameTooLong: (error) => offend(session, error.message),
+        NotAMessage: (error) => offend(session, error.message)
+      })
+    )
+  }
 })
 
 /**

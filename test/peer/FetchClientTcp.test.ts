@@ -106,7 +106,7 @@ describe("FetchClientTcp", () => {
       const [first, second] = requests
       assert.match(first?.nonce ?? "", /^[0-9a-f]{64}$/)
       assert.notStrictEqual(first?.nonce, second?.nonce)
-      assert.deepInclude(second, { path: entry.path, node_id: "node-b", byte_offset: 7n, keep_alive: false })
+      assert.deepInclude(second, { path: entry.path, node_id: "node-b", byte_offset: 7n, keep_alive: true })
     }))
 
   const refusals: ReadonlyArray<readonly [Partial<Messages.FetchFileAck>, object]> = [

@@ -1,7 +1,10 @@
 /** What one peer can take of this node, and how the server ends. */
 import { assert, describe, it, vi } from "@effect/vitest"
-import { Deferred, Effect, Exit, Fiber, Latch, Option, Queue, Scope } from "effect"
+import { Deferred, Effect, Exit, Fiber, Latch, Logger, Option, Queue, Schema, Scope } from "effect"
+import { TestClock } from "effect/testing"
+import { placeOf } from "../../src/peer/addresses.ts"
 import * as Admission from "../../src/peer/Admission.ts"
+import * as Strikes from "../../src/peer/Strikes.ts"
 import { Sha256 } from "../../src/ports/FileEntry.ts"
 import { allBytes, entryOf } from "./support/doubles.ts"
 import { heartbeatOf, signedJoin } from "./support/joins.ts"
@@ -17,27 +20,97 @@ const huge = entryOf("huge", 2 ** 40, Sha256.make("a".repeat(64)))
 const empty = entryOf("empty", 0)
 const files = [{ entry: small }, { entry: huge }, { entry: empty }]
 
+const upTo = (maximum: number) => Schema.Int.check(Schema.isBetween({ minimum: 0, maximum }))
+const Step = Schema.Struct({ address: upTo(3), serving: Schema.Boolean, trusted: Schema.Boolean, which: upTo(30) })
+
+/** Connections under names, and the names of those that had to make room. */
+const guests = (maxConnections: number) => {
+  const admission = Admission.make({ maxConnections, maxServes: 1 })
+  const closed: Array<string> = []
+  const places = new Map<string, Admission.Place>()
+  return {
+    closed,
+    /** Gives whether it was let in. */
+    come: (name: string, address: string): boolean => {
+      const place = admission.connect(address, () => closed.push(name))
+      if (place !== undefined) places.set(name, place)
+      return place !== undefined
+    },
+    trust: (name: string) => places.get(name)?.trust(),
+    serves: (name: string, serving: boolean) => {
+      places.get(name)?.trust()
+      places.get(name)?.serves(serving)
+    },
+    leave: (name: string) => places.get(name)?.leave()
+  }
+}
+
 describe("Admission", () => {
-  it("gives no more places than there are, and gives them again", () => {
+  it("gives no more places for bodies than there are, and gives them again", () => {
     const admission = Admission.make({ maxConnections: 2, maxServes: 1 })
-    const first = admission.connect("127.0.0.1")
-    assert.isDefined(admission.connect("127.0.0.1"))
-    assert.isUndefined(admission.connect("127.0.0.1"))
-    first?.()
-    assert.isDefined(admission.connect("::1"))
     const serve = admission.serve()
+    assert.isDefined(serve)
     assert.isUndefined(admission.serve())
     serve?.()
     assert.isDefined(admission.serve())
   })
 
-  it("leaves half of the connections to others when one address takes all it can get", () => {
-    const admission = Admission.make({ maxConnections: 4, maxServes: 1 })
-    const places = [1, 2, 3].map(() => admission.connect("10.0.0.1"))
-    assert.deepStrictEqual(places.map((place) => place !== undefined), [true, true, false])
-    assert.isDefined(admission.connect("10.0.0.2"))
-    places[0]?.()
-    assert.isDefined(admission.connect("10.0.0.1"))
+  it("lets the oldest stranger make room, and nobody as long as there are places", () => {
+    const { closed, come, leave } = guests(2)
+    assert.isTrue(come("a", "10.0.0.1"))
+    assert.isTrue(come("b", "10.0.0.1"))
+    assert.deepStrictEqual(closed, [])
+    assert.isTrue(come("c", "10.0.0.1"))
+    assert.deepStrictEqual(closed, ["a"])
+    // One that has made room has no place to give back.
+    leave("a")
+    assert.isTrue(come("d", "10.0.0.1"))
+    assert.deepStrictEqual(closed, ["a", "b"])
+    leave("c")
+    assert.isTrue(come("e", "10.0.0.1"))
+    assert.deepStrictEqual(closed, ["a", "b"])
+  })
+
+  it("takes the place of a stranger before that of a peer that is idle, and of none in the middle of a request", () => {
+    const { closed, come, serves, trust } = guests(4)
+    for (const name of ["busy", "idle", "stranger", "late"]) come(name, "10.0.0.1")
+    serves("busy", true)
+    serves("idle", false)
+    serves("late", true)
+    assert.isTrue(come("1", "10.0.0.2"))
+    trust("1")
+    assert.isTrue(come("2", "10.0.0.3"))
+    trust("2")
+    assert.deepStrictEqual(closed, ["stranger", "idle"])
+    assert.isFalse(come("3", "10.0.0.4"))
+    serves("late", false)
+    assert.isTrue(come("4", "10.0.0.4"))
+    assert.deepStrictEqual(closed, ["stranger", "idle", "late"])
+  })
+
+  it("takes the place of the connection that has been idle for longest, since it last served", () => {
+    const { closed, come, serves } = guests(2)
+    come("a", "10.0.0.1")
+    come("b", "10.0.0.1")
+    serves("a", false)
+    serves("b", false)
+    serves("a", true)
+    serves("a", false)
+    come("c", "10.0.0.1")
+    assert.deepStrictEqual(closed, ["b"])
+  })
+
+  it("lets an address that has half of all places make the room itself, and else the one with most strangers", () => {
+    const { closed, come, serves } = guests(4)
+    come("lone", "10.0.0.2")
+    for (const name of ["1", "2", "3"]) come(name, "10.0.0.1")
+    assert.isTrue(come("4", "10.0.0.1"))
+    assert.isTrue(come("friend", "10.0.0.3"))
+    assert.deepStrictEqual(closed, ["1", "2"])
+    for (const name of ["3", "4"]) serves(name, true)
+    // Nothing of it can make room.
+    assert.isFalse(come("5", "10.0.0.1"))
+    assert.deepStrictEqual(closed, ["1", "2"])
   })
 
   it("takes the IPv6 addresses of one /64 for one address, however they are written, and no others", () => {
@@ -48,27 +121,89 @@ describe("Admission", () => {
       ["::2", "::3", "::4:5"],
       ["10.0.0.1", "::ffff:10.0.0.1", "10.0.0.1"]
     ]
-    for (const [first = "", second = "", third = ""] of same) {
-      const admission = Admission.make({ maxConnections: 4, maxServes: 1 })
-      const free = admission.connect(first)
-      assert.isDefined(admission.connect(second), second)
-      assert.isUndefined(admission.connect(third), third)
-      free?.()
-      assert.isDefined(admission.connect(third), third)
-    }
-    const admission = Admission.make({ maxConnections: 12, maxServes: 1 })
+    for (const addresses of same) assert.strictEqual(new Set(addresses.map(placeOf)).size, 1, addresses[0])
     const apart = ["2001:db8:1:2::1", "2001:db8:1:3::1", "2001:db8::1:2:0:0:1", "::ffff:10.0.0.1", "::ffff:10.0.0.2"]
-    for (const address of apart) {
-      const fresh = Admission.make({ maxConnections: 2, maxServes: 1 })
-      assert.isDefined(fresh.connect("2001:db8:1:4::1"))
-      assert.isDefined(fresh.connect(address), address)
-      assert.isDefined(admission.connect(address), address)
-    }
+    assert.strictEqual(new Set(apart.map(placeOf)).size, apart.length)
+  })
+
+  it.prop("never lets in more than it may, and loses none of its places", [Schema.Array(Step)], ([steps]) => {
+    const admission = Admission.make({ maxConnections: 5, maxServes: 1 })
+    const here = new Map<number, Admission.Place>()
+    steps.forEach(({ address, serving, trusted, which }, name) => {
+      const place = admission.connect(`10.0.0.${address}`, () => here.delete(name))
+      if (place !== undefined) here.set(name, place)
+      if (trusted) place?.trust()
+      place?.serves(serving)
+      assert.isAtMost(here.size, 5)
+      // Refused only when nobody could have made room.
+      if (place === undefined) assert.strictEqual(here.size, 5)
+      here.get(which)?.leave()
+      here.delete(which)
+    })
+    for (const place of here.values()) place.leave()
+    const all = Array.from({ length: 5 }, () => admission.connect("10.0.0.1", () => assert.fail("made room")))
+    assert.isTrue(all.every((place) => place !== undefined))
   })
 })
 
+describe("Strikes", () => {
+  const logged = Effect.fnUntraced(function*(body: (strikes: Strikes.Strikes) => Effect.Effect<void>) {
+    const logs: Array<string> = []
+    yield* Effect.flatMap(Strikes.make, body).pipe(
+      Effect.provide(Logger.layer([Logger.make(({ message }) => logs.push(String(message)))])),
+      Effect.scoped
+    )
+    return logs
+  })
+
+  it.effect("tells of the first offence of an address at once, and of the others once a minute with a count", () =>
+    Effect.gen(function*() {
+      const logs = yield* logged(Effect.fnUntraced(function*({ note }) {
+        for (let nth = 0; nth < 1000; nth++) yield* note("10.0.0.1", `guess ${nth}`)
+        yield* note("10.0.0.2", "another")
+        yield* TestClock.adjust("1 minute")
+        yield* note("10.0.0.1", "guess 1000")
+        yield* TestClock.adjust("1 minute")
+        yield* TestClock.adjust("1 minute")
+        yield* note("10.0.0.1", "much later")
+      }))
+      assert.deepStrictEqual(logs, [
+        "guess 0",
+        "another",
+        "999 more from 10.0.0.1 within a minute, the last: guess 999",
+        "1 more from 10.0.0.1 within a minute, the last: guess 1000",
+        "much later"
+      ])
+    }))
+
+  it.effect("lets an address wait ever longer, and begin anew behind a quiet minute", () =>
+    logged(Effect.fnUntraced(function*({ note, pause }) {
+      const pauses: Array<number> = []
+      for (let nth = 0; nth < 7; nth++) {
+        yield* note("10.0.0.1", "a guess")
+        pauses.push(pause("10.0.0.1"))
+      }
+      assert.deepStrictEqual(pauses, [100, 200, 400, 800, 1600, 2000, 2000])
+      yield* note("10.0.0.2", "a guess")
+      assert.strictEqual(pause("10.0.0.2"), 100)
+      yield* TestClock.adjust("1 minute")
+      yield* TestClock.adjust("1 minute")
+      assert.strictEqual(pause("10.0.0.1"), 100)
+    })))
+
+  it.effect("keeps a bounded number of addresses apart", () =>
+    Effect.gen(function*() {
+      const logs = yield* logged(Effect.fnUntraced(function*({ note }) {
+        for (let nth = 0; nth < 5000; nth++) yield* note(`10.0.${nth >> 8}.${nth & 255}`, "a guess")
+        yield* TestClock.adjust("1 minute")
+      }))
+      assert.strictEqual(logs.length, 1024 + 1 + 1)
+      assert.include(logs.at(-1), `${5000 - 1024 - 1} more from other addresses`)
+    }))
+})
+
 describe("FetchServer's limits", () => {
-  it.live("closes connections over the limit at once while an honest one goes on", () =>
+  it.live("lets in whoever asks for something while others only hold connections open", () =>
     Effect.gen(function*() {
       const peer = yield* startServer({ files }, { maxConnections: 3 })
       const honest = yield* rawClient(peer)
@@ -76,17 +211,14 @@ describe("FetchServer's limits", () => {
       yield* honest.send(kept)
       yield* takeAck(honest)
       assert.strictEqual((yield* honest.take(1000)).length, 1000)
-      const idle = [yield* rawClient(peer), yield* rawClient(peer)]
-      for (let index = 0; index < 50; index++) {
-        const over = yield* rawClient(peer)
-        assert.strictEqual((yield* over.all).length, 0)
-      }
+      const silent = yield* Effect.forEach(Array.from({ length: 50 }), () => rawClient(peer))
+      // All but the last two had to make room.
+      for (const client of silent.slice(0, 48)) assert.strictEqual((yield* client.all).length, 0)
+      const client = yield* makeClient()
+      for (let index = 0; index < 5; index++) yield* client.fetch(peer, small, 0, collector())
       yield* honest.send(requestFrame(requestFor("small")))
       yield* takeAck(honest)
       assert.isTrue((yield* honest.all).equals(allBytes(1000)))
-      for (const client of idle) client.socket.end()
-      for (const client of idle) yield* client.all
-      yield* (yield* makeClient()).fetch(peer, small, 0, collector())
     }))
 
   it.live("answers busy, with a time to wait, while all bodies are being sent", () =>

@@ -28,6 +28,8 @@ export interface Connection {
   readonly write: (chunk: Uint8Array, progress?: Progress) => Effect.Effect<void, ConnectionLost>
   /** Says that nothing more will be written. */
   readonly end: Effect.Effect<void>
+  /** Whether it is open in both directions and nothing has come that was not read. */
+  readonly isQuiet: () => boolean
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -169,7 +171,8 @@ export const fromSocket = (socket: Socket, received: Received): SocketConnection
       }),
     end: Effect.sync(() => {
       socket.end()
-    })
+    }),
+    isQuiet: () => !ended && lost === undefined && received.take() === undefined
   }
   return { connection, arrived: wake }
 }

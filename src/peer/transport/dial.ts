@@ -17,16 +17,18 @@ export class DialFailed extends Schema.TaggedError<DialFailed>()("DialFailed", {
   }
 }
 
-/**
- * Connects; with TLS, the peer's certificate must be signed by our authority and name the address that is dialled.
- * Closing the scope, or interrupting, destroys the connection at once.
- */
-export const dial = (options: {
+export interface DialOptions {
   readonly address: Address
   readonly tls: TlsMaterial | undefined
   readonly pool: ReceiveBuffers.BufferPool
   readonly timeoutMillis: number
-}): Effect.Effect<Connection, DialFailed, Scope.Scope> => {
+}
+
+/**
+ * Connects; with TLS, the peer's certificate must be signed by our authority and name the address that is dialled.
+ * Closing the scope, or interrupting, destroys the connection at once.
+ */
+export const dial = (options: DialOptions): Effect.Effect<Connection, DialFailed, Scope.Scope> => {
   const address = addressText(options.address)
   const failed = (detail: string) => new DialFailed({ address, detail })
   return Effect.gen(function*() {
@@ -61,11 +63,7 @@ interface Opened {
 }
 
 /** Begins to connect and listens for what comes of it in one step: a fiber may be held up between two. */
-const open = (options: {
-  readonly address: Address
-  readonly tls: TlsMaterial | undefined
-  readonly pool: ReceiveBuffers.BufferPool
-}): Opened => {
+const open = (options: DialOptions): Opened => {
   const buffers = ReceiveBuffers.make(options.pool, () => socket.resume())
   const settings = {
     host: options.address.host,

@@ -37,7 +37,7 @@ export interface Bound {
   readonly port: number
 }
 
-export interface ListenOptions<R> {
+export interface ListenOptions<A extends Admitted, R> {
   /** `""` listens on every address. */
   readonly host: string
   /** 0 takes a free one. */
@@ -47,26 +47,36 @@ export interface ListenOptions<R> {
   readonly graceMillis: number
   /** How long a TLS handshake may take. */
   readonly handshakeMillis: number
-  /** Asked before anything is read of a connection: `undefined` refuses it, else what to do when it has ended. */
-  readonly admit: (remoteAddress: string) => (() => void) | undefined
+  /** Asked before anything is read of a connection: `undefined` refuses it. `close` ends the connection at once. */
+  readonly admit: (remoteAddress: string, close: () => void) => A | undefined
   /**
    * Serves one connection, which is destroyed afterwards. `closing` ends as soon as the scope begins to close; a
    * handler that is not in the middle of something then returns.
    */
-  readonly serve: (connection: Connection, closing: Effect.Effect<void>) => Effect.Effect<void, never, R>
+  readonly serve: (connection: Connection, closing: Effect.Effect<void>, admitted: A) => Effect.Effect<void, never, R>
+  /** A TLS handshake came to nothing. */
+  readonly handshakeFailed: (admitted: A, detail: string) => Effect.Effect<void>
 }
 
-export const listen = <R>(options: ListenOptions<R>): Effect.Effect<Bound, ListenFailed, Scope.Scope | R> =>
+/** What stands for a connection that was let in. */
+export interface Admitted {
+  /** The connection has ended. */
+  readonly leave: () => void
+}
+
+export const listen = <A extends Admitted, R>(
+  options: ListenOptions<A, R>
+): Effect.Effect<Bound, ListenFailed, Scope.Scope | R> =>
   Effect.gen(function*() {
     const fibers = yield* FiberSet.make<void>()
     const run = yield* FiberSet.runtime(fibers)<R>()
     const closing = yield* Deferred.make<void>()
     const sockets = new Set<Socket>()
 
-    const handle = (socket: Socket) => {
+    const handle = (socket: Socket, admitted: A) => {
       const connection = accepted(socket)
       run(
-        options.serve(connection, Deferred.await(closing)).pipe(
+        options.serve(connection, Deferred.await(closing), admitted).pipe(
           // What goes wrong on one connection ends that connection and nothing else.
           Effect.catchCause((cause) =>
             Cause.hasInterruptsOnly(cause) ? Effect.void : Effect.logError("a connection's handler failed", cause)
@@ -76,8 +86,9 @@ export const listen = <R>(options: ListenOptions<R>): Effect.Effect<Bound, Liste
         )
       )
     }
-    const warn = (message: string, socket: Socket, error: Error) =>
-      run(Effect.logWarning(message, error.message).pipe(Effect.annotateLogs({ peer: socket.remoteAddress ?? "?" })))
+    // A TLS socket does not tell which socket it was made of; while that one is open, its two ends do.
+    const shaking = new Map<string, A>()
+    const endsOf = (socket: Socket) => `${socket.remoteAddress} ${socket.remotePort} ${socket.localAddress}`
 
     const secure = options.tls === undefined ? undefined : createTlsServer({
       ...options.tls,
@@ -86,27 +97,35 @@ export const listen = <R>(options: ListenOptions<R>): Effect.Effect<Bound, Liste
       rejectUnauthorized: true,
       handshakeTimeout: options.handshakeMillis
     })
-    secure?.on("secureConnection", handle)
+    secure?.on("secureConnection", (socket) => {
+      const admitted = shaking.get(endsOf(socket))
+      if (admitted === undefined) socket.destroy()
+      else handle(socket, admitted)
+    })
     secure?.on("tlsClientError", (error, socket) => {
-      warn("a TLS handshake failed", socket, error)
+      const admitted = shaking.get(endsOf(socket))
+      if (admitted !== undefined) run(options.handshakeFailed(admitted, error.message))
       socket.destroy()
     })
 
     const server = createTcpServer({ noDelay: true, allowHalfOpen: true }, (socket) => {
       // A socket without a listener for its errors would end the process.
       socket.on("error", () => undefined)
-      const leave = options.admit(socket.remoteAddress ?? "")
-      if (leave === undefined) {
+      const admitted = options.admit(socket.remoteAddress ?? "", () => socket.destroy())
+      if (admitted === undefined) {
         socket.destroy()
         return
       }
       sockets.add(socket)
+      const ends = endsOf(socket)
       socket.once("close", () => {
         sockets.delete(socket)
-        leave()
+        shaking.delete(ends)
+        admitted.leave()
       })
-      if (secure === undefined) handle(socket)
-      else secure.emit("connection", socket)
+      if (secure === undefined) return handle(socket, admitted)
+      shaking.set(ends, admitted)
+      secure.emit("connection", socket)
     })
 
     yield* Effect.addFinalizer(() =>
