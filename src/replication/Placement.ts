@@ -5,6 +5,7 @@
 import { Context, Effect, Layer, Option } from "effect"
 import { agrees, Backend, BackendError, type DigestMismatch, type Held, type Staged } from "../ports/Backend.ts"
 import { type Registered } from "../ports/FileEntry.ts"
+import type { FilePath } from "../ports/FilePath.ts"
 import { Inventory, type InventoryError } from "../ports/Inventory.ts"
 import { PathLock } from "./PathLock.ts"
 
@@ -18,10 +19,16 @@ export class Placement extends Context.Service<Placement, {
     staged: Staged
   ) => Effect.Effect<Placed, DigestMismatch | BackendError | InventoryError>
   /**
-   * Takes a file that already lies under the path, when its bytes are the right ones; they are hashed to know. Others
-   * are set aside. `none`: nothing right lies there. `Withdrawn`: it is no longer asked for; the file stays.
+   * Takes a file that already lies under the path, when its bytes are the right ones; they are hashed to know, unless
+   * the file is still as it was when it was hashed as `hashed`. Others are set aside. `none`: nothing right lies there.
+   * `Withdrawn`: it is no longer asked for; the file stays.
    */
-  readonly adopt: (file: Registered) => Effect.Effect<Option.Option<Placed>, BackendError | InventoryError>
+  readonly adopt: (
+    file: Registered,
+    hashed?: Held
+  ) => Effect.Effect<Option.Option<Placed>, BackendError | InventoryError>
+  /** Sets aside what lies under a path, if it is still as it was when it was hashed. */
+  readonly setAside: (path: FilePath, hashed: Held) => Effect.Effect<void, BackendError>
 }>()("file-replication/Placement") {}
 
 export const layer: Layer.Layer<Placement, never, Backend | Inventory | PathLock> = Layer.effect(
@@ -61,6 +68,9 @@ export const layer: Layer.Layer<Placement, never, Backend | Inventory | PathLock
           new BackendError({ operation: "commit", path, reason: "Io", detail: "another program writes to this name" }))
       )
 
+    const isAsHashed = (path: FilePath, { inode, mtime, size }: Held) =>
+      Effect.map(backend.differing([{ path, inode, mtime, size }]), (differing) => differing.length === 0)
+
     return {
       place: Effect.fn("Placement.place")(function*(file, staged) {
         return yield* Effect.gen(function*() {
@@ -72,10 +82,18 @@ export const layer: Layer.Layer<Placement, never, Backend | Inventory | PathLock
           return "Withdrawn"
         }).pipe(Effect.uninterruptible, withLock(file.entry.path))
       }),
-      adopt: Effect.fn("Placement.adopt")(function*(file) {
+      setAside: Effect.fn("Placement.setAside")(function*(path, hashed) {
+        const aside = Effect.gen(function*() {
+          if (yield* isAsHashed(path, hashed)) yield* backend.quarantine(path)
+        })
+        return yield* withLock(path)(aside)
+      }),
+      adopt: Effect.fn("Placement.adopt")(function*(file, hashed) {
         const taken = Effect.gen(function*() {
-          if (Option.isNone(yield* backend.stat(file.entry.path))) return Option.none()
-          const standing = yield* takeStanding(file)
+          const { path } = file.entry
+          if (Option.isNone(yield* backend.stat(path))) return Option.none()
+          const known = hashed !== undefined && agrees(hashed, file.entry) && (yield* isAsHashed(path, hashed))
+          const standing = known ? Option.some(hashed) : yield* takeStanding(file)
           if (Option.isNone(standing)) return Option.none()
           return Option.some<Placed>((yield* inventory.settle(file, standing.value)) ? "Placed" : "Withdrawn")
         })

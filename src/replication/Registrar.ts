@@ -11,7 +11,7 @@
 import { Context, DateTime, Deferred, Duration, Effect, Exit, Fiber, FiberSet, Layer, Option, Queue } from "effect"
 import { Schedule, Schema, Scope, Stream } from "effect"
 import type { Cause } from "effect"
-import { agrees, Backend, type BackendError, type Staged } from "../ports/Backend.ts"
+import { agrees, Backend, BackendError, type Held, type Staged } from "../ports/Backend.ts"
 import { explain } from "../ports/explain.ts"
 import { FileEntry, type Registered } from "../ports/FileEntry.ts"
 import { type FilePath, layout } from "../ports/FilePath.ts"
@@ -57,6 +57,12 @@ export class Registrar extends Context.Service<Registrar, {
     file: NewFile,
     bytes: Uint8Array | Stream.Stream<Uint8Array, E, R>
   ) => Effect.Effect<Registered, PublishError | E, R>
+  /**
+   * Registers a file that another program has put into the data folder, whole. Nothing may write to it any more. With
+   * `Conflict` the path belongs to other bytes, and the file is set aside in quarantine, because no node may show two
+   * contents; with `Gone` it stays where it is, and nobody replicates it. `BackendError` `NotFound`: nothing lies there.
+   */
+  readonly adopt: (file: NewFile) => Effect.Effect<Registered, PublishError>
 }>()("file-replication/Registrar") {}
 
 export interface RegistrarOptions {
@@ -72,6 +78,9 @@ export interface RegistrarOptions {
   /** How often files that could not be registered are tried again, milliseconds; 0: only at a start. */
   readonly reconcileIntervalMillis: number
 }
+
+/** The token of a pending file that was never staged: it lies under its own name. */
+const inPlace = "in-place"
 
 /** The most registrations in one request. */
 const batchSize = 500
@@ -171,6 +180,24 @@ export const layer = (
         return yield* new Gone({ path: entry.path, reason: "deleted while it was published" })
       })
 
+      /** Registers a pending file that lies under its name already. */
+      const finishInPlace = Effect.fnUntraced(function*({ entry }: Pending, held: Held) {
+        const { path } = entry
+        const setAside = Effect.gen(function*() {
+          yield* Effect.logWarning(`${path} belongs to other bytes; what was found there is set aside in quarantine`)
+          yield* placement.setAside(path, held)
+        })
+        const file = yield* register(entry).pipe(
+          Effect.tapErrorTag("Conflict", ({ kind }) => kind === "OtherBytes" ? setAside : Effect.void),
+          Effect.tapErrorTag(["Conflict", "Gone"], () => inventory.unpend(path))
+        )
+        const placed = yield* placement.adopt(file, held)
+        if (Option.contains(placed, "Placed")) return file
+        yield* inventory.unpend(path)
+        if (Option.isSome(placed)) return yield* new Gone({ path, reason: "deleted while it was registered" })
+        return yield* notAsItWas(path)
+      })
+
       /** Finishes what an earlier process, or an unreachable manifest, has left behind. */
       const resume = Effect.fnUntraced(function*(pending: Pending) {
         const { entry, token } = pending
@@ -179,8 +206,7 @@ export const layer = (
         // It may have become visible just before the crash.
         const held = yield* backend.adopt(entry.path)
         if (Option.isSome(held) && agrees(held.value, entry)) {
-          yield* placement.adopt(yield* register(entry))
-          return
+          return yield* Effect.asVoid(finishInPlace(pending, held.value))
         }
         yield* Effect.logWarning(`${entry.path} was written but never registered, and its bytes are gone; given up`)
         yield* inventory.unpend(entry.path)
@@ -203,13 +229,17 @@ export const layer = (
         }).pipe(Effect.mapError((error) => new InvalidEntry({ path: file.path, detail: explain(error) })))
       })
 
-      const conclude = Effect.fnUntraced(function*(file: NewFile, path: FilePath, staged: Staged) {
+      /** Finishes what is pending under a path, so that it can have another. */
+      const clear = Effect.fnUntraced(function*(path: FilePath) {
         const [before] = yield* inventory.look([path])
-        if (before?.pending !== undefined) {
-          if (!options.finishesPending) return yield* unavailable(`the node beside has ${path} pending; it finishes it`)
-          // Whatever becomes of the older one, this one has its own answer.
-          yield* resume(before.pending).pipe(Effect.catchTag(["Conflict", "Gone"], () => Effect.void))
-        }
+        if (before?.pending === undefined) return
+        if (!options.finishesPending) return yield* unavailable(`the node beside has ${path} pending; it finishes it`)
+        // Whatever becomes of the older one, this one has its own answer.
+        yield* resume(before.pending).pipe(Effect.catchTag(["Conflict", "Gone"], () => Effect.void))
+      })
+
+      const conclude = Effect.fnUntraced(function*(file: NewFile, path: FilePath, staged: Staged) {
+        yield* clear(path)
         const { sha256, size, token } = yield* staged.seal
         const entry = yield* describe(file, sha256, size)
         const pending = { entry, token }
@@ -243,6 +273,33 @@ export const layer = (
         return yield* Fiber.join(finished)
       })
 
+      const take = Effect.fnUntraced(function*(file: NewFile, path: FilePath, held: Held) {
+        yield* clear(path)
+        const row = Option.getOrUndefined(yield* inventory.why(path))
+        if (row?._tag === "Unlinking") return yield* new Gone({ path, reason: "it is being unlinked here" })
+        if (row === undefined) {
+          const pending = { entry: yield* describe(file, held.sha256, held.size), token: inPlace }
+          yield* inventory.pend(pending)
+          return yield* finishInPlace(pending, held)
+        }
+        // What a manifest asks for and what lies here: the check of the disk or the next pull settles a difference.
+        const standing = row.file.entry
+        if (!agrees(held, standing)) return yield* new Conflict({ path, standing, kind: "OtherBytes" })
+        yield* placement.adopt(row.file, held)
+        return row.file
+      })
+
+      const adopt = Effect.fn("Registrar.adopt")(function*(file: NewFile): Effect.fn.Return<Registered, PublishError> {
+        const { path } = yield* describe(file, "0".repeat(64), 0)
+        const held = yield* backend.adopt(path)
+        if (Option.isNone(held)) {
+          const detail = "no such file in the data folder"
+          return yield* new BackendError({ operation: "adopt", path, reason: "NotFound", detail })
+        }
+        // From here on it is finished even when the caller does not wait.
+        return yield* Effect.flatMap(FiberSet.run(finishing, withLock(path)(take(file, path, held.value))), Fiber.join)
+      })
+
       /** Bytes that were sealed and never recorded, because the process ended in between, are nobody's. */
       const sweep = Effect.gen(function*() {
         const pendings = yield* inventory.pendings
@@ -274,8 +331,16 @@ export const layer = (
         yield* background.run("the reconcile of the registrar", Effect.forever(Effect.andThen(reconcile, rest)))
       }
 
-      return { publish }
+      return { adopt, publish }
     })
   )
+
+const notAsItWas = (path: FilePath) =>
+  new BackendError({
+    operation: "adopt",
+    path,
+    reason: "Io",
+    detail: "it was changed or removed while it was registered; if no node has the bytes that were, delete the path"
+  })
 
 const unavailable = (detail: string) => new Unavailable({ operation: "register", detail })
