@@ -34,6 +34,7 @@ import * as CatchUp from "./replication/CatchUp.ts"
 import * as Identity from "./replication/Identity.ts"
 import * as Leases from "./replication/Leases.ts"
 import * as LocalCheck from "./replication/LocalCheck.ts"
+import * as Monitoring from "./replication/Monitoring.ts"
 import * as PathLock from "./replication/PathLock.ts"
 import * as Placement from "./replication/Placement.ts"
 import * as Puller from "./replication/Puller.ts"
@@ -161,6 +162,7 @@ export type Services =
   | FetchServer.FetchServer
   | Leases.Leases
   | LocalCheck.LocalCheck
+  | Monitoring.Monitoring
   | Puller.Puller
   | Readiness.Readiness
   | Registrar.Registrar
@@ -231,11 +233,16 @@ const scrub = fromConfig((settings) =>
   Effect.succeed(Scrub.layer({ bytesPerSecond: 0, intervalMillis: settings.scrubIntervalMillis }))
 )
 
+const monitoring = fromConfig((settings) =>
+  Effect.succeed(Monitoring.layer({ version, scrubIntervalMillis: settings.scrubIntervalMillis }))
+)
+
 /** A node that replicates, on ports from outside. */
 export const layerActive: Layer.Layer<Services, StartError, Ports | ReplicationConfig> = Layer.merge(
-  readiness,
+  monitoring,
   Watermark.layer
 ).pipe(
+  Layer.provideMerge(readiness),
   Layer.provideMerge(catchUp),
   Layer.provideMerge(scrub),
   Layer.provideMerge(localCheck),

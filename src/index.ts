@@ -26,6 +26,7 @@ export * as CatchUp from "./replication/CatchUp.ts"
 export * as Identity from "./replication/Identity.ts"
 export * as Leases from "./replication/Leases.ts"
 export * as LocalCheck from "./replication/LocalCheck.ts"
+export * as Monitoring from "./replication/Monitoring.ts"
 export * as Placement from "./replication/Placement.ts"
 export * as Puller from "./replication/Puller.ts"
 export * as Readiness from "./replication/Readiness.ts"
@@ -33,6 +34,9 @@ export * as Registrar from "./replication/Registrar.ts"
 export * as Scrub from "./replication/Scrub.ts"
 export * as Status from "./replication/Status.ts"
 export * as View from "./replication/View.ts"
+
+// What it tells
+export * as Metrics from "./telemetry/Metrics.ts"
 
 // Implementations of the ports
 export * as BackendLocal from "./backend/BackendLocal.ts"

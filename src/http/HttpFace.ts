@@ -2,8 +2,10 @@
 import { Context, Effect, Layer } from "effect"
 import { HttpRouter, HttpServer } from "effect/http"
 import type { Membership } from "../ports/Membership.ts"
+import type { Monitoring } from "../replication/Monitoring.ts"
 import type { Readiness } from "../replication/Readiness.ts"
-import { routes } from "./health.ts"
+import { routes as health } from "./health.ts"
+import { routes as metrics } from "./metrics.ts"
 import { type HttpUnavailable, layer as layerServer, type ServerOptions } from "./server.ts"
 
 export class HttpFace extends Context.Service<HttpFace, {
@@ -11,12 +13,14 @@ export class HttpFace extends Context.Service<HttpFace, {
   readonly url: string
 }>()("file-replication/HttpFace") {}
 
-export const layer = (options: ServerOptions): Layer.Layer<HttpFace, HttpUnavailable, Membership | Readiness> =>
+export const layer = (
+  options: ServerOptions
+): Layer.Layer<HttpFace, HttpUnavailable, Membership | Monitoring | Readiness> =>
   Layer.effect(
     HttpFace,
     Effect.map(HttpServer.HttpServer, ({ address }) => ({ url: HttpServer.formatAddress(address) }))
   )
     .pipe(
-      Layer.provide(HttpRouter.serve(routes, { disableLogger: true, disableListenLog: true })),
+      Layer.provide(HttpRouter.serve(Layer.mergeAll(health, metrics), { disableLogger: true, disableListenLog: true })),
       Layer.provide(layerServer(options))
     )

@@ -15,6 +15,7 @@ import { FilePath, wireOffence } from "../ports/FilePath.ts"
 import { Inventory } from "../ports/Inventory.ts"
 import { Manifest } from "../ports/Manifest.ts"
 import { Membership } from "../ports/Membership.ts"
+import * as Metrics from "../telemetry/Metrics.ts"
 import * as Admission from "./Admission.ts"
 import { acceptance, keepsAlive, refusal, Refused, type Signer } from "./answers.ts"
 import {
@@ -213,7 +214,7 @@ const makeHandler = Effect.fnUntraced(function*(
     const sink: ByteSink<ConnectionLost> = {
       write: (chunk) =>
         Effect.suspend(() => {
-          const body = connection.write(chunk, progress)
+          const body = Effect.andThen(connection.write(chunk, progress), Metrics.sent(request.node_id, chunk.length))
           if (begun) return body
           begun = true
           return Effect.andThen(connection.write(ack, progress), body)
@@ -233,7 +234,10 @@ const makeHandler = Effect.fnUntraced(function*(
 
   const serveWithin = Effect.fnUntraced(function*({ connection, place }: Session, request: Messages.FetchFile) {
     const verdict = authenticateFetch(credentials, nonces, yield* nowSeconds, request)
-    if (verdict._tag === "Refused") return yield* new Refused({ code: verdict.code, reason: verdict.reason })
+    if (verdict._tag === "Refused") {
+      if (verdict.code === "auth") yield* Metrics.authRejected(verdict.cause)
+      return yield* new Refused({ code: verdict.code, reason: verdict.reason })
+    }
     place.trust()
     const granted = yield* check(request)
     yield* Effect.acquireUseRelease(
@@ -243,7 +247,7 @@ const makeHandler = Effect.fnUntraced(function*(
           ? Effect.fail(new Refused({ code: "busy", reason: "too many bodies are being sent" }))
           : Effect.succeed(free)
       }),
-      () => send(connection, request, granted),
+      () => Metrics.whileServing(send(connection, request, granted)),
       (free) => Effect.sync(free)
     )
   })
@@ -260,10 +264,13 @@ const makeHandler = Effect.fnUntraced(function*(
   const fetch = Effect.fnUntraced(function*(session: Session, payload: Uint8Array) {
     const request = yield* Effect.fromResult(Messages.decodeFetchFile(payload))
     return yield* serveWithin(session, request).pipe(
+      Effect.tap(() => Metrics.served("sent")),
+      Effect.tapErrorTag(["BackendError", "ConnectionLost", "NoProgress"], () => Metrics.served("cut")),
       Effect.as<Next>(request.keep_alive ? "goOn" : "close"),
       Effect.catchTag("Refused", (refused) =>
         Effect.gen(function*() {
           const { code } = refused
+          yield* Metrics.served(code)
           yield* tell(session, refused)
           yield* reply(session.connection, Messages.encodeFetchFileAck(refusal(signer, request, code)))
           return keepsAlive(request, code) ? "goOn" : "close"
@@ -276,7 +283,10 @@ const makeHandler = Effect.fnUntraced(function*(
   // -------------------------------------------------------------------------------------------------------------------
 
   const refusedJoin = ({ place }: Session, what: string, verdict: Extract<Verdict, { _tag: "Refused" }>) =>
-    Effect.as(strikes.note(place.address, `refused a ${what}: ${verdict.reason}`), "close" as const)
+    (verdict.code === "auth" ? Metrics.authRejected(verdict.cause) : Effect.void).pipe(
+      Effect.andThen(strikes.note(place.address, `refused a ${what}: ${verdict.reason}`)),
+      Effect.as("close" as const)
+    )
 
   const heartbeat = Effect.fnUntraced(function*(session: Session, payload: Uint8Array) {
     const message = yield* Effect.fromResult(Messages.decodeHeartbeat(payload))

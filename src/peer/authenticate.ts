@@ -1,5 +1,6 @@
 /** Whether a request comes from a node of this cluster, now, for the first time. Pure but for the nonces it remembers. */
 import { Redacted } from "effect"
+import type { AuthCause } from "../telemetry/Metrics.ts"
 import * as Mac from "./protocol/Mac.ts"
 import type { FetchFile, Heartbeat, LeaveNotify } from "./protocol/Messages.ts"
 import type { NonceCache } from "./protocol/NonceCache.ts"
@@ -10,7 +11,8 @@ export const windowSeconds = 300
 /** `reason` is for our own log; the peer hears one sentence for all of them. */
 export type Verdict =
   | { readonly _tag: "Accepted" }
-  | { readonly _tag: "Refused"; readonly code: "auth" | "busy"; readonly reason: string }
+  | { readonly _tag: "Refused"; readonly code: "auth"; readonly cause: AuthCause; readonly reason: string }
+  | { readonly _tag: "Refused"; readonly code: "busy"; readonly reason: string }
 
 /** What this node checks requests against. */
 export interface Credentials {
@@ -20,7 +22,7 @@ export interface Credentials {
 }
 
 const accepted: Verdict = { _tag: "Accepted" }
-const refused = (reason: string): Verdict => ({ _tag: "Refused", code: "auth", reason })
+const refused = (cause: AuthCause, reason: string): Verdict => ({ _tag: "Refused", code: "auth", cause, reason })
 
 /** The secrets that are configured, the current one first. */
 export const configuredSecrets = (
@@ -48,8 +50,8 @@ export const authenticateFetch = (
       path: request.path,
       timestamp: request.timestamp
     })) ?? timeOffence(request.timestamp, now)
-  if (offence !== undefined) return refused(offence)
-  if (!isNonce(request.nonce)) return refused("the nonce is not 64 lower-case hex digits")
+  if (offence !== undefined) return offence
+  if (!isNonce(request.nonce)) return refused("nonce", "the nonce is not 64 lower-case hex digits")
   return remember(nonces, request.nonce, request.timestamp, now)
 }
 
@@ -71,25 +73,25 @@ export const authenticateJoin = (
     })) ?? timeOffence(message.auth_timestamp, now)
   return offence === undefined
     ? remember(nonces, `${label} ${message.auth_nonce}`, message.auth_timestamp, now)
-    : refused(offence)
+    : offence
 }
 
 const macOffence = (
   secrets: ReadonlyArray<Redacted.Redacted<string>>,
   hex: string,
   mac: (secret: Redacted.Redacted<string>) => Uint8Array
-): string | undefined => {
-  if (secrets.length === 0) return "this node has no shared secret"
+): Verdict | undefined => {
+  if (secrets.length === 0) return refused("secret", "this node has no shared secret")
   return secrets.some((secret) => Mac.matches(mac(secret), hex))
     ? undefined
-    : "the MAC is wrong: another shared secret or another cluster name"
+    : refused("secret", "the MAC is wrong: another shared secret or another cluster name")
 }
 
-const timeOffence = (timestamp: bigint, now: number): string | undefined => {
+const timeOffence = (timestamp: bigint, now: number): Verdict | undefined => {
   const skew = timestamp - BigInt(now)
   return skew >= -BigInt(windowSeconds) && skew <= BigInt(windowSeconds)
     ? undefined
-    : `the timestamp is ${skew} s from this node's clock`
+    : refused("clock", `the timestamp is ${skew} s from this node's clock`)
 }
 
 const remember = (nonces: NonceCache, nonce: string, timestamp: bigint, now: number): Verdict => {
@@ -97,7 +99,7 @@ const remember = (nonces: NonceCache, nonce: string, timestamp: bigint, now: num
     case "fresh":
       return accepted
     case "seen":
-      return refused("the request was made before")
+      return refused("replay", "the request was made before")
     case "full":
       return { _tag: "Refused", code: "busy", reason: "too many requests are remembered" }
   }

@@ -24,6 +24,7 @@ import type { FilePath } from "../ports/FilePath.ts"
 import { Inventory } from "../ports/Inventory.ts"
 import { Cursor, type CursorLost, Manifest, type ManifestEvent } from "../ports/Manifest.ts"
 import { Membership } from "../ports/Membership.ts"
+import * as Metrics from "../telemetry/Metrics.ts"
 import { Background } from "./Background.ts"
 import { decide } from "./decide.ts"
 import { LocalCheck } from "./LocalCheck.ts"
@@ -170,6 +171,7 @@ export const layer = (
         Stream.runForEach(manifest.events(position), (batch) =>
           turn.withPermit(Effect.gen(function*() {
             yield* take(batch.events, walked ? batch.cursor : undefined)
+            yield* Metrics.eventsTaken(batch.events)
             position = batch.cursor
           })))
       ).pipe(

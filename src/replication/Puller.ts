@@ -15,6 +15,7 @@ import type { FilePath } from "../ports/FilePath.ts"
 import { Inventory, type InventoryError, type Owed } from "../ports/Inventory.ts"
 import { Membership } from "../ports/Membership.ts"
 import type { PeerResolver } from "../ports/PeerResolver.ts"
+import * as Metrics from "../telemetry/Metrics.ts"
 import { latest, wrongBytes } from "./answers.ts"
 import * as Attempt from "./attempt.ts"
 import { Background } from "./Background.ts"
@@ -269,9 +270,13 @@ export const layer = (
         const { file } = owed
         const armedBefore = rearmed.times()
         const answers = new Map(owed.answers.map((answer) => [answer.peer, answer]))
+        const began = yield* Clock.currentTimeMillis
+        let again = owed.rounds > 0
         const outcome = yield* Effect.suspend(() => {
           counts.attempts++
-          return attempt({ file, answers, onAnswer, onBytes })
+          const counted = Metrics.attempted(again)
+          again = true
+          return Effect.andThen(counted, attempt({ file, answers, onAnswer, onBytes }))
         }).pipe(
           Effect.tapError((error) =>
             Effect.sync(() => {
@@ -285,6 +290,8 @@ export const layer = (
           const { bytes, from, placed } = outcome.success
           if (placed === "Withdrawn") return { _tag: "Withdrawn", file } satisfies Receipt
           counts.pulled++
+          const now = yield* Clock.currentTimeMillis
+          yield* Metrics.committed({ pull: now - began, owed: now - owed.since })
           return { _tag: "Pulled", file, from, bytes } satisfies Receipt
         }
         const { failure } = outcome
@@ -292,10 +299,22 @@ export const layer = (
         if (failure._tag === "InventoryError") return yield* failure
         // A peer that has appeared during the round woke what rested then, but not this.
         const rounds = rearmed.times() === armedBefore ? owed.rounds : 0
-        return yield* postpone({ ...owed, rounds }, failure.message, latest(answers.values()), failure.notBefore)
+        return yield* postpone(
+          { ...owed, rounds },
+          failure.kind,
+          failure.message,
+          latest(answers.values()),
+          failure.notBefore
+        )
       })
 
-      const postpone = Effect.fnUntraced(function*(owed: Owed, reason: string, answers = owed.answers, notBefore = 0) {
+      const postpone = Effect.fnUntraced(function*(
+        owed: Owed,
+        kind: Metrics.PostponedReason,
+        reason: string,
+        answers = owed.answers,
+        notBefore = 0
+      ) {
         const { file } = owed
         const now = yield* Clock.currentTimeMillis
         const rested = now + (yield* Retry.rest(options, owed.rounds))
@@ -303,6 +322,7 @@ export const layer = (
         const due = Math.max(rested, Math.min(notBefore, now + Retry.durableCap))
         yield* inventory.postpone(file, due, reason, answers)
         counts.failed++
+        yield* Metrics.postponed(kind)
         yield* Effect.logWarning(`${file.entry.path} is still owed: ${reason}`)
         return { _tag: "Postponed", file, reason, due } satisfies Receipt
       })
@@ -319,7 +339,8 @@ export const layer = (
         const owed = row.value
         const adopted = yield* placement.adopt(file).pipe(Effect.result)
         if (adopted._tag === "Failure") {
-          return yield* postpone(owed, adopted.failure.message)
+          if (adopted.failure._tag === "InventoryError") return yield* adopted.failure
+          return yield* postpone(owed, "Disk", adopted.failure.message)
         }
         if (Option.isSome(adopted.success)) {
           if (adopted.success.value === "Withdrawn") return { _tag: "Withdrawn", file } satisfies Receipt
@@ -343,7 +364,7 @@ export const layer = (
         yield* Effect.logError(`${file.entry.path}: the pull ended by a defect`, cause)
         const row = yield* inventory.why(file.entry.path)
         if (Option.isNone(row) || row.value._tag !== "Owed") return { _tag: "Withdrawn", file } satisfies Receipt
-        return yield* postpone(row.value, "the pull ended by a defect; see the log")
+        return yield* postpone(row.value, "Defect", "the pull ended by a defect; see the log")
       })
 
       const work = Effect.fnUntraced(function*(place: Place) {
@@ -354,6 +375,7 @@ export const layer = (
           Effect.result
         )
         if (outcome._tag === "Success") {
+          yield* Metrics.finished(outcome.success._tag)
           yield* PubSub.publish(receipts, outcome.success)
           return
         }

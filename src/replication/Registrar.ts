@@ -18,6 +18,7 @@ import { type FilePath, layout } from "../ports/FilePath.ts"
 import { Inventory, type InventoryError, type Pending } from "../ports/Inventory.ts"
 import { Conflict, Gone, Manifest, Unavailable } from "../ports/Manifest.ts"
 import { Membership } from "../ports/Membership.ts"
+import * as Metrics from "../telemetry/Metrics.ts"
 import { Background } from "./Background.ts"
 import * as PathLock from "./PathLock.ts"
 import { Placement } from "./Placement.ts"
@@ -146,7 +147,7 @@ export const layer = (
             ? `${options.queueSize} registrations wait already`
             : "this node stops"
           return Effect.fail(unavailable(why))
-        })
+        }).pipe(Metrics.registering)
 
       // ---------------------------------------------------------------------
       // From sealed bytes to a visible file. Goes on when the caller has gone.

@@ -11,6 +11,7 @@ import { Backend, type BackendError } from "../ports/Backend.ts"
 import type { Registered } from "../ports/FileEntry.ts"
 import { FilePath } from "../ports/FilePath.ts"
 import { Inventory, type InventoryError } from "../ports/Inventory.ts"
+import * as Metrics from "../telemetry/Metrics.ts"
 import { Background } from "./Background.ts"
 import * as Examine from "./examine.ts"
 import { sameFolder } from "./Identity.ts"
@@ -78,6 +79,15 @@ export const layer = (options: ScheduleOptions): Layer.Layer<Scrub, never, Requi
       return { verify }
     })
   )
+
+/** The name under which the inventory keeps when a run has last ended, milliseconds since 1970. */
+const completedNote = "scrub.completed"
+
+/** When every verified file had last been hashed again, milliseconds since 1970. */
+export const lastCompleted = Effect.gen(function*() {
+  const inventory = yield* Inventory
+  return Option.map(yield* inventory.recall(completedNote), Number)
+})
 
 /** Files that are read from the inventory together; behind them the position is kept, or behind so many bytes. */
 const pageSize = 200
@@ -162,6 +172,7 @@ const make = Effect.fnUntraced(function*(
       const { bytes, sound } = yield* hash(row.value.file, bytesPerSecond)
       report.checked++
       report.bytes += bytes
+      yield* Metrics.hashedAgain(bytes)
       unkept += bytes
       if (sound) return
       yield* sameFolder(backend, inventory)
@@ -186,6 +197,9 @@ const make = Effect.fnUntraced(function*(
       }
     }).pipe(Effect.onInterrupt(() => Effect.ignore(keep)))
     yield* inventory.remember(name, Option.none())
+    const completed = yield* Clock.currentTimeMillis
+    yield* inventory.remember(completedNote, Option.some(String(completed)))
+    yield* Metrics.scrubCompleted(completed)
     return report satisfies ScrubReport
   })
 

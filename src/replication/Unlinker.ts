@@ -6,6 +6,7 @@ import { Clock, Context, Duration, Effect, Layer, Option, Queue } from "effect"
 import { Backend } from "../ports/Backend.ts"
 import type { FilePath } from "../ports/FilePath.ts"
 import { Inventory, type Unlinking } from "../ports/Inventory.ts"
+import * as Metrics from "../telemetry/Metrics.ts"
 import { Background } from "./Background.ts"
 import { Leases } from "./Leases.ts"
 import { PathLock } from "./PathLock.ts"
@@ -42,6 +43,7 @@ export const layer: Layer.Layer<Unlinker, never, Backend | Background | Inventor
         if (yield* leases.isHeld(path)) return void used.add(path)
         yield* backend.remove(path)
         yield* inventory.unlinked(path, revision)
+        yield* Metrics.unlinked
       }).pipe(withLock(path))
 
     /** Gives how long to rest, in milliseconds; 0 when there may be more to do at once. */

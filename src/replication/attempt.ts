@@ -13,6 +13,7 @@ import type { FileEntry, NodeId, Registered, Sha256 } from "../ports/FileEntry.t
 import type { FilePath } from "../ports/FilePath.ts"
 import type { InventoryError, PeerAnswer } from "../ports/Inventory.ts"
 import { type Peer, PeerResolver } from "../ports/PeerResolver.ts"
+import * as Metrics from "../telemetry/Metrics.ts"
 import { answered, blamed, explainAnswers, explainPauses, kindOf } from "./answers.ts"
 import { makeReach, plan } from "./order.ts"
 import { Placement } from "./Placement.ts"
@@ -114,6 +115,8 @@ export const make = Effect.fnUntraced(function*(pauseMillis: (times: number) => 
 
   const refused = Effect.fnUntraced(function*(round: Round, peer: Peer, error: FetchError) {
     const at = Math.round(yield* Clock.currentTimeMillis)
+    yield* Metrics.fetchFailed(peer.id, error)
+    if (error._tag === "ChecksumMismatch") yield* Metrics.mismatched(peer.id)
     if (error._tag === "PeerUnreachable" || error._tag === "Stalled") reach.failed(peer, at + failingMillis)
     else if (error._tag === "PeerRejected" && error.code === "busy") {
       reach.failed(peer, at + (error.retryAfterMillis ?? 0))
@@ -132,7 +135,7 @@ export const make = Effect.fnUntraced(function*(pauseMillis: (times: number) => 
       write: (chunk) => {
         onFirst()
         round.onBytes(chunk.length)
-        return staged.write(chunk)
+        return Effect.andThen(Metrics.received(peer.id, chunk.length), staged.write(chunk))
       }
     }
     return yield* client.fetch(peer, round.file.entry, offset, sink).pipe(
@@ -247,11 +250,13 @@ export const make = Effect.fnUntraced(function*(pauseMillis: (times: number) => 
       }
       if (by._tag === "Mixed") {
         mixture()
+        yield* Metrics.mismatched(Metrics.severalPeers)
         const reason = "bytes that had come from several peers or earlier tries were wrong together; begun again from 0"
         return yield* new AttemptFailed({ kind: "Mismatch", reason })
       }
       const at = Math.round(yield* Clock.currentTimeMillis)
       const detail = `${by.peer} sent bytes with sha256 ${actual}`
+      yield* Metrics.mismatched(by.peer)
       const rests = answer(round, blamed(round.answers.get(by.peer), { peer: by.peer, at, detail }, pauseMillis))
       yield* Effect.logWarning(`${path}: ${detail}, the manifest says ${expected}`)
       const left = asked.some(({ id }) => id !== by.peer)

@@ -10,6 +10,7 @@ import { agrees, Backend, type BackendError, type Held } from "../ports/Backend.
 import type { Registered } from "../ports/FileEntry.ts"
 import type { FilePath } from "../ports/FilePath.ts"
 import { Inventory } from "../ports/Inventory.ts"
+import * as Metrics from "../telemetry/Metrics.ts"
 import { PathLock } from "./PathLock.ts"
 
 /** `Lost` is owed again now. `Other`: the path was deleted, replaced or lost already; nothing was done. */
@@ -31,6 +32,7 @@ export const make = Effect.gen(function*() {
     // What only an earlier history knew is asked for by nobody, and no peer could serve it.
     const orphan = file.revision === 0
     yield* inventory.apply(orphan ? [change, { _tag: "Release", path }] : [change])
+    yield* Metrics.localLost(why)
     return { _tag: "Lost", why, file } satisfies Finding
   })
 

@@ -19,16 +19,17 @@ const outside = (from: string) => !from.endsWith(".ts")
 /** The rooms that a room may import from, besides itself. */
 const allowed: Record<string, ReadonlyArray<string>> = {
   ports: [],
+  telemetry: ["ports"],
   internal: [],
   config: ["ports"],
   sqlite: [],
   etcd: [],
-  replication: ["ports"],
-  peer: ["ports"],
-  manifest: ["ports", "sqlite", "etcd", "internal"],
-  membership: ["ports", "sqlite", "etcd", "internal"],
-  inventory: ["ports", "sqlite"],
-  backend: ["ports"]
+  replication: ["ports", "telemetry"],
+  peer: ["ports", "telemetry"],
+  manifest: ["ports", "telemetry", "sqlite", "etcd", "internal"],
+  membership: ["ports", "telemetry", "sqlite", "etcd", "internal"],
+  inventory: ["ports", "telemetry", "sqlite"],
+  backend: ["ports", "telemetry"]
 }
 
 const offenders = (offends: (each: { file: string; from: string }) => boolean): ReadonlyArray<string> =>

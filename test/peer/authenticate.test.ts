@@ -18,6 +18,7 @@ describe("authenticateFetch", () => {
       assert.deepStrictEqual(authenticateFetch(credentials, nonces(), now, at(skew)), {
         _tag: "Refused",
         code: "auth",
+        cause: "clock",
         reason: `the timestamp is ${skew} s from this node's clock`
       })
     }

@@ -8,6 +8,7 @@ import { Cause, Deferred, Effect, FiberSet, Schema, type Scope } from "effect"
 import { createServer as createTcpServer, type Server, type Socket } from "node:net"
 import { createServer as createTlsServer } from "node:tls"
 import { addressText } from "../../ports/Membership.ts"
+import * as Metrics from "../../telemetry/Metrics.ts"
 import { type Connection, fromSocket } from "./Connection.ts"
 import type { TlsMaterial } from "./Tls.ts"
 
@@ -77,6 +78,7 @@ export const listen = <A extends Admitted, R>(
       const connection = accepted(socket)
       run(
         options.serve(connection, Deferred.await(closing), admitted).pipe(
+          Metrics.whileConnected,
           // What goes wrong on one connection ends that connection and nothing else.
           Effect.catchCause((cause) =>
             Cause.hasInterruptsOnly(cause) ? Effect.void : Effect.logError("a connection's handler failed", cause)
@@ -113,6 +115,7 @@ export const listen = <A extends Admitted, R>(
       socket.on("error", () => undefined)
       const admitted = options.admit(socket.remoteAddress ?? "", () => socket.destroy())
       if (admitted === undefined) {
+        run(Metrics.connectionRefused)
         socket.destroy()
         return
       }

@@ -1,0 +1,187 @@
+/**
+ * Keeps the gauges of `telemetry/Metrics` true: what is computed from the state of this node, not counted as it
+ * happens. They are read when somebody asks for the metrics, and every few seconds for whoever is sent them.
+ *
+ * Nothing here waits for the manifest: one that does not answer shows in the gauges, and holds up none of them.
+ */
+import { Clock, Context, Duration, Effect, Layer, Option } from "effect"
+import { monitorEventLoopDelay } from "node:perf_hooks"
+import { Backend } from "../ports/Backend.ts"
+import { Inventory } from "../ports/Inventory.ts"
+import { type Cursor, Manifest } from "../ports/Manifest.ts"
+import { Membership } from "../ports/Membership.ts"
+import * as Metrics from "../telemetry/Metrics.ts"
+import { Background } from "./Background.ts"
+import { Puller } from "./Puller.ts"
+import { Readiness } from "./Readiness.ts"
+import { lastCompleted } from "./Scrub.ts"
+
+export class Monitoring extends Context.Service<Monitoring, {
+  /** Every metric as it is now, in the text format of Prometheus. */
+  readonly render: Effect.Effect<string>
+}>()("file-replication/Monitoring") {}
+
+export interface MonitoringOptions {
+  readonly version: string
+  /** Within how long every byte is to be hashed again, milliseconds; 0: only on demand. */
+  readonly scrubIntervalMillis: number
+}
+
+/** Between two readings of all gauges that nobody asked for, and two questions for the manifest's newest position. */
+const interval = Duration.seconds(5)
+
+/** An inventory, disk or list of members that does not answer in this time keeps its gauges as they were. */
+const patience = Duration.seconds(2)
+
+/** How exactly delays of the event loop are measured, milliseconds; a delay below is none. */
+const resolution = 10
+
+/** What the manifest last said, and since when this node has been behind it. Times in milliseconds since 1970. */
+interface Contact {
+  readonly head: Option.Option<Cursor>
+  readonly answered: number
+  /** A position that was the newest then, and that this node has not reached. */
+  readonly open: Option.Option<{ readonly at: Cursor; readonly since: number }>
+}
+
+/** Pure: whether events up to a position have been taken. */
+const isReached = (at: Cursor, cursor: Option.Option<Cursor>): boolean =>
+  Option.exists(cursor, ({ epoch, revision }) => epoch === at.epoch && revision >= at.revision)
+
+/** Pure: the position whose events are waited for. It stays until it is reached, so that its age is that of the gap. */
+export const openAt = (
+  open: Contact["open"],
+  head: Option.Option<Cursor>,
+  cursor: Option.Option<Cursor>,
+  now: number
+): Contact["open"] => {
+  const still = Option.filter(
+    open,
+    ({ at }) => Option.exists(head, ({ epoch }) => epoch === at.epoch) && !isReached(at, cursor)
+  )
+  if (Option.isSome(still)) return still
+  return Option.map(Option.filter(head, (at) => !isReached(at, cursor)), (at) => ({ at, since: now }))
+}
+
+export const layer = (
+  options: MonitoringOptions
+): Layer.Layer<
+  Monitoring,
+  never,
+  Backend | Background | Inventory | Manifest | Membership | Puller | Readiness
+> =>
+  Layer.effect(
+    Monitoring,
+    Effect.gen(function*() {
+      const backend = yield* Backend
+      const inventory = yield* Inventory
+      const manifest = yield* Manifest
+      const membership = yield* Membership
+      const background = yield* Background
+      const puller = yield* Puller
+      const readiness = yield* Readiness
+
+      const { id: node, role } = membership.self
+      yield* Metrics.seed({ version: options.version, node, role })
+      yield* Metrics.set("scrubInterval", options.scrubIntervalMillis / 1000)
+      const began = yield* Clock.currentTimeMillis
+      yield* Metrics.set("started", began / 1000 - process.uptime())
+
+      let contact: Contact = { head: Option.none(), answered: began, open: Option.none() }
+
+      const status = Effect.gen(function*() {
+        const status = yield* readiness.status
+        const now = yield* Clock.currentTimeMillis
+        const { cursor } = status
+        contact = { ...contact, open: openAt(contact.open, contact.head, cursor, now) }
+        yield* Metrics.set("ready", status.ready ? 1 : 0)
+        yield* Metrics.set("owedFiles", status.owed.files)
+        yield* Metrics.set("owedBytes", status.owed.bytes)
+        const oldest = Option.match(status.oldestOwed, { onNone: () => 0, onSome: (since) => now - since })
+        yield* Metrics.set("oldestOwed", Math.max(0, oldest) / 1000)
+        yield* Metrics.set("failedFiles", status.failed)
+        yield* Metrics.set("verifiedFiles", status.verified.files)
+        yield* Metrics.set("verifiedBytes", status.verified.bytes)
+        yield* Metrics.set("unlinkingFiles", status.unlinking)
+        yield* Metrics.set("verifiedRevision", status.verifiedThrough)
+        const gap = Option.match(contact.open, { onNone: () => 0, onSome: ({ since }) => now - since })
+        yield* Metrics.set("gapSeconds", gap / 1000)
+        const at = Option.match(cursor, { onNone: () => 0, onSome: ({ revision }) => revision })
+        // An answer is older than what has been taken since.
+        const head = Option.match(contact.head, { onNone: () => at, onSome: ({ revision }) => Math.max(revision, at) })
+        yield* Metrics.set("cursorRevision", at)
+        yield* Metrics.set("headRevision", head)
+        yield* Metrics.set("gap", head - at)
+        yield* Metrics.set("walking", status.catchUp.running ? 1 : 0)
+        yield* Metrics.set("orphans", status.catchUp.orphans)
+      }).pipe(
+        // What can't be known is not ready.
+        Effect.catchTag("InventoryError", () => Metrics.set("ready", 0))
+      )
+
+      const disk = Effect.flatMap(backend.freeSpace, (bytes) => Metrics.set("diskFree", bytes))
+
+      const members = Effect.gen(function*() {
+        const all = yield* membership.members
+        yield* Metrics.set("members", all.length)
+        yield* Metrics.set("membersAlive", all.filter(({ alive }) => alive).length)
+        yield* Effect.forEach(all.filter(({ id }) => id !== node), ({ id }) => Metrics.seedPeer(id), { discard: true })
+      })
+
+      const own = Effect.gen(function*() {
+        const { inFlight, queueDepth } = yield* puller.stats
+        yield* Metrics.set("queued", queueDepth)
+        yield* Metrics.set("inFlight", inFlight)
+        yield* Metrics.set("memory", process.memoryUsage.rss())
+        yield* Metrics.set("contact", ((yield* Clock.currentTimeMillis) - contact.answered) / 1000)
+      })
+
+      // One that ran beside this node has left its word in the inventory too.
+      const scrub = Effect.flatMap(
+        Effect.provideService(lastCompleted, Inventory, inventory),
+        Option.match({ onNone: () => Effect.void, onSome: Metrics.scrubCompleted })
+      )
+
+      const bounded = <E>(each: Effect.Effect<void, E>) => Effect.ignore(Effect.timeoutOption(each, patience))
+      const refresh = Effect.all(
+        [bounded(status), bounded(disk), bounded(members), bounded(scrub), own],
+        { concurrency: "unbounded", discard: true }
+      )
+
+      const ask = Effect.gen(function*() {
+        const head = yield* manifest.head
+        contact = { ...contact, head: Option.some(head), answered: yield* Clock.currentTimeMillis }
+      }).pipe(Effect.timeoutOption(Duration.minutes(1)), Effect.ignore)
+
+      yield* background.run(
+        "the question for the manifest's position",
+        Effect.forever(Effect.andThen(ask, Effect.sleep(interval)))
+      )
+      yield* background.run("the gauges", Effect.forever(Effect.andThen(refresh, Effect.sleep(interval))))
+      yield* background.run("the measure of the event loop", Effect.scoped(measureLoop))
+
+      const context = yield* Effect.context<never>()
+      return {
+        // The registry of the node, whoever asks.
+        render: Effect.andThen(refresh, Metrics.render).pipe(Effect.provide(context))
+      }
+    })
+  )
+
+/** The longest delay of each second. What the histogram calls a delay is the time between two looks. */
+const measureLoop = Effect.gen(function*() {
+  const delays = yield* Effect.acquireRelease(
+    Effect.sync(() => {
+      const delays = monitorEventLoopDelay({ resolution })
+      delays.enable()
+      return delays
+    }),
+    (delays) => Effect.sync(() => delays.disable())
+  )
+  yield* Effect.forever(Effect.gen(function*() {
+    yield* Effect.sleep("1 second")
+    const longest = delays.max / 1e6 - resolution
+    delays.reset()
+    yield* Metrics.eventLoopLagged(Math.max(0, longest) / 1000)
+  }))
+})
