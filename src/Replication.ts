@@ -31,6 +31,7 @@ import { type Address, Membership, type MembershipError, type NodeIdTaken, parse
 import type { PeerResolver } from "./ports/PeerResolver.ts"
 import * as Background from "./replication/Background.ts"
 import * as CatchUp from "./replication/CatchUp.ts"
+import * as Copies from "./replication/Copies.ts"
 import * as Identity from "./replication/Identity.ts"
 import * as Leases from "./replication/Leases.ts"
 import * as LocalCheck from "./replication/LocalCheck.ts"
@@ -41,6 +42,7 @@ import * as Puller from "./replication/Puller.ts"
 import * as Readiness from "./replication/Readiness.ts"
 import * as Registrar from "./replication/Registrar.ts"
 import * as Scrub from "./replication/Scrub.ts"
+import * as Tombstones from "./replication/Tombstones.ts"
 import * as Unlinker from "./replication/Unlinker.ts"
 import * as Watermark from "./replication/Watermark.ts"
 import { ConfigError, folders, ReplicationConfig, type Settings } from "./ReplicationConfig.ts"
@@ -159,6 +161,7 @@ export const layerPorts = <E = never>(
 export type Services =
   | Background.Background
   | CatchUp.CatchUp
+  | Copies.Copies
   | FetchServer.FetchServer
   | Leases.Leases
   | LocalCheck.LocalCheck
@@ -238,14 +241,16 @@ const monitoring = fromConfig((settings) =>
 )
 
 /** A node that replicates, on ports from outside. */
-export const layerActive: Layer.Layer<Services, StartError, Ports | ReplicationConfig> = Layer.merge(
+export const layerActive: Layer.Layer<Services, StartError, Ports | ReplicationConfig> = Layer.mergeAll(
   monitoring,
-  Watermark.layer
+  Watermark.layer,
+  Tombstones.layer
 ).pipe(
   Layer.provideMerge(readiness),
   Layer.provideMerge(catchUp),
   Layer.provideMerge(scrub),
   Layer.provideMerge(localCheck),
+  Layer.provideMerge(Copies.layer),
   Layer.provideMerge(puller),
   Layer.provide(Unlinker.layer),
   Layer.provideMerge(Leases.layer),

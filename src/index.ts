@@ -23,6 +23,7 @@ export * as PeerResolver from "./ports/PeerResolver.ts"
 // What a node does
 export * as Background from "./replication/Background.ts"
 export * as CatchUp from "./replication/CatchUp.ts"
+export * as Copies from "./replication/Copies.ts"
 export * as Identity from "./replication/Identity.ts"
 export * as Leases from "./replication/Leases.ts"
 export * as LocalCheck from "./replication/LocalCheck.ts"

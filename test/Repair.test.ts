@@ -8,7 +8,7 @@ import * as ManifestSqlite from "../src/manifest/ManifestSqlite.ts"
 import { Backend } from "../src/ports/Backend.ts"
 import { FilePath } from "../src/ports/FilePath.ts"
 import { Inventory, type Progress } from "../src/ports/Inventory.ts"
-import { Manifest } from "../src/ports/Manifest.ts"
+import { Manifest, ManifestCollector } from "../src/ports/Manifest.ts"
 import { CatchUp } from "../src/replication/CatchUp.ts"
 import { LocalCheck } from "../src/replication/LocalCheck.ts"
 import { Puller } from "../src/replication/Puller.ts"
@@ -48,7 +48,7 @@ const goOnAndCollect = (database: string) =>
       yield* manifest.remove(FilePath.make(`db/${name}`), "retention")
     }
     const { revision } = yield* manifest.head
-    assert.strictEqual(yield* Context.get(context, ManifestSqlite.ManifestCollector).collect(revision, 0), 3)
+    assert.strictEqual(yield* Context.get(context, ManifestCollector).collect(revision, 0), 3)
   }))
 
 describe("a node", () => {

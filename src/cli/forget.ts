@@ -8,13 +8,13 @@ import { Clock, Console, Effect, Option, Schema, Stdio } from "effect"
 import { Command, Flag, Prompt } from "effect/cli"
 import { open } from "node:fs/promises"
 import { join } from "node:path"
-import { Backend } from "../ports/Backend.ts"
+import { Backend, type BackendError } from "../ports/Backend.ts"
 import * as ExactJson from "../ports/ExactJson.ts"
-import { FetchClient } from "../ports/FetchClient.ts"
-import type { FileEntry, NodeId } from "../ports/FileEntry.ts"
-import { Inventory } from "../ports/Inventory.ts"
+import type { FileEntry } from "../ports/FileEntry.ts"
+import { Inventory, type InventoryError } from "../ports/Inventory.ts"
 import { Manifest } from "../ports/Manifest.ts"
-import { type Member, Membership } from "../ports/Membership.ts"
+import { Membership } from "../ports/Membership.ts"
+import { askPeer, type Sighting } from "../replication/Copies.ts"
 import { folders, ReplicationConfig } from "../ReplicationConfig.ts"
 import { size } from "./demo/display.ts"
 import { beside, config, path } from "./flags.ts"
@@ -32,36 +32,12 @@ export class NotForgotten extends Schema.TaggedError<NotForgotten>()("NotForgott
   }
 }
 
-/** What is known of the file on one node. */
-export interface Sighting {
-  readonly node: NodeId
-  /** `Held`: it has the file. `Absent`: it answered that it does not. `Silent`: it did not answer. `Away`: not asked. */
-  readonly kind: "Held" | "Absent" | "Silent" | "Away"
-  readonly detail: string
-}
-
-class Enough extends Schema.TaggedError<Enough>()("Enough", {}) {}
-
-/** Asks a peer for the file and hangs up at the first byte: it sends one only of a file that it holds, verified. */
-const askPeer = Effect.fnUntraced(function*(entry: FileEntry, member: Member) {
-  const { address, alive, id } = member
-  const sighting = (kind: Sighting["kind"], detail: string): Sighting => ({ node: id, kind, detail })
-  if (!alive) return sighting("Away", "gives no sign of life and was not asked")
-  if (Option.isNone(address)) return sighting("Away", "has not said where it listens and was not asked")
-  const client = yield* FetchClient
-  return yield* client.fetch({ id, address: address.value }, entry, 0, { write: () => Effect.fail(new Enough()) }).pipe(
-    Effect.as(sighting("Held", "has it")),
-    Effect.catchTags({
-      Enough: () => Effect.succeed(sighting("Held", "has it")),
-      FileNotOnPeer: () => Effect.succeed(sighting("Absent", "has it not verified")),
-      ChecksumMismatch: () => Effect.succeed(sighting("Absent", "has other bytes in its manifest"))
-    }),
-    Effect.catch((error) => Effect.succeed(sighting("Silent", error.message)))
-  )
-})
-
 /** This node: verified, on its way into the manifest, or just lying there. */
-const askSelf = Effect.fnUntraced(function*(entry: FileEntry) {
+const askSelf = Effect.fnUntraced(function*(entry: FileEntry): Effect.fn.Return<
+  Sighting,
+  InventoryError | BackendError,
+  Membership | Inventory | Backend
+> {
   const { self } = yield* Membership
   const [local] = yield* (yield* Inventory).look([entry.path])
   const found = yield* (yield* Backend).stat(entry.path)
@@ -75,7 +51,7 @@ const askSelf = Effect.fnUntraced(function*(entry: FileEntry) {
 const lookEverywhere = Effect.fn("lookEverywhere")(function*(entry: FileEntry) {
   const { members, self } = yield* Membership
   const others = (yield* members).filter(({ id }) => id !== self.id)
-  const peers = yield* Effect.forEach(others, (member) => askPeer(entry, member), { concurrency: 8 })
+  const peers = yield* Effect.forEach(others, (member) => askPeer(member, entry), { concurrency: 8 })
   return [yield* askSelf(entry), ...peers]
 })
 

@@ -1,9 +1,11 @@
 /** `file-replication publish`: files of this machine, published by this node. */
-import { Console, Effect, Layer, Option, Schema } from "effect"
+import { Console, Duration, Effect, Layer, Option, Schema } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
 import { basename } from "node:path"
+import type { Registered } from "../ports/FileEntry.ts"
 import { layerGuestBackend, layerPorts, type StartError } from "../Replication.ts"
 import * as Background from "../replication/Background.ts"
+import * as Copies from "../replication/Copies.ts"
 import * as PathLock from "../replication/PathLock.ts"
 import * as Placement from "../replication/Placement.ts"
 import * as Registrar from "../replication/Registrar.ts"
@@ -16,6 +18,25 @@ import { fileBytes } from "./userFiles.ts"
 export class Misused extends Schema.TaggedError<Misused>()("Misused", { detail: Schema.String }) {
   override get message(): string {
     return this.detail
+  }
+}
+
+/** The files are published, and not on as many nodes as was asked for. */
+export class TooFewCopies extends Schema.TaggedError<TooFewCopies>()("TooFewCopies", {
+  wanted: Schema.Int,
+  timeoutMillis: Schema.Int,
+  files: Schema.Array(Schema.Struct({ path: Schema.String, sightings: Schema.Array(Copies.Sighting) }))
+}) {
+  override get message(): string {
+    const lacks = ({ kind }: Copies.Sighting) => kind !== "Held"
+    const files = this.files.slice(0, 20).map(({ path, sightings }) => {
+      const who = sightings.filter(lacks).map(({ detail, node }) => `\n    ${node}: ${detail}`)
+      return `  ${path}: ${Copies.held(sightings)} of ${this.wanted}${who.join("")}`
+    })
+    const more = this.files.length > 20 ? [`  and ${this.files.length - 20} files more`] : []
+    const within = Duration.format(Duration.millis(this.timeoutMillis))
+    const what = this.files.length === 1 ? "a file is" : `${this.files.length} files are`
+    return [`published, but ${what} not on ${this.wanted} nodes within ${within}:`, ...files, ...more].join("\n")
   }
 }
 
@@ -33,15 +54,16 @@ export const targets = (files: ReadonlyArray<string>, as: Option.Option<string>)
  */
 export const layerRegistrar = (
   settings: Settings
-): Layer.Layer<Registrar.Registrar, StartError, ReplicationConfig> =>
+): Layer.Layer<Registrar.Registrar | Copies.Copies, StartError, ReplicationConfig> =>
   Layer.unwrap(Effect.gen(function*() {
     const alone = yield* Effect.isSuccess(Effect.scoped(FolderLock.acquire(folders(settings).state)))
-    return Registrar.layer({
+    const registrar = Registrar.layer({
       queueSize: settings.queueSize,
       drainMillis: Math.floor(settings.shutdownTimeoutMillis / 2),
       finishesPending: alone,
       reconcileIntervalMillis: 0
-    }).pipe(
+    })
+    return Layer.merge(registrar, Copies.layer).pipe(
       Layer.provide(Placement.layer),
       Layer.provide(PathLock.layer),
       Layer.provide(Background.layer),
@@ -49,14 +71,47 @@ export const layerRegistrar = (
     )
   }))
 
-export const publish = Effect.fn("publish")(function*(files: ReadonlyArray<string>, as: Option.Option<string>) {
+export interface PublishOptions {
+  readonly as: Option.Option<string>
+  /** How many nodes must hold each file, this one included. */
+  readonly wait: Option.Option<number>
+  readonly timeoutMillis: number
+}
+
+/** Waits until all of them are on so many nodes. */
+const untilCopied = Effect.fnUntraced(function*(files: ReadonlyArray<Registered>, wanted: number, millis: number) {
+  const copies = yield* Copies.Copies
+  const waited = yield* Effect.forEach(files, (file) => copies.await(file, wanted), { concurrency: 8 }).pipe(
+    Effect.timeoutOption(Duration.millis(millis))
+  )
+  if (Option.isSome(waited)) return
+  const { find } = yield* copies.survey
+  const left = yield* Effect.forEach(files, (file) =>
+    Effect.map(find(file), (sightings) => ({
+      path: file.entry.path,
+      sightings
+    })), { concurrency: 8 })
+  const few = left.filter(({ sightings }) => Copies.held(sightings) < wanted)
+  if (few.length > 0) return yield* new TooFewCopies({ wanted, timeoutMillis: millis, files: few })
+})
+
+export const publish = Effect.fn("publish")(function*(files: ReadonlyArray<string>, options: PublishOptions) {
   const registrar = yield* Registrar.Registrar
   if (files.length === 0) return yield* new Misused({ detail: "name at least one file to publish" })
-  for (const { file, path } of targets(files, as)) {
-    const { entry, revision } = yield* registrar.publish({ path }, fileBytes(file))
+  const published: Array<Registered> = []
+  for (const { file, path } of targets(files, options.as)) {
+    const registered = yield* registrar.publish({ path }, fileBytes(file))
+    const { entry, revision } = registered
+    published.push(registered)
     yield* Console.log(`${entry.path}  ${entry.size_bytes} bytes  sha256 ${entry.sha256}  revision ${revision}`)
   }
+  if (Option.isNone(options.wait)) return
+  yield* untilCopied(published, options.wait.value, options.timeoutMillis)
+  yield* Console.log(`on ${options.wait.value} nodes, verified`)
 })
+
+const copies = Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 10_000 }, { expected: "a number of nodes" }))
+const seconds = Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 86_400 }, { expected: "1 to 86400 seconds" }))
 
 export const publishCommand = Command.make("publish", {
   config,
@@ -64,10 +119,22 @@ export const publishCommand = Command.make("publish", {
   as: Flag.String("as").pipe(
     Flag.withDescription("The path to publish it under; for several files, the folder"),
     Flag.optional
+  ),
+  wait: Flag.Int("wait").pipe(
+    Flag.withSchema(copies),
+    Flag.withMetavar("N"),
+    Flag.withDescription("Return only when N nodes hold each file, verified, this one included"),
+    Flag.optional
+  ),
+  timeout: Flag.Int("timeout").pipe(
+    Flag.withSchema(seconds),
+    Flag.withMetavar("SECONDS"),
+    Flag.withDescription("How long to wait for that; then it fails and says who does not hold them"),
+    Flag.withDefault(60)
   )
-}, ({ as, config, files }) =>
+}, ({ as, config, files, timeout, wait }) =>
   Effect.gen(function*() {
     const settings = yield* configured(config)
     const layer = layerRegistrar(settings).pipe(Layer.provide(Layer.succeed(ReplicationConfig, settings)))
-    yield* Effect.provide(publish(files, as), layer)
+    yield* Effect.provide(publish(files, { as, wait, timeoutMillis: timeout * 1000 }), layer)
   })).pipe(Command.withDescription("Write files into this node and register them, so that every node pulls them"))

@@ -17,6 +17,7 @@ import {
   type EventBatch,
   type Gone,
   Manifest,
+  ManifestCollector,
   maxReplacement,
   TooLarge,
   Unavailable
@@ -33,18 +34,6 @@ export interface Options {
   /** How often to look for other processes' commits without having heard of one. 80 ms unless told. */
   readonly poll?: Duration.Input
 }
-
-/**
- * Drops tombstones that nobody needs any more. Each is what keeps a deleted path from coming back, and what tells a
- * node that was away of the deletion.
- */
-export class ManifestCollector extends Context.Service<ManifestCollector, {
-  /**
-   * Drops the tombstones at or below `through` that are at least `age` old, and gives how many. A cursor below the
-   * newest one dropped is `Compacted` from then on, and a path whose tombstone is dropped may be registered again.
-   */
-  readonly collect: (through: Revision, age: Duration.Input) => Effect.Effect<number, Unavailable>
-}>()("file-replication/ManifestCollector") {}
 
 export const layer = (options: Options): Layer.Layer<Manifest | ManifestCollector, Unavailable> =>
   Layer.effectContext(make(options))

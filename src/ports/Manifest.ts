@@ -4,7 +4,7 @@
  * It is the only source of additions and deletions. An implementation is as linearizable as its engine: what
  * `register` acknowledged is in every later `head`, on every node.
  */
-import { Context, type Effect, type Option, Schema, type Stream } from "effect"
+import { Context, type Duration, type Effect, type Option, Schema, type Stream } from "effect"
 import { FileEntry, type Registered, Revision } from "./FileEntry.ts"
 import { FilePath } from "./FilePath.ts"
 
@@ -143,3 +143,15 @@ export class Manifest extends Context.Service<Manifest, {
    */
   readonly events: (after: Cursor) => Stream.Stream<EventBatch, CursorLost | Unavailable>
 }>()("file-replication/Manifest") {}
+
+/**
+ * Drops tombstones that nobody needs any more. Each is what keeps a deleted path from coming back, and what tells a
+ * node that was away of the deletion. An engine that ends them by itself has none.
+ */
+export class ManifestCollector extends Context.Service<ManifestCollector, {
+  /**
+   * Drops the tombstones at or below `through` that are at least `age` old, and gives how many. A cursor below the
+   * newest one dropped is `Compacted` from then on, and a path whose tombstone is dropped may be registered again.
+   */
+  readonly collect: (through: Revision, age: Duration.Input) => Effect.Effect<number, Unavailable>
+}>()("file-replication/ManifestCollector") {}

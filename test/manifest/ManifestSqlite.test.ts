@@ -5,7 +5,7 @@ import { join } from "node:path"
 import { backup, DatabaseSync } from "node:sqlite"
 import * as ManifestSqlite from "../../src/manifest/ManifestSqlite.ts"
 import { Revision } from "../../src/ports/FileEntry.ts"
-import { type Cursor, Manifest } from "../../src/ports/Manifest.ts"
+import { type Cursor, Manifest, ManifestCollector } from "../../src/ports/Manifest.ts"
 import { entryOf, pathOf } from "../support/entries.ts"
 import { temporaryFolder } from "../support/folder.ts"
 import { suite } from "./suite.ts"
@@ -23,7 +23,7 @@ const open = (path: string, poll?: Duration.Input) =>
     Layer.build(ManifestSqlite.layer({ path, ...(poll === undefined ? {} : { poll }) })),
     (context) => ({
       manifest: Context.get(context, Manifest),
-      collector: Context.get(context, ManifestSqlite.ManifestCollector)
+      collector: Context.get(context, ManifestCollector)
     })
   )
 

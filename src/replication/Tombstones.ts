@@ -1,0 +1,70 @@
+/**
+ * Drops the tombstones of the manifest from time to time: those that every known member has taken, and any that is very
+ * old. A member that was away longer than that learns of the deletions from a walk.
+ *
+ * Every node does it. That it was done already is no harm.
+ */
+import { Duration, Effect, Layer, Option, Random } from "effect"
+import { Revision } from "../ports/FileEntry.ts"
+import { Manifest, ManifestCollector } from "../ports/Manifest.ts"
+import { type Member, Membership } from "../ports/Membership.ts"
+import { Background } from "./Background.ts"
+
+/** Between two times, jittered by a tenth. */
+const interval = Duration.minutes(10)
+
+/** A younger one stays: a registration that was sent before the deletion may still be on its way. */
+const youngest = Duration.hours(1)
+
+/** One that is older goes, whoever has not taken it. */
+const oldest = Duration.hours(72)
+
+/** Pure: what all of them have taken. One that says nothing, or something of another history, has taken nothing. */
+export const takenByAll = (
+  members: ReadonlyArray<Member>,
+  ofThisHistory: (member: Member) => boolean
+): Revision =>
+  members.map((member) =>
+    Option.match(member.watermark, {
+      onNone: () => Revision.make(0),
+      onSome: ({ at }) => (ofThisHistory(member) ? at.revision : Revision.make(0))
+    })
+  ).reduce((least, each) => (each < least ? each : least), Revision.make(Number.MAX_SAFE_INTEGER))
+
+/** Does nothing for a manifest that ends its tombstones by itself. */
+export const layer: Layer.Layer<never, never, Background | Manifest | Membership> = Layer.effectDiscard(
+  Effect.gen(function*() {
+    const collector = yield* Effect.serviceOption(ManifestCollector)
+    if (Option.isNone(collector)) return
+    const { collect } = collector.value
+    const manifest = yield* Manifest
+    const membership = yield* Membership
+    const background = yield* Background
+
+    const round = Effect.gen(function*() {
+      const members = yield* membership.members
+      const sameHistory = new Set<Member>()
+      for (const member of members) {
+        if (Option.isNone(member.watermark)) continue
+        if (Option.isNone(yield* manifest.lost(member.watermark.value.at))) sameHistory.add(member)
+      }
+      const taken = yield* collect(takenByAll(members, (member) => sameHistory.has(member)), youngest)
+      const { revision } = yield* manifest.head
+      const old = yield* collect(revision, oldest)
+      if (taken + old > 0) {
+        yield* Effect.logInfo(`${taken + old} tombstones dropped: ${taken} that every member has taken, ${old} of age`)
+      }
+    }).pipe(
+      Effect.catchTag(
+        ["MembershipError", "Unavailable"],
+        (error) => Effect.logWarning(`no tombstones were dropped: ${error.message}`)
+      )
+    )
+
+    const rest = Effect.flatMap(
+      Random.nextBetween(0.9, 1.1),
+      (factor) => Effect.sleep(Duration.times(interval, factor))
+    )
+    yield* background.run("the collection of tombstones", Effect.forever(Effect.andThen(rest, round)))
+  })
+)

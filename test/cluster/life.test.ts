@@ -1,0 +1,52 @@
+/** The life of a node, with processes as an operator runs them. */
+import { assert, describe, it } from "@effect/vitest"
+import { Effect } from "effect"
+import { writeFile } from "node:fs/promises"
+import { join } from "node:path"
+import { temporaryFolder } from "../support/folder.ts"
+import { lineOf, run, start } from "./command.ts"
+import { configure } from "./configure.ts"
+
+const running = Effect.fnUntraced(function*(folder: string, name: string) {
+  const config = yield* configure(folder, name)
+  const node = yield* start(["node", "--config", config])
+  yield* lineOf(node, /listens on/)
+  return { config, node }
+})
+
+const source = Effect.fnUntraced(function*(folder: string, content: string) {
+  const file = join(folder, "source")
+  yield* Effect.promise(() => writeFile(file, content))
+  return file
+})
+
+describe("publish --wait", () => {
+  it.live(
+    "returns when that many nodes hold the file, and else fails and names those that do not",
+    () =>
+      Effect.gen(function*() {
+        const folder = yield* temporaryFolder
+        const one = yield* running(folder, "one")
+        const two = yield* running(folder, "two")
+        const file = yield* source(folder, "bytes")
+        const publish = (as: string, ...more: ReadonlyArray<string>) =>
+          run(["publish", file, "--as", as, "--config", one.config, ...more])
+
+        const both = yield* publish("db/a", "--wait", "2")
+        assert.strictEqual(both.code, 0, both.stderr)
+        assert.match(both.stdout, /^db\/a .*\non 2 nodes, verified\n$/)
+
+        two.node.child.kill("SIGTERM")
+        assert.strictEqual(yield* two.node.exit, 0)
+        const gone = yield* publish("db/b", "--wait", "2", "--timeout", "1")
+        assert.strictEqual(gone.code, 1)
+        assert.strictEqual(
+          gone.stderr,
+          "file-replication: published, but a file is not on 2 nodes within 1s:\n"
+            + "  db/b: 1 of 2\n    two: gives no sign of life and was not asked\n"
+        )
+        assert.match(gone.stdout, /^db\/b /)
+      }),
+    60_000
+  )
+})
