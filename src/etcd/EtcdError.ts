@@ -15,7 +15,9 @@ export class EtcdError extends Schema.TaggedError<EtcdError>()("EtcdError", {
   reason: Schema.Literals(["Unreachable", "TokenExpired", "Denied", "Compacted", "FutureRevision", "Rejected"]),
   operation: Schema.String,
   endpoint: Schema.String,
-  detail: Schema.String
+  detail: Schema.String,
+  /** Of `Compacted`, where it is known: the oldest revision that can still be read. */
+  compactedTo: Schema.optionalKey(Schema.Int)
 }) {
   override get message(): string {
     return `etcd at ${this.endpoint}: ${this.operation}: ${this.detail}`

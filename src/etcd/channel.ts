@@ -80,13 +80,22 @@ export const open = Effect.fnUntraced(function*(
       ),
     catch: (cause) => failed("connect", cause)
   })
+  let closed = false
+  const open = new Set<{ readonly cancel: () => void }>()
   const client = yield* Effect.acquireRelease(
     Effect.try({
       try: () => new grpc.Client(endpoint, credentials, options),
       catch: (cause) => failed("connect", cause)
     }),
-    (client) => Effect.sync(() => client.close())
+    (client) =>
+      Effect.sync(() => {
+        closed = true
+        for (const call of open) call.cancel()
+        client.close()
+      })
   )
+  /** Fails once the scope is closed: the library would throw. */
+  const whileOpen = Effect.suspend(() => closed ? Effect.fail(failed("connect", new Closed())) : Effect.void)
 
   const metadata = (token: string | undefined): Metadata => {
     const metadata = new grpc.Metadata()
@@ -99,7 +108,7 @@ export const open = Effect.fnUntraced(function*(
   return {
     endpoint,
     unary: (method, request, token, deadline) =>
-      Effect.flatMap(Clock.currentTimeMillis, (now) =>
+      Effect.flatMap(Effect.andThen(whileOpen, Clock.currentTimeMillis), (now) =>
         Effect.callback((resume) => {
           const call = client.makeUnaryRequest(
             method.path,
@@ -109,19 +118,27 @@ export const open = Effect.fnUntraced(function*(
             metadata(token),
             { deadline: now + Duration.toMillis(deadline) },
             (failure, answer) => {
+              open.delete(call)
               if (failure !== null) resume(Effect.fail(failed(nameOf(method.path), failure)))
               else if (answer === undefined) resume(Effect.fail(failed(nameOf(method.path), "an empty answer")))
               else resume(Effect.succeed(answer))
             }
           )
+          open.add(call)
           return Effect.sync(() => call.cancel())
         })),
     duplex: Effect.fnUntraced(function*<A>(method: Method<A>, token: string | undefined) {
+      yield* whileOpen
       const queue = yield* Queue.unbounded<A, EtcdError>()
       const call: ClientDuplexStream<Uint8Array, A> = yield* Effect.acquireRelease(
-        Effect.sync(() => client.makeBidiStreamRequest(method.path, asIs, method.read, metadata(token))),
+        Effect.sync(() => {
+          const call = client.makeBidiStreamRequest(method.path, asIs, method.read, metadata(token))
+          open.add(call)
+          return call
+        }),
         (call) =>
           Effect.sync(() => {
+            open.delete(call)
             call.on("error", () => {})
             call.cancel()
           })
@@ -155,6 +172,11 @@ export const open = Effect.fnUntraced(function*(
 class Ended extends Error {
   readonly code = 14
   readonly details = "the member has closed the connection"
+}
+
+class Closed extends Error {
+  readonly code = 9
+  readonly details = "this client was closed"
 }
 
 const bufferOf = (text: string | undefined): Buffer | null => (text === undefined ? null : Buffer.from(text))

@@ -5,17 +5,15 @@
  * for one row as for hundreds. Other processes learn of a commit from a doorbell file beside the database, and from
  * the database itself every `poll`, should the bell ever be missed or be gone.
  */
-import { type Cause, Clock, Context, Deferred, Duration, Effect, Fiber, Layer, Option, Queue, type Scope } from "effect"
+import { Clock, Context, Duration, Effect, Layer, Option, type Scope } from "effect"
 import { type FSWatcher, statSync, watch } from "node:fs"
 import * as Bell from "../internal/Bell.ts"
-import { type FileEntry, type Registered, Revision } from "../ports/FileEntry.ts"
+import { type FileEntry, Revision } from "../ports/FileEntry.ts"
 import type { FilePath } from "../ports/FilePath.ts"
 import {
-  type Conflict,
   Cursor,
   CursorLost,
   type EventBatch,
-  type Gone,
   Manifest,
   ManifestCollector,
   maxReplacement,
@@ -26,6 +24,7 @@ import { retryBusy, sentence } from "../sqlite/retryBusy.ts"
 import * as SqliteThread from "../sqlite/SqliteThread.ts"
 import { decode, Events, Files, Lost, refusalOf, Registrations, Replaced } from "./answers.ts"
 import { batchLimit, boundedPage, follow, keptForm, pages } from "./follow.ts"
+import { groupCommit, type Registration } from "./groupCommit.ts"
 import { doorbellOf, type ManifestOperations } from "./sqliteOperations.ts"
 
 export interface Options {
@@ -65,7 +64,7 @@ const make = Effect.fnUntraced(function*(
       Effect.map((answers) => registrations(entries, answers)),
       Effect.ensuring(Effect.sync(bell.ring))
     )
-  const register = yield* groupCommit(commit)
+  const register = yield* groupCommit(commit, commitLimit)
 
   const page = (after: Option.Option<FilePath>, limit: number) =>
     call("page", Option.getOrElse(after, () => ""), boundedPage(limit) + 1).pipe(
@@ -164,8 +163,6 @@ const make = Effect.fnUntraced(function*(
   return Context.make(Manifest, manifest).pipe(Context.add(ManifestCollector, collector))
 })
 
-type Registration = Registered | Conflict | Gone
-
 /** The thread's answers to these entries, in their order. */
 const registrations = (
   entries: ReadonlyArray<FileEntry>,
@@ -259,42 +256,3 @@ const watchDoorbell = (path: string, ring: () => void) => {
   check()
   return { check, close }
 }
-
-interface Pending {
-  readonly entry: FileEntry
-  readonly answer: Deferred.Deferred<Registration, Unavailable>
-}
-
-/**
- * One writer for all callers: what arrives while a commit is under way goes into the next one together. On close it
- * finishes what was asked before.
- */
-const groupCommit = Effect.fnUntraced(function*(
-  commit: (entries: ReadonlyArray<FileEntry>) => Effect.Effect<ReadonlyArray<Registration>, Unavailable>
-): Effect.fn.Return<(entry: FileEntry) => Effect.Effect<Registration, Unavailable>, never, Scope.Scope> {
-  const queue = yield* Queue.bounded<Pending, Cause.Done>(4 * commitLimit)
-  const writer = yield* Queue.takeBetween(queue, 1, commitLimit).pipe(
-    Effect.flatMap((pending) =>
-      commit(pending.map(({ entry }) => entry)).pipe(
-        Effect.matchCauseEffect({
-          onFailure: (cause) => Effect.forEach(pending, ({ answer }) => Deferred.failCause(answer, cause)),
-          onSuccess: (answers) =>
-            Effect.forEach(answers, (value, index) => {
-              const waiting = pending[index]
-              return waiting === undefined ? Effect.void : Deferred.succeed(waiting.answer, value)
-            })
-        })
-      )
-    ),
-    Effect.forever,
-    Effect.forkScoped
-  )
-  yield* Effect.addFinalizer(() => Effect.andThen(Queue.end(queue), Fiber.await(writer)))
-
-  return Effect.fn("Manifest.register")(function*(entry) {
-    const answer = yield* Deferred.make<Registration, Unavailable>()
-    const taken = yield* Queue.offer(queue, { entry, answer })
-    if (!taken) return yield* new Unavailable({ operation: "register", detail: "the manifest was closed" })
-    return yield* Deferred.await(answer)
-  })
-})

@@ -116,6 +116,10 @@ export class Manifest extends Context.Service<Manifest, {
   /**
    * Adds many files, all of them or none: when one is refused nothing is registered. Gives each one's refusal,
    * `undefined` where there is none. They meet each other, so it is one transaction of any length, and others wait.
+   *
+   * An engine whose transactions have a length checks all of them as of one moment and then registers piece by piece,
+   * each only if nobody has changed anything since. When another writer comes between and takes a path of the list, it
+   * fails with `Unavailable`, which says how many are registered by then; the same list again names the refusal.
    */
   readonly registerTogether: (
     entries: ReadonlyArray<FileEntry>
