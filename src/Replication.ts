@@ -21,6 +21,7 @@ import * as MembershipStatic from "./membership/MembershipStatic.ts"
 import * as PeerResolverOriginFirst from "./membership/PeerResolverOriginFirst.ts"
 import * as FetchClientTcp from "./peer/FetchClientTcp.ts"
 import * as FetchServer from "./peer/FetchServer.ts"
+import * as RateLimits from "./peer/RateLimits.ts"
 import type { ListenFailed } from "./peer/transport/listen.ts"
 import type { TlsIdentity, TlsInvalid } from "./peer/transport/Tls.ts"
 import type { Backend, BackendError } from "./ports/Backend.ts"
@@ -94,6 +95,14 @@ const backend = (guest: boolean) =>
     return BackendLocal.layer({ dataFolder: data, stateFolder: state, fsync: settings.fsync, guest })
   }))
 
+/** One layer, so that the client, the server and whoever changes them have the same limits. */
+const rateLimits = fromConfig((settings) =>
+  Effect.succeed(RateLimits.layer({
+    pullBytesPerSecond: settings.maxPullBytesPerSecond,
+    serveBytesPerSecond: settings.maxServeBytesPerSecond
+  }))
+)
+
 const defaultPorts: PortLayers<StartError> = {
   manifest: fromConfig(Effect.fnUntraced(function*(settings) {
     const path = folders(settings).manifest
@@ -124,7 +133,7 @@ const defaultPorts: PortLayers<StartError> = {
           fetchTimeoutMillis: settings.fetchTimeoutMillis,
           requireSignedAcks: settings.requireSignedAcks
         }))
-    )
+    ).pipe(Layer.provide(rateLimits))
   }))
 }
 
@@ -167,6 +176,7 @@ export type Services =
   | LocalCheck.LocalCheck
   | Monitoring.Monitoring
   | Puller.Puller
+  | RateLimits.RateLimits
   | Readiness.Readiness
   | Registrar.Registrar
   | Scrub.Scrub
@@ -257,6 +267,7 @@ export const layerActive: Layer.Layer<Services, StartError, Ports | ReplicationC
   Layer.provideMerge(registrar),
   Layer.provideMerge(announcement),
   Layer.provideMerge(listener),
+  Layer.provideMerge(rateLimits),
   Layer.provide(Placement.layer),
   Layer.provide(PathLock.layer),
   Layer.provideMerge(Background.layer)

@@ -48,6 +48,18 @@ const integer = (key: string, fallback: number, minimum: number, maximum: number
 /** A time span in milliseconds; at most 24 days, because timers count no further. */
 const millis = (key: string, fallback: number, minimum = 1) => integer(key, fallback, minimum, 2_147_483_647)
 
+/** The lowest limit of bytes per second: below it the deadlines of peers are not kept. */
+export const lowestRate = 65_536
+
+/** Bytes per second, 0 for no limit. */
+export const Rate = Schema.Int.check(
+  Schema.makeFilter((value: number) =>
+    value === 0 || value >= lowestRate || `0 for no limit, or at least ${lowestRate} bytes per second`
+  )
+)
+
+const rate = (key: string) => setting(key, Rate, 0, number)
+
 const optional = <S extends Schema.Codec<unknown, unknown>>(key: string, schema: S) =>
   setting<Option.Option<S["Type"]>>(
     key,
@@ -128,6 +140,8 @@ export const settings = {
   queryGateOnCatchup: flag("cluster.query_gate_on_catchup", false),
   maxConnections: integer("cluster.replication_max_connections", 256, 1, 65_536),
   maxServes: integer("cluster.replication_max_serves", 32, 1, 65_536),
+  maxPullBytesPerSecond: rate("cluster.replication_max_pull_bytes_per_second"),
+  maxServeBytesPerSecond: rate("cluster.replication_max_serve_bytes_per_second"),
   requireSignedAcks: flag("cluster.replication_require_signed_acks", false),
   localPath: setting("storage.local_path", Schema.NonEmptyString, "./data/arc", text),
   fsync: flag("storage.fsync", true),
@@ -160,8 +174,6 @@ export const unavailable: ReadonlyMap<string, unknown> = new Map<string, unknown
   ["cluster.etcd_cert_file", undefined],
   ["cluster.etcd_key_file", undefined],
   ["cluster.etcd_ca_file", undefined],
-  ["cluster.replication_max_pull_bytes_per_second", 0],
-  ["cluster.replication_max_serve_bytes_per_second", 0],
   ["storage.min_free_bytes", 1_073_741_824],
   ["storage.watch", false],
   ["server.api_token", undefined],

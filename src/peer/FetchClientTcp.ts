@@ -25,6 +25,7 @@ import { makeFrameReader } from "./frames.ts"
 import * as Frame from "./protocol/Frame.ts"
 import * as Mac from "./protocol/Mac.ts"
 import * as Messages from "./protocol/Messages.ts"
+import { laneOf, RateLimits } from "./RateLimits.ts"
 import { refusalOf } from "./refusals.ts"
 import { type Connection, makeProgress } from "./transport/Connection.ts"
 import * as ReceiveBuffers from "./transport/ReceiveBuffers.ts"
@@ -52,7 +53,7 @@ export interface Options {
   readonly idleTimeoutMillis?: number | undefined
 }
 
-export const layer = (options: Options): Layer.Layer<FetchClient, TlsInvalid> =>
+export const layer = (options: Options): Layer.Layer<FetchClient, TlsInvalid, RateLimits> =>
   Layer.effect(FetchClient)(make(options))
 
 /** What a fetch is about, for its errors. */
@@ -72,6 +73,7 @@ class Outlived extends Schema.TaggedError<Outlived>()("Outlived", {}) {
 const pooledBuffers = 32
 
 const make = Effect.fnUntraced(function*(options: Options) {
+  const { pull } = yield* RateLimits
   const tls = options.tls === undefined ? undefined : yield* prepare(options.tls)
   const secrets = configuredSecrets(options.secret, options.previousSecret)
   const ackTimeoutMillis = options.ackTimeoutMillis ?? 10_000
@@ -164,9 +166,17 @@ const make = Effect.fnUntraced(function*(options: Options) {
     )
   }
 
-  const receive = <E>(asked: Asked, connection: Connection, first: Uint8Array, length: number, sink: ByteSink<E>) =>
+  const receive = <E>(
+    asked: Asked,
+    entry: FileEntry,
+    connection: Connection,
+    first: Uint8Array,
+    length: number,
+    sink: ByteSink<E>
+  ) =>
     Effect.gen(function*() {
       const progress = yield* makeProgress(options.fetchTimeoutMillis)
+      const lane = yield* laneOf(entry)
       let received = 0
 
       const body = Effect.gen(function*() {
@@ -176,7 +186,11 @@ const make = Effect.fnUntraced(function*(options: Options) {
           if (received + bytes.length > length) {
             return yield* new ProtocolViolation({ ...asked, detail: `it sends more than the ${length} bytes it said` })
           }
-          if (bytes.length > 0) yield* sink.write(bytes)
+          if (bytes.length > 0) {
+            // What is not read yet holds the peer back.
+            yield* pull.take(bytes.length, lane)
+            yield* sink.write(bytes)
+          }
           received += bytes.length
           if (received === length) return
           chunk = yield* connection.read(progress).pipe(
@@ -223,7 +237,7 @@ const make = Effect.fnUntraced(function*(options: Options) {
       yield* checkSignature(asked, request, ack)
       if (ack.keep_alive && ack.status === "error" && frames.rest().length === 0) lease.keep()
       yield* checkAnswer(asked, entry, offset, ack)
-      yield* receive(asked, connection, frames.rest(), entry.size_bytes - offset, sink)
+      yield* receive(asked, entry, connection, frames.rest(), entry.size_bytes - offset, sink)
       if (ack.keep_alive) lease.keep()
       return true
     },

@@ -30,8 +30,9 @@ import { makeFrameReader } from "./frames.ts"
 import * as Frame from "./protocol/Frame.ts"
 import * as Messages from "./protocol/Messages.ts"
 import * as NonceCache from "./protocol/NonceCache.ts"
+import { laneOf, RateLimits } from "./RateLimits.ts"
 import * as Strikes from "./Strikes.ts"
-import { type Connection, ConnectionLost, makeProgress } from "./transport/Connection.ts"
+import { type Connection, ConnectionLost, makeProgress, pieceBytes } from "./transport/Connection.ts"
 import { type Bound, listen, type ListenFailed } from "./transport/listen.ts"
 import { prepare, type TlsIdentity, type TlsInvalid } from "./transport/Tls.ts"
 
@@ -68,7 +69,7 @@ export interface Options {
 
 export const layer = (
   options: Options
-): Layer.Layer<FetchServer, ListenFailed | TlsInvalid, Manifest | Inventory | Backend | Membership> =>
+): Layer.Layer<FetchServer, ListenFailed | TlsInvalid, Manifest | Inventory | Backend | Membership | RateLimits> =>
   Layer.effect(FetchServer)(Effect.gen(function*() {
     const { maxConnections, maxServes } = options
     const admission = Admission.make({ maxConnections, maxServes })
@@ -123,6 +124,7 @@ const makeHandler = Effect.fnUntraced(function*(
   const inventory = yield* Inventory
   const backend = yield* Backend
   const membership = yield* Membership
+  const limits = yield* RateLimits
   const nonces = NonceCache.make({ windowSeconds, limit: maxNonces })
   const secrets = configuredSecrets(options.secret, options.previousSecret)
   const credentials: Credentials = { clusterName: options.clusterName, secrets }
@@ -209,16 +211,29 @@ const makeHandler = Effect.fnUntraced(function*(
 
     const ack = yield* Effect.fromResult(encoded)
     const progress = yield* makeProgress(options.serveTimeoutMillis)
+    const lane = yield* laneOf(entry)
     let begun = false
     // The answer goes out with the first bytes: a disk that fails before them still gives a clear refusal.
+    const begin = (chunk: Uint8Array) => {
+      begun = true
+      return chunk.length <= pieceBytes && limits.serve.bytesPerSecond() === 0
+        ? connection.write(Buffer.concat([ack, chunk]), progress)
+        : Effect.andThen(connection.write(ack, progress), body(chunk))
+    }
+    const body = (chunk: Uint8Array): Effect.Effect<void, ConnectionLost> => {
+      if (limits.serve.bytesPerSecond() === 0) return connection.write(chunk, progress)
+      const piece = chunk.subarray(0, pieceBytes)
+      const written = Effect.andThen(limits.serve.take(piece.length, lane), connection.write(piece, progress))
+      return piece.length === chunk.length
+        ? written
+        : Effect.flatMap(written, () => body(chunk.subarray(pieceBytes)))
+    }
     const sink: ByteSink<ConnectionLost> = {
       write: (chunk) =>
-        Effect.suspend(() => {
-          const body = Effect.andThen(connection.write(chunk, progress), Metrics.sent(request.node_id, chunk.length))
-          if (begun) return body
-          begun = true
-          return Effect.andThen(connection.write(ack, progress), body)
-        })
+        Effect.andThen(
+          Effect.suspend(() => begun ? body(chunk) : begin(chunk)),
+          Metrics.sent(request.node_id, chunk.length)
+        )
     }
     const refuse = (error: BackendError): Effect.Effect<never, BackendError | Refused> =>
       begun

@@ -25,7 +25,7 @@ const allowed: Record<string, ReadonlyArray<string>> = {
   sqlite: [],
   etcd: [],
   replication: ["ports", "telemetry"],
-  peer: ["ports", "telemetry"],
+  peer: ["ports", "telemetry", "internal"],
   manifest: ["ports", "telemetry", "sqlite", "etcd", "internal"],
   membership: ["ports", "telemetry", "sqlite", "etcd", "internal"],
   inventory: ["ports", "telemetry", "sqlite"],

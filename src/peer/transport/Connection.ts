@@ -101,8 +101,8 @@ export interface SocketConnection {
   readonly arrived: () => void
 }
 
-// Small enough that a slow link shows progress, large enough that the calls don't count.
-const pieceBytes = 64 * 1024
+/** What is given to the system at once: a slow link shows progress, and the calls don't count. */
+export const pieceBytes = 64 * 1024
 
 /** Wraps a socket, whose incoming bytes the caller puts into `received`. */
 export const fromSocket = (socket: Socket, received: Received): SocketConnection => {

@@ -3,6 +3,7 @@ import { Deferred, Effect, Layer, Logger, Queue, Redacted, type Scope } from "ef
 import { connect, createServer, type Socket } from "node:net"
 import * as FetchClientTcp from "../../../src/peer/FetchClientTcp.ts"
 import * as FetchServer from "../../../src/peer/FetchServer.ts"
+import * as RateLimits from "../../../src/peer/RateLimits.ts"
 import type { ByteSink } from "../../../src/ports/ByteSink.ts"
 import { FetchClient } from "../../../src/ports/FetchClient.ts"
 import { NodeId } from "../../../src/ports/FileEntry.ts"
@@ -13,11 +14,16 @@ export const secret = Redacted.make("a secret of the tests")
 export const clusterName = "test-cluster"
 export const nodeA = NodeId.make("node-a")
 
+const noLimits = RateLimits.layer({ pullBytesPerSecond: 0, serveBytesPerSecond: 0 })
+const layerLimits = (limits: RateLimits.RateLimits["Service"] | undefined) =>
+  limits === undefined ? noLimits : Layer.succeed(RateLimits.RateLimits, limits)
+
 /** Starts a server on a free port of this machine. What it logs goes to `logs`. */
 export const startServer = (
   doubles: Parameters<typeof ports>[0],
   options: Partial<FetchServer.Options> = {},
-  logs: Array<string> = []
+  logs: Array<string> = [],
+  limits?: RateLimits.RateLimits["Service"]
 ) =>
   Layer.build(
     FetchServer.layer({
@@ -31,6 +37,7 @@ export const startServer = (
       ...options
     }).pipe(
       Layer.provide(ports(doubles)),
+      Layer.provide(layerLimits(limits)),
       Layer.provide(Logger.layer([Logger.make(({ message }) => logs.push(String(message)))]))
     )
   ).pipe(
@@ -38,7 +45,10 @@ export const startServer = (
     Effect.map(({ address }): Peer => ({ id: nodeA, address }))
   )
 
-export const makeClient = (options: Partial<FetchClientTcp.Options> = {}) =>
+export const makeClient = (
+  options: Partial<FetchClientTcp.Options> = {},
+  limits?: RateLimits.RateLimits["Service"]
+) =>
   Layer.build(
     FetchClientTcp.layer({
       nodeId: NodeId.make("node-b"),
@@ -47,7 +57,7 @@ export const makeClient = (options: Partial<FetchClientTcp.Options> = {}) =>
       fetchTimeoutMillis: 5000,
       requireSignedAcks: false,
       ...options
-    })
+    }).pipe(Layer.provide(layerLimits(limits)))
   ).pipe(Effect.flatMap((context) => FetchClient.pipe(Effect.provide(context))))
 
 /** A sink that keeps everything. */
