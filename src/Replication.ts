@@ -33,6 +33,7 @@ import type { PeerResolver } from "./ports/PeerResolver.ts"
 import * as Background from "./replication/Background.ts"
 import * as CatchUp from "./replication/CatchUp.ts"
 import * as Copies from "./replication/Copies.ts"
+import * as Drain from "./replication/Drain.ts"
 import * as Identity from "./replication/Identity.ts"
 import * as Leases from "./replication/Leases.ts"
 import * as LocalCheck from "./replication/LocalCheck.ts"
@@ -171,6 +172,7 @@ export type Services =
   | Background.Background
   | CatchUp.CatchUp
   | Copies.Copies
+  | Drain.Drain
   | FetchServer.FetchServer
   | Leases.Leases
   | LocalCheck.LocalCheck
@@ -260,6 +262,7 @@ export const layerActive: Layer.Layer<Services, StartError, Ports | ReplicationC
   Layer.provideMerge(catchUp),
   Layer.provideMerge(scrub),
   Layer.provideMerge(localCheck),
+  Layer.provideMerge(Drain.layer),
   Layer.provideMerge(Copies.layer),
   Layer.provideMerge(puller),
   Layer.provide(Unlinker.layer),

@@ -1,0 +1,64 @@
+/** A node that leaves, with nodes that are real. */
+import { assert, describe, it } from "@effect/vitest"
+import { Context, Effect, Exit, Option, Schedule, Scope } from "effect"
+import { Membership } from "../src/ports/Membership.ts"
+import { PeerResolver } from "../src/ports/PeerResolver.ts"
+import { Drain, type DrainStatus } from "../src/replication/Drain.ts"
+import { temporaryFolder } from "./support/folder.ts"
+import { type Node, publish, start, untilComplete } from "./support/realNode.ts"
+
+const until = (node: Node, is: (status: DrainStatus) => boolean) =>
+  Effect.repeat(Context.get(node, Drain).status, { until: is, schedule: Schedule.spaced("50 millis") })
+
+describe("Drain", () => {
+  it.live(
+    "names the files that no other node holds, and is done once every one has another copy",
+    () =>
+      Effect.gen(function*() {
+        const folder = yield* temporaryFolder
+        const one = yield* start(folder, "one")
+        const drain = Context.get(one, Drain)
+        assert.isTrue(Option.isNone((yield* drain.status).since))
+        yield* publish(one, "db/a", "a")
+        yield* publish(one, "db/b", "b")
+        yield* drain.start
+        const alone = yield* until(one, ({ looked }) => Option.isSome(looked))
+        assert.deepStrictEqual([alone.files, alone.left, alone.done], [2, 2, false])
+        assert.deepStrictEqual(alone.examples.map(({ path }) => String(path)), ["db/a", "db/b"])
+        assert.strictEqual(alone.examples[0]?.detail, "there is no other member")
+
+        // Nobody else can be asked, and so the others do ask it.
+        const scope = yield* Scope.make()
+        const two = yield* Scope.provide(start(folder, "two"), scope)
+        yield* untilComplete(two)
+        const copied = yield* until(one, ({ done }) => done)
+        assert.deepStrictEqual([copied.files, copied.left, copied.examples], [2, 0, []])
+
+        // A copy on a node that is gone does not count.
+        yield* Scope.close(scope, Exit.void)
+        const gone = yield* until(one, ({ done, left }) => !done && left === 2)
+        assert.match(gone.examples[0]?.detail ?? "", /^two gives no sign of life/)
+      }),
+    30_000
+  )
+
+  it.live("is asked last while it drains, and like any other when it stays after all", () =>
+    Effect.gen(function*() {
+      const folder = yield* temporaryFolder
+      const one = yield* start(folder, "one")
+      yield* start(folder, "two")
+      const three = yield* start(folder, "three")
+      const { self } = Context.get(one, Membership)
+      const file = yield* publish(one, "db/a", "a")
+      const order = Effect.map(
+        Context.get(three, PeerResolver).candidates(self.id, file.entry.path),
+        (peers) => peers.map(({ id }) => String(id))
+      )
+      const drain = Context.get(one, Drain)
+      yield* drain.start
+      assert.deepStrictEqual(yield* order, ["two", "one"])
+      yield* drain.stop
+      assert.deepStrictEqual(yield* order, ["one", "two"])
+      assert.isTrue(Option.isNone((yield* drain.status).since))
+    }), 30_000)
+})
