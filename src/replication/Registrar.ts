@@ -8,42 +8,28 @@
  * Registrations go through one bounded queue into the manifest, many in one request. Closing the scope drains it,
  * within a deadline; what is left stays pending.
  */
-import { Context, DateTime, Deferred, Duration, Effect, Exit, Fiber, FiberSet, Layer, Option, Queue } from "effect"
+import { Context, Deferred, Duration, Effect, Exit, Fiber, FiberSet, Layer, Option, Queue } from "effect"
 import { Schedule, Schema, Scope, Stream } from "effect"
 import type { Cause } from "effect"
 import { agrees, Backend, BackendError, type Held, type Staged } from "../ports/Backend.ts"
 import { explain } from "../ports/explain.ts"
 import { FileEntry, type Registered } from "../ports/FileEntry.ts"
-import { type FilePath, layout } from "../ports/FilePath.ts"
+import { FilePath } from "../ports/FilePath.ts"
 import { Inventory, type InventoryError, type Pending } from "../ports/Inventory.ts"
-import { Conflict, Gone, Manifest, Unavailable } from "../ports/Manifest.ts"
+import { Conflict, Gone, Manifest, maxReplacement, TooLarge, Unavailable } from "../ports/Manifest.ts"
 import { Membership } from "../ports/Membership.ts"
 import * as Metrics from "../telemetry/Metrics.ts"
 import { Background } from "./Background.ts"
+import { describe as describeBy, InvalidEntry, type NewFile } from "./newFile.ts"
 import * as PathLock from "./PathLock.ts"
 import { Placement } from "./Placement.ts"
+import * as Replacing from "./replacing.ts"
 
-/** A file to publish; what its bytes tell is found out. */
-export interface NewFile {
-  /** Relative to the data folder. What is left out below is taken from it where it follows the usual layout. */
-  readonly path: string
-  readonly database?: string
-  readonly measurement?: string
-  /** Start of its partition, RFC 3339; the time of publishing when the path does not tell either. */
-  readonly partitionTime?: string
-  /** `hot` when left out. */
-  readonly tier?: string
-  readonly lsn?: bigint | number
-}
+export { InvalidEntry, type NewFile }
 
-/** The file can't be described in the manifest: a path that breaks the rules, a time that is none. */
-export class InvalidEntry extends Schema.TaggedError<InvalidEntry>()("InvalidEntry", {
-  path: Schema.String,
-  detail: Schema.String
-}) {
-  override get message(): string {
-    return `${this.path} can't be published: ${this.detail}`
-  }
+/** A file to publish, with its bytes: all at once, or as they come. */
+export interface NewBytes<E = never, R = never> extends NewFile {
+  readonly bytes: Uint8Array | Stream.Stream<Uint8Array, E, R>
 }
 
 export type PublishError = InvalidEntry | Conflict | Gone | Unavailable | BackendError | InventoryError
@@ -64,6 +50,16 @@ export class Registrar extends Context.Service<Registrar, {
    * contents; with `Gone` it stays where it is, and nobody replicates it. `BackendError` `NotFound`: nothing lies there.
    */
   readonly adopt: (file: NewFile) => Effect.Effect<Registered, PublishError>
+  /**
+   * Writes files that take the place of others: nobody ever sees a part of it, on any node, at any time. At most 100
+   * paths in all. `Gone`: a file that should be replaced is not in the manifest any more, or a new path was deleted
+   * before; nothing was done. One replacement at a time; what is not finished when the process ends is finished by the
+   * next start, before any other. Two nodes must not replace the same files: leave that to one.
+   */
+  readonly replace: <E = never, R = never>(
+    add: ReadonlyArray<NewBytes<E, R>>,
+    remove: ReadonlyArray<{ readonly path: string; readonly reason: string }>
+  ) => Effect.Effect<Replacing.Replaced, PublishError | TooLarge | E, R>
 }>()("file-replication/Registrar") {}
 
 export interface RegistrarOptions {
@@ -109,6 +105,7 @@ export const layer = (
       // One file a path at a time. Not the lock under which files are shown: a manifest that does not answer may hold
       // this one for long, and a pull must not wait for it.
       const { withLock } = yield* PathLock.make
+      const replacing = yield* Replacing.make
 
       // ---------------------------------------------------------------------
       // Into the manifest, many in one request. Drains on shutdown.
@@ -213,25 +210,13 @@ export const layer = (
         yield* inventory.unpend(entry.path)
       }, Effect.scoped)
 
-      const describe = Effect.fnUntraced(function*(file: NewFile, sha256: string, size: number) {
-        const now = DateTime.formatIso(yield* DateTime.now)
-        const usual = layout(file.path)
-        return yield* Schema.decodeEffect(FileEntry, { errors: "all" })({
-          path: file.path,
-          sha256,
-          size_bytes: size,
-          database: file.database ?? usual.database ?? "",
-          measurement: file.measurement ?? usual.measurement ?? "",
-          partition_time: file.partitionTime ?? usual.partitionTime ?? now,
-          origin_node_id: self.id,
-          tier: file.tier ?? "hot",
-          created_at: now,
-          lsn: file.lsn ?? 0
-        }).pipe(Effect.mapError((error) => new InvalidEntry({ path: file.path, detail: explain(error) })))
-      })
+      const describe = (file: NewFile, sha256: string, size: number) => describeBy(file, sha256, size, self.id)
 
       /** Finishes what is pending under a path, so that it can have another. */
       const clear = Effect.fnUntraced(function*(path: FilePath) {
+        if (yield* replacing.holds(path)) {
+          return yield* unavailable(`${path} is part of a replacement that is not finished`)
+        }
         const [before] = yield* inventory.look([path])
         if (before?.pending === undefined) return
         if (!options.finishesPending) return yield* unavailable(`the node beside has ${path} pending; it finishes it`)
@@ -239,14 +224,42 @@ export const layer = (
         yield* resume(before.pending).pipe(Effect.catchTag(["Conflict", "Gone"], () => Effect.void))
       })
 
+      const seal = Effect.fnUntraced(function*(file: NewFile, staged: Staged) {
+        const { sha256, size, token } = yield* staged.seal
+        return { entry: yield* describe(file, sha256, size), token }
+      })
+
       const conclude = Effect.fnUntraced(function*(file: NewFile, path: FilePath, staged: Staged) {
         yield* clear(path)
-        const { sha256, size, token } = yield* staged.seal
-        const entry = yield* describe(file, sha256, size)
-        const pending = { entry, token }
+        const pending = yield* seal(file, staged)
         yield* inventory.pend(pending)
         return yield* finish(pending, staged)
       })
+
+      const write = <E, R>(path: FilePath, bytes: NewBytes<E, R>["bytes"]) => {
+        const stream = bytes instanceof Uint8Array ? Stream.succeed(bytes) : bytes
+        return Effect.tap(backend.stage(path), (staged) => Stream.runForEach(stream, staged.write))
+      }
+
+      /**
+       * Stages as long as the caller waits, and concludes even when it does not any more. The staging goes with it.
+       */
+      const inTwoSteps = <A, E, R, B, E2>(
+        stage: Effect.Effect<A, E, R>,
+        conclude: (staged: A) => Effect.Effect<B, E2>
+      ): Effect.Effect<B, E | E2, Exclude<R, Scope.Scope>> =>
+        Effect.uninterruptibleMask((restore) =>
+          Effect.gen(function*() {
+            const scope = yield* Scope.make()
+            const staged = yield* restore(Scope.provide(stage, scope)).pipe(
+              Effect.onError(() => Scope.close(scope, Exit.void))
+            )
+            return yield* Effect.interruptible(conclude(staged)).pipe(
+              Effect.ensuring(Scope.close(scope, Exit.void)),
+              FiberSet.run(finishing)
+            )
+          })
+        ).pipe(Effect.flatMap(Fiber.join))
 
       const publish = Effect.fn("Registrar.publish")(function*<E = never, R = never>(
         file: NewFile,
@@ -254,24 +267,47 @@ export const layer = (
       ): Effect.fn.Return<Registered, PublishError | E, R> {
         // Whatever is wrong with the description is said before a byte is written.
         const { path } = yield* describe(file, "0".repeat(64), 0)
-        const stream = bytes instanceof Uint8Array ? Stream.succeed(bytes) : bytes
-        const finished = yield* Effect.uninterruptibleMask((restore) =>
-          Effect.gen(function*() {
-            const scope = yield* Scope.make()
-            const staged = yield* restore(
-              backend.stage(path).pipe(
-                Scope.provide(scope),
-                Effect.tap((staged) => Stream.runForEach(stream, staged.write))
+        return yield* inTwoSteps(write(path, bytes), (staged) => withLock(path)(conclude(file, path, staged)))
+      })
+
+      const replace = Effect.fn("Registrar.replace")(function*<E = never, R = never>(
+        add: ReadonlyArray<NewBytes<E, R>>,
+        remove: ReadonlyArray<{ readonly path: string; readonly reason: string }>
+      ): Effect.fn.Return<Replacing.Replaced, PublishError | TooLarge | E, R> {
+        if (!options.finishesPending) return yield* unavailable("only the node itself replaces files")
+        const paths = add.length + remove.length
+        if (paths > maxReplacement) return yield* new TooLarge({ paths, limit: maxReplacement })
+        const entries = yield* Effect.forEach(add, (file) => describe(file, "0".repeat(64), 0))
+        const twice = entries.find(({ path }, n) => entries.findIndex((other) => other.path === path) !== n)
+        if (twice !== undefined) return yield* new InvalidEntry({ path: twice.path, detail: "it is named twice" })
+        const removed = yield* Effect.forEach(remove, ({ path, reason }) =>
+          Schema.decodeEffect(FilePath)(path).pipe(
+            Effect.mapBoth({
+              onFailure: (error) => new InvalidEntry({ path, detail: explain(error) }),
+              onSuccess: (path) => ({ path, reason })
+            })
+          ))
+        // Always in one order, so that two callers never wait for each other.
+        const locked = entries.map(({ path }) => path).sort().map((path) => withLock(path))
+        return yield* inTwoSteps(
+          Effect.forEach(add, (file, n) => write(entries[n]?.path ?? FilePath.make(file.path), file.bytes)),
+          (staged) =>
+            locked.reduce(
+              (effect, lock) => lock(effect),
+              replacing.run(
+                removed,
+                Effect.forEach(entries, ({ path }) => clear(path)).pipe(
+                  Effect.andThen(
+                    Effect.forEach(
+                      staged,
+                      (each, n) =>
+                        Effect.map(seal(add[n] ?? { path: "" }, each), (pending) => ({ pending, staged: each }))
+                    )
+                  )
+                )
               )
-            ).pipe(Effect.onError(() => Scope.close(scope, Exit.void)))
-            // From here on the file is finished even when the caller does not wait; the staging goes with it.
-            return yield* Effect.interruptible(withLock(path)(conclude(file, path, staged))).pipe(
-              Effect.ensuring(Scope.close(scope, Exit.void)),
-              FiberSet.run(finishing)
             )
-          })
         )
-        return yield* Fiber.join(finished)
       })
 
       const take = Effect.fnUntraced(function*(file: NewFile, path: FilePath, held: Held) {
@@ -304,18 +340,23 @@ export const layer = (
       /** Bytes that were sealed and never recorded, because the process ended in between, are nobody's. */
       const sweep = Effect.gen(function*() {
         const pendings = yield* inventory.pendings
-        const dropped = yield* backend.dropSealed(new Set(pendings.map(({ token }) => token)))
+        const tokens = [...pendings.map(({ token }) => token), ...yield* replacing.tokens]
+        const dropped = yield* backend.dropSealed(new Set(tokens))
         if (dropped > 0) {
           yield* Effect.logInfo(`${dropped} files that were never registered have been dropped from staging`)
         }
       }).pipe(Effect.catchTag(["BackendError", "InventoryError"], (error) => Effect.logWarning(error.message)))
 
       const reconcile = Effect.gen(function*() {
+        yield* replacing.resume.pipe(
+          Effect.catch((error) => Effect.logWarning(`a replacement is not finished yet: ${error.message}`))
+        )
         for (const pending of yield* inventory.pendings) {
           yield* Effect.gen(function*() {
             // Somebody who publishes right now has it in hand.
             const [local] = yield* inventory.look([pending.entry.path])
-            if (local?.pending?.token === pending.token) yield* resume(pending)
+            if (local?.pending?.token !== pending.token || (yield* replacing.holds(pending.entry.path))) return
+            yield* resume(pending)
           }).pipe(
             withLock(pending.entry.path),
             Effect.catch((error) => Effect.logWarning(`${pending.entry.path} is not registered yet: ${error.message}`))
@@ -332,7 +373,7 @@ export const layer = (
         yield* background.run("the reconcile of the registrar", Effect.forever(Effect.andThen(reconcile, rest)))
       }
 
-      return { adopt, publish }
+      return { adopt, publish, replace }
     })
   )
 
