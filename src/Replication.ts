@@ -8,13 +8,15 @@
  * 3. the registrar — drains its queue into the manifest
  * 4. puller, catch-up, local check and scrub — no new pulls, those in flight are interrupted at once — closed first
  */
-import { Context, Effect, Layer, Option, Redacted, type Scope } from "effect"
-import { mkdir, readFile } from "node:fs/promises"
+import { Context, Effect, Layer, Option, type Scope } from "effect"
 import { dirname } from "node:path"
 import * as BackendLocal from "./backend/BackendLocal.ts"
 import { nodeIdOf } from "./backend/NodeIdFile.ts"
 import { parsePeer } from "./config/settings.ts"
+import * as EtcdClient from "./etcd/EtcdClient.ts"
+import { advertised, etcdNamespace, etcdOptions, listenAddress, makeFolder, tlsIdentity, wire } from "./fromSettings.ts"
 import * as InventorySqlite from "./inventory/InventorySqlite.ts"
+import * as ManifestEtcd from "./manifest/ManifestEtcd.ts"
 import * as ManifestSqlite from "./manifest/ManifestSqlite.ts"
 import * as MembershipSqlite from "./membership/MembershipSqlite.ts"
 import * as MembershipStatic from "./membership/MembershipStatic.ts"
@@ -23,12 +25,12 @@ import * as FetchClientTcp from "./peer/FetchClientTcp.ts"
 import * as FetchServer from "./peer/FetchServer.ts"
 import * as RateLimits from "./peer/RateLimits.ts"
 import type { ListenFailed } from "./peer/transport/listen.ts"
-import type { TlsIdentity, TlsInvalid } from "./peer/transport/Tls.ts"
+import type { TlsInvalid } from "./peer/transport/Tls.ts"
 import type { Backend, BackendError } from "./ports/Backend.ts"
 import type { FetchClient } from "./ports/FetchClient.ts"
 import type { Inventory, InventoryError } from "./ports/Inventory.ts"
 import type { Manifest, Unavailable } from "./ports/Manifest.ts"
-import { type Address, Membership, type MembershipError, type NodeIdTaken, parseAddress } from "./ports/Membership.ts"
+import { Membership, type MembershipError, type NodeIdTaken } from "./ports/Membership.ts"
 import type { PeerResolver } from "./ports/PeerResolver.ts"
 import * as Background from "./replication/Background.ts"
 import * as CatchUp from "./replication/CatchUp.ts"
@@ -104,8 +106,20 @@ const rateLimits = fromConfig((settings) =>
   }))
 )
 
+/** One client for all that is kept in etcd. */
+const etcdClient = fromConfig((settings) =>
+  Effect.map(etcdOptions(settings), (options) =>
+    EtcdClient.layer(options).pipe(
+      Layer.catchTag("EtcdError", ({ detail }) =>
+        Layer.effect(EtcdClient.EtcdClient, new ConfigError({ offences: [`cluster.etcd_*: ${detail}`] })))
+    ))
+)
+
 const defaultPorts: PortLayers<StartError> = {
   manifest: fromConfig(Effect.fnUntraced(function*(settings) {
+    if (settings.manifest === "etcd") {
+      return ManifestEtcd.layer({ namespace: etcdNamespace(settings) }).pipe(Layer.provide(etcdClient))
+    }
     const path = folders(settings).manifest
     yield* makeFolder(dirname(path))
     return ManifestSqlite.layer({ path })
@@ -117,6 +131,10 @@ const defaultPorts: PortLayers<StartError> = {
     if (Option.getOrElse(settings.membership, () => settings.manifest) === "static") {
       const peers = settings.peers.flatMap((peer) => parsePeer(peer) ?? [])
       return MembershipStatic.layer({ self, peers })
+    }
+    if (Option.getOrElse(settings.membership, () => settings.manifest) === "etcd") {
+      const offence = "cluster.membership: etcd is not available yet; set it to static, and cluster.peers with it"
+      return yield* new ConfigError({ offences: [offence] })
     }
     const path = folders(settings).manifest
     yield* makeFolder(dirname(path))
@@ -202,7 +220,7 @@ const announcement = Layer.effectDiscard(Effect.gen(function*() {
   const settings = yield* ReplicationConfig
   const { address } = yield* FetchServer.FetchServer
   const membership = yield* Membership
-  yield* membership.announce(advertised(settings, address.port))
+  yield* membership.announce(yield* advertised(settings, address.port))
 }))
 
 const puller = fromConfig((settings) =>
@@ -324,52 +342,3 @@ export const layer = <E = StartError>(
     ).pipe(Layer.provide(layerActive), Layer.provide(standing))
     return active
   }))
-
-// -----------------------------------------------------------------------------
-// From settings
-// -----------------------------------------------------------------------------
-
-const wire = (settings: Settings) => ({
-  clusterName: settings.clusterName,
-  secret: Option.getOrElse(settings.sharedSecret, () => Redacted.make("")),
-  previousSecret: Option.getOrUndefined(settings.sharedSecretPrevious)
-})
-
-const listenAddress = (settings: Settings): { readonly host: string; readonly port: number } =>
-  Option.getOrElse(parseAddress(settings.coordinatorAddr), () => ({ host: "", port: 9100 }))
-
-const wildcards: ReadonlySet<string> = new Set(["", "0.0.0.0", "::"])
-
-/** Where peers reach this node: what is configured, else the address it listens on, else this machine. */
-export const advertised = (settings: Settings, port: number): Address => {
-  const configured = Option.flatMap(settings.advertiseAddr, parseAddress)
-  if (Option.isSome(configured)) return configured.value
-  const { host } = listenAddress(settings)
-  // A SQLite manifest is shared by the nodes of one machine only.
-  return { host: wildcards.has(host) ? "127.0.0.1" : host, port }
-}
-
-const tlsIdentity = Effect.fnUntraced(function*(settings: Settings) {
-  const { tlsCaFile, tlsCertFile, tlsKeyFile } = settings
-  if (!settings.tlsEnabled || Option.isNone(tlsCaFile) || Option.isNone(tlsCertFile) || Option.isNone(tlsKeyFile)) {
-    return undefined
-  }
-  const identity: TlsIdentity = {
-    certificate: yield* readText("cluster.tls_cert_file", tlsCertFile.value),
-    key: Redacted.make(yield* readText("cluster.tls_key_file", tlsKeyFile.value)),
-    authority: yield* readText("cluster.tls_ca_file", tlsCaFile.value)
-  }
-  return identity
-})
-
-const unusable = (offence: string) => (cause: unknown) =>
-  new ConfigError({ offences: [`${offence}: ${cause instanceof Error ? cause.message : String(cause)}`] })
-
-const readText = (key: string, path: string) =>
-  Effect.tryPromise({ try: () => readFile(path, "utf8"), catch: unusable(`${key} ${path} can't be read`) })
-
-const makeFolder = (path: string) =>
-  Effect.tryPromise({
-    try: () => mkdir(path, { recursive: true }),
-    catch: unusable(`the folder ${path} can't be made`)
-  })

@@ -149,9 +149,32 @@ const rules = (settings: Settings): ReadonlyArray<string> => {
       if (Option.isNone(value)) offences.push(`${key} is missing: cluster.tls_enabled needs it`)
     }
   }
+  offences.push(...etcdRules(settings))
   const advertised = Option.flatMap(settings.advertiseAddr, parseAddress)
   if (Option.isSome(advertised) && (advertised.value.host === "" || advertised.value.port === 0)) {
     offences.push("cluster.advertise_addr needs a host and a port: it is where peers dial")
+  }
+  return offences
+}
+
+const etcdRules = (settings: Settings): ReadonlyArray<string> => {
+  const { etcdCertFile, etcdEndpoints, etcdKeyFile, etcdPassword, etcdUser } = settings
+  const offences: Array<string> = []
+  const asked = [
+    settings.manifest === "etcd" ? `cluster.manifest = "etcd"` : "",
+    Option.getOrUndefined(settings.membership) === "etcd" ? `cluster.membership = "etcd"` : ""
+  ].find((text) => text !== "")
+  if (asked !== undefined && etcdEndpoints.length === 0) {
+    offences.push(`cluster.etcd_endpoints is missing: ${asked} needs it, such as ["https://10.0.0.1:2379"]`)
+  }
+  if (Option.isSome(etcdCertFile) !== Option.isSome(etcdKeyFile)) {
+    offences.push("cluster.etcd_cert_file and cluster.etcd_key_file belong together: set both or none")
+  }
+  if (Option.isSome(etcdUser) !== Option.isSome(etcdPassword)) {
+    offences.push("cluster.etcd_user and cluster.etcd_password belong together: set both or none")
+  }
+  if (new Set(etcdEndpoints.map((endpoint) => endpoint.startsWith("https://"))).size > 1) {
+    offences.push("cluster.etcd_endpoints: all of them begin with https:// or none does")
   }
   return offences
 }

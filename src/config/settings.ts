@@ -86,6 +86,18 @@ const Peer = Schema.String.check(
   Schema.makeFilter((text: string) => parsePeer(text) !== undefined || `a peer such as "reader-1@10.0.0.2:9100"`)
 )
 
+const Endpoint = Schema.String.check(Schema.makeFilter((text: string) => {
+  const address = parseAddress(text.replace(/^https?:\/\//, ""))
+  return Option.isSome(address) && address.value.host !== "" && address.value.port !== 0
+    || `an endpoint such as "https://10.0.0.1:2379"`
+}))
+
+const Namespace = Schema.String.check(
+  Schema.isPattern(/^[A-Za-z0-9._-]+(?:\/[A-Za-z0-9._-]+)*$/, {
+    expected: "a name of A-Z a-z 0-9 . _ -, or several with / between them"
+  })
+)
+
 /** Reads `id@host:port`. */
 export const parsePeer = (text: string): { readonly id: NodeId; readonly address: Address } | undefined => {
   const at = text.indexOf("@")
@@ -110,9 +122,16 @@ export const settings = {
   tlsCertFile: path("cluster.tls_cert_file"),
   tlsKeyFile: path("cluster.tls_key_file"),
   tlsCaFile: path("cluster.tls_ca_file"),
-  manifest: setting("cluster.manifest", Schema.Literals(["sqlite"]), "sqlite", text),
+  manifest: setting("cluster.manifest", Schema.Literals(["sqlite", "etcd"]), "sqlite", text),
   manifestPath: path("cluster.manifest_path"),
-  membership: optional("cluster.membership", Schema.Literals(["sqlite", "static"])),
+  etcdEndpoints: setting<ReadonlyArray<string>>("cluster.etcd_endpoints", Schema.Array(Endpoint), [], list),
+  etcdNamespace: optional("cluster.etcd_namespace", Namespace),
+  etcdCertFile: path("cluster.etcd_cert_file"),
+  etcdKeyFile: path("cluster.etcd_key_file"),
+  etcdCaFile: path("cluster.etcd_ca_file"),
+  etcdUser: optional("cluster.etcd_user", Schema.NonEmptyString),
+  etcdPassword: secret("cluster.etcd_password"),
+  membership: optional("cluster.membership", Schema.Literals(["sqlite", "etcd", "static"])),
   peers: setting<ReadonlyArray<string>>("cluster.peers", Schema.Array(Peer), [], list),
   replicationEnabled: flag("cluster.replication_enabled", false),
   pullWorkers: integer("cluster.replication_pull_workers", 4, 1, 256),
@@ -169,11 +188,6 @@ export type Settings = Readonly<ReturnType<typeof evaluate>>
  * a limit that is read and not kept would be worse than none.
  */
 export const unavailable: ReadonlyMap<string, unknown> = new Map<string, unknown>([
-  ["cluster.etcd_endpoints", undefined],
-  ["cluster.etcd_namespace", undefined],
-  ["cluster.etcd_cert_file", undefined],
-  ["cluster.etcd_key_file", undefined],
-  ["cluster.etcd_ca_file", undefined],
   ["storage.min_free_bytes", 1_073_741_824],
   ["storage.watch", false],
   ["server.api_token", undefined],
@@ -181,4 +195,8 @@ export const unavailable: ReadonlyMap<string, unknown> = new Map<string, unknown
 ])
 
 /** Secrets that may also be given as the path of a file that holds them, under the key with `_file` behind it. */
-export const secretKeys: ReadonlyArray<string> = ["cluster.shared_secret", "cluster.shared_secret_previous"]
+export const secretKeys: ReadonlyArray<string> = [
+  "cluster.shared_secret",
+  "cluster.shared_secret_previous",
+  "cluster.etcd_password"
+]

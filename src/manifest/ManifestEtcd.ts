@@ -3,7 +3,7 @@
  *
  * `etcdKeys.ts` says how it lies there, `etcdWrites.ts` how it is changed, `etcdEvents.ts` how it is followed.
  */
-import { Effect, Layer, Option, Result, type Scope, Stream } from "effect"
+import { Context, Effect, Layer, Option, Result, type Scope, Stream } from "effect"
 import { EtcdClient } from "../etcd/EtcdClient.ts"
 import type { EtcdError } from "../etcd/EtcdError.ts"
 import type { KeyValue } from "../etcd/messages.ts"
@@ -14,11 +14,13 @@ import {
   type Cursor,
   type Gone,
   Manifest,
+  ManifestCollector,
   maxReplacement,
   type Replacement,
   TooLarge,
   Unavailable
 } from "../ports/Manifest.ts"
+import { makeCollect } from "./etcdCollect.ts"
 import type { Addition, Draft } from "./etcdDraft.ts"
 import { epochOf, makeEvents } from "./etcdEvents.ts"
 import { fileOf, keysOf } from "./etcdKeys.ts"
@@ -35,8 +37,8 @@ export interface Options {
 /** The most registrations of one caller that wait for a commit together. */
 const commitLimit = 500
 
-export const layer = (options: Options): Layer.Layer<Manifest, Unavailable, EtcdClient> =>
-  Layer.effect(Manifest, make(options))
+export const layer = (options: Options): Layer.Layer<Manifest | ManifestCollector, never, EtcdClient> =>
+  Layer.effectContext(make(options))
 
 const unavailable =
   (operation: string) => <A>(self: Effect.Effect<A, EtcdError | Unavailable>): Effect.Effect<A, Unavailable> =>
@@ -47,7 +49,7 @@ const unavailable =
 
 const make = Effect.fnUntraced(function*(
   options: Options
-): Effect.fn.Return<Manifest["Service"], never, EtcdClient | Scope.Scope> {
+): Effect.fn.Return<Context.Context<Manifest | ManifestCollector>, never, EtcdClient | Scope.Scope> {
   const client = yield* EtcdClient
   const keys = keysOf(options.namespace)
   const writes = Writes.make(client, keys)
@@ -104,7 +106,12 @@ const make = Effect.fnUntraced(function*(
   const page = (after: Option.Option<FilePath>, limit: number) =>
     readPage(after, boundedPage(limit)).pipe(unavailable("page"))
 
-  return Manifest.of({
+  const collect = makeCollect(client, keys)
+  const collector = ManifestCollector.of({
+    collect: (through, age) => collect(through, age).pipe(unavailable("collect"))
+  })
+
+  const manifest = Manifest.of({
     register: (entry) =>
       Effect.flatMap(
         register(keptForm(entry)),
@@ -166,6 +173,7 @@ const make = Effect.fnUntraced(function*(
         )
       )
   })
+  return Context.make(Manifest, manifest).pipe(Context.add(ManifestCollector, collector))
 })
 
 const registrationOf = (addition: Addition, entry: FileEntry, revision: Revision): Registration => {

@@ -154,8 +154,9 @@ export class Manifest extends Context.Service<Manifest, {
  */
 export class ManifestCollector extends Context.Service<ManifestCollector, {
   /**
-   * Drops the tombstones at or below `through` that are at least `age` old, and gives how many. A cursor below the
-   * newest one dropped is `Compacted` from then on, and a path whose tombstone is dropped may be registered again.
+   * Drops the tombstones at or below `through` that are at least `age` old, and gives how many. A path whose tombstone
+   * is dropped may be registered again. A cursor below the newest one dropped is `Compacted` from then on, where the
+   * tombstones are what is kept of the events.
    */
   readonly collect: (through: Revision, age: Duration.Input) => Effect.Effect<number, Unavailable>
 }>()("file-replication/ManifestCollector") {}
