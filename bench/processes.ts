@@ -189,7 +189,9 @@ export const rsyncDaemon = (
           ))
       })
     // It listens a moment after it was started.
-    yield* copy(["--list-only", url]).pipe(Effect.retry(Schedule.max([Schedule.spaced("100 millis"), Schedule.recurs(50)])))
+    yield* copy(["--list-only", url]).pipe(
+      Effect.retry(Schedule.max([Schedule.spaced("100 millis"), Schedule.recurs(50)]))
+    )
     return (into, { fsync }) =>
       Effect.suspend(() => {
         mkdirSync(into, { recursive: true })

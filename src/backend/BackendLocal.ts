@@ -15,13 +15,14 @@ import type { ByteSink } from "../ports/ByteSink.ts"
 import { Sha256 } from "../ports/FileEntry.ts"
 import { type FilePath, offence } from "../ports/FilePath.ts"
 import { giveName } from "./commit.ts"
+import { make as makeFileThreads } from "./fileThreads.ts"
 import * as FolderId from "./FolderId.ts"
 import { walk } from "./listing.ts"
-import { find, isInside, isMissing, type Place, prune, type Roots } from "./places.ts"
+import { find, isInside, isMissing, type Place, placeOf, prune, type Roots } from "./places.ts"
 import { feed, makeBuffers } from "./readAhead.ts"
+import { stageInMemory } from "./smallStaged.ts"
 import { hashing, type Local, stage, unseal } from "./staged.ts"
 import { openStaging, ownFolder } from "./staging.ts"
-import { makeStatThread } from "./statThread.ts"
 import {
   freeBytes,
   fromUnknown,
@@ -57,15 +58,21 @@ export const layer = (options: Options): Layer.Layer<Backend, BackendError> => L
 /** How often a file that changes while it is hashed is hashed again. */
 const adoptTries = 3
 
+/** So many bytes are read in one go, bytes. */
+const smallRead = 256 * 1024
+
 const make = Effect.fnUntraced(function*(
   options: Options
 ): Effect.fn.Return<Backend["Service"], BackendError, Scope.Scope> {
   const local = yield* open(options)
-  const { buffers, roots, staging } = local
-  const statThread = yield* makeStatThread(roots)
+  const { buffers, roots, staging, threads } = local
 
   const read = <E>(path: FilePath, offset: number, length: number, sink: ByteSink<E>) =>
     Effect.gen(function*() {
+      if (length > 0 && length <= smallRead) {
+        const { file } = yield* placeOf(roots, path)
+        return yield* sink.write(yield* threads.read(file, offset, length))
+      }
       const at = yield* find(roots, path)
       const { fd, stat } = yield* openToRead(at.file)
       if (stat.size < offset + length) {
@@ -141,12 +148,15 @@ const make = Effect.fnUntraced(function*(
     )
 
   return {
-    stage: (path, expected) => stage(local, path, expected),
+    stage: (path, expected) =>
+      expected === undefined || staging.mayHold(path, `pull.${expected}`)
+        ? stage(local, path, expected)
+        : stageInMemory(local, path, expected),
     unseal: (path, token) => Effect.map(unseal(local, path, token), Option.fromUndefinedOr),
     read,
     adopt: (path) => orNone("adopt", path, adopt(path)),
     stat: (path) => orNone("stat", path, Effect.map(look(path), ({ stat }) => stat)),
-    differing: (files) => statThread(files).pipe(Effect.mapError(toBackendError("differing", roots.data))),
+    differing: (files) => threads.differing(files).pipe(Effect.mapError(toBackendError("differing", roots.data))),
     list: (folder) => list(roots, folder),
     dropSealed: (kept) => Effect.mapError(staging.dropSealed(kept), toBackendError("dropSealed", "staging")),
     remove: (path) => Effect.asVoid(orNone("remove", path, remove(path))),
@@ -181,7 +191,8 @@ const open = Effect.fnUntraced(function*(options: Options) {
     staging: yield* refine(openStaging(stagingFolder, options.guest === true)),
     quarantine: quarantineFolder,
     fsync: options.fsync,
-    buffers: makeBuffers()
+    buffers: makeBuffers(),
+    threads: yield* makeFileThreads(roots, options.fsync)
   }
   return local
 })

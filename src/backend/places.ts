@@ -27,7 +27,7 @@ export const isOwn = (roots: Roots, path: string): boolean =>
   isInside(path, roots.state) && !isInside(roots.data, roots.state)
 
 /** Where a path lies, by its name alone. */
-const placeOf = (roots: Roots, path: string): Effect.Effect<Place, Refused> => {
+export const placeOf = (roots: Roots, path: string): Effect.Effect<Place, Refused> => {
   const file = join(roots.data, path)
   if (!isInside(file, roots.data)) return Effect.fail(unsafe("the path leads out of the data folder"))
   if (isOwn(roots, file)) {

@@ -5,9 +5,10 @@ import { type BackendError, DigestMismatch, type Staged } from "../ports/Backend
 import { Sha256 } from "../ports/FileEntry.ts"
 import type { FilePath } from "../ports/FilePath.ts"
 import { place } from "./commit.ts"
+import type { FileThreads } from "./fileThreads.ts"
 import type { Roots } from "./places.ts"
 import { type Buffers, feed } from "./readAhead.ts"
-import { isToken, randomSuffix, type StagedFile, type Staging } from "./staging.ts"
+import { type Claim, isToken, randomSuffix, type StagedFile, type Staging } from "./staging.ts"
 import {
   fsync,
   Refused,
@@ -26,10 +27,11 @@ export interface Local {
   readonly quarantine: string
   readonly fsync: boolean
   readonly buffers: Buffers
+  readonly threads: FileThreads
 }
 
 /** An earlier try is believed up to a multiple of this, bytes. */
-const step = 256 * 1024
+export const step = 256 * 1024
 
 /**
  * ```
@@ -49,8 +51,13 @@ const digestOf = (hash: Hash): Sha256 => Sha256.make(hash.copy().digest("hex"))
 
 const writing = (hash: Hash = createHash("sha256"), length = 0): State => ({ _tag: "Writing", hash, length })
 
-/** Begins to stage, or goes on. */
-export const stage = Effect.fnUntraced(function*(local: Local, path: FilePath, expected: Sha256 | undefined) {
+/** Begins to stage, or goes on. `claim`: whoever calls has claimed the name already. */
+export const stage = Effect.fnUntraced(function*(
+  local: Local,
+  path: FilePath,
+  expected: Sha256 | undefined,
+  claim?: Claim
+) {
   const refine = Effect.mapError(toBackendError("stage", path))
   let state = writing()
   const keep = () => state._tag === "Sealed" || (expected !== undefined && state._tag !== "Ended" && state.length > 0)
@@ -59,7 +66,7 @@ export const stage = Effect.fnUntraced(function*(local: Local, path: FilePath, e
     return make(local, path, file, () => state, (next) => (state = next), `sealed.${file.name.slice(-32)}`)
   }
   let opened = false
-  const file = yield* local.staging.open(path, `pull.${expected}`, "goOn", () => !opened || keep()).pipe(refine)
+  const file = yield* local.staging.open(path, `pull.${expected}`, "goOn", () => !opened || keep(), claim).pipe(refine)
   state = yield* goOn(local, file, expected).pipe(refine)
   opened = true
   return make(local, path, file, () => state, (next) => (state = next), `pull.${expected}`)

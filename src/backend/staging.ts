@@ -54,16 +54,29 @@ export interface StagedFile {
   >
 }
 
+/** A name that nobody else stages under, until the scope closes that it was made in. */
+export interface Claim {
+  /** What was staged under it has been removed: whoever stages can no longer commit. */
+  removed: boolean
+}
+
 export interface Staging {
+  /** Claims a name. Fails when somebody stages under it. */
+  readonly claim: (path: string, suffix: Suffix) => Effect.Effect<Claim, Refused, Scope.Scope>
+  /** Whether an earlier try lies under a name. Not known to a guest, who finds out by opening it. */
+  readonly mayHold: (path: string, suffix: Suffix) => boolean
+  /** A name that nobody uses. */
+  readonly freeName: (path: string) => string
   /**
    * Opens a staging file until the scope closes, then removes it unless `keep` says otherwise. `create`: it must be
-   * new. `goOn`: it may be an earlier try. `find`: it must exist.
+   * new. `goOn`: it may be an earlier try. `find`: it must exist. Claims the name unless the caller has.
    */
   readonly open: (
     path: string,
     suffix: Suffix,
     mode: "create" | "goOn" | "find",
-    keep: () => boolean
+    keep: () => boolean,
+    claim?: Claim
   ) => Effect.Effect<StagedFile, Refused, Scope.Scope>
   /** Removes everything that is staged for a path. Whoever has it open can no longer commit it. */
   readonly removeAll: (path: string) => Effect.Effect<void, Refused>
@@ -90,32 +103,51 @@ export const ownFolder = Effect.fnUntraced(function*(folder: string) {
 export const openStaging = Effect.fnUntraced(function*(root: string, guest: boolean) {
   yield* ownFolder(root)
   const digits = Array.from("0123456789abcdef", (digit) => join(root, digit))
+  // Earlier tries. Another process beside a guest makes them too.
+  const kept = new Set<string>()
   yield* Effect.forEach(
     digits,
-    (folder) => Effect.andThen(ownFolder(folder), guest ? Effect.void : sweep(folder)),
+    (folder) =>
+      Effect.andThen(
+        ownFolder(folder),
+        guest ? Effect.void : Effect.map(sweep(folder), (names) => {
+          for (const name of names) kept.add(name)
+        })
+      ),
     { concurrency: 8, discard: true }
   )
-  const inUse = new Set<string>()
+  const inUse = new Map<string, Claim>()
   const folderOf = (path: string) => join(root, keyOf(path).slice(0, 1))
   const nameOf = (path: string, suffix: Suffix) => join(folderOf(path), `${keyOf(path)}.${suffix}`)
 
+  const claimName = (name: () => string): Effect.Effect<Claim, Refused, Scope.Scope> =>
+    Effect.acquireRelease(
+      Effect.suspend(() => {
+        if (inUse.has(name())) return Effect.fail(refused("these very bytes are already being staged"))
+        const claim: Claim = { removed: false }
+        inUse.set(name(), claim)
+        return Effect.succeed(claim)
+      }),
+      () => Effect.sync(() => inUse.delete(name()))
+    )
+
   const staging: Staging = {
     folderOf,
-    open: Effect.fnUntraced(function*(path, suffix, mode, keep) {
+    claim: (path, suffix) => claimName(() => nameOf(path, suffix)),
+    mayHold: (path, suffix) => guest || kept.has(nameOf(path, suffix)),
+    freeName: (path) => nameOf(path, `write.${randomSuffix()}`),
+    open: Effect.fnUntraced(function*(path, suffix, mode, keep, claim) {
       let name = nameOf(path, suffix)
-      yield* Effect.acquireRelease(
-        Effect.suspend(() => {
-          if (inUse.has(name)) return Effect.fail(refused("these very bytes are already being staged"))
-          inUse.add(name)
-          return Effect.void
-        }),
-        () => Effect.sync(() => inUse.delete(name))
-      )
+      if (claim === undefined) yield* claimName(() => name)
       const { fd, stat } = yield* Effect.acquireRelease(
         openFile(name, mode),
-        ({ fd }) =>
+        ({ fd }) => {
+          const keeps = keep()
+          if (keeps) kept.add(name)
+          else kept.delete(name)
           // What can't be removed now is removed by the next start.
-          Effect.andThen(close(fd), keep() ? Effect.void : Effect.ignore(unlink(name)))
+          return Effect.andThen(close(fd), keeps ? Effect.void : Effect.ignore(unlink(name)))
+        }
       )
       return {
         fd,
@@ -129,8 +161,9 @@ export const openStaging = Effect.fnUntraced(function*(root: string, guest: bool
           Effect.suspend(() => {
             const to = nameOf(path, suffix)
             return Effect.map(move(name, to), () => {
+              const mine = inUse.get(name)
               inUse.delete(name)
-              inUse.add(to)
+              if (mine !== undefined) inUse.set(to, mine)
               name = to
             })
           })
@@ -150,6 +183,7 @@ export const openStaging = Effect.fnUntraced(function*(root: string, guest: bool
     }),
     removeAll: Effect.fnUntraced(function*(path) {
       const folder = folderOf(path)
+      for (const [name, claim] of inUse) if (name.startsWith(join(folder, keyOf(path)))) claim.removed = true
       const mine = (yield* names(folder)).filter((name) => name.startsWith(`${keyOf(path)}.`))
       yield* Effect.forEach(mine, (name) => removeAll(join(folder, name)), { discard: true })
     })
@@ -177,7 +211,8 @@ const statOf = (fd: number) =>
     Effect.onError(() => close(fd))
   )
 
-const sweep = (folder: string): Effect.Effect<void, Refused> =>
+/** Removes what nobody can go on from. Gives the names of what stays. */
+const sweep = (folder: string): Effect.Effect<ReadonlyArray<string>, Refused> =>
   Effect.tryPromise({
     try: async () => {
       const dead: Array<string> = []
@@ -191,6 +226,11 @@ const sweep = (folder: string): Effect.Effect<void, Refused> =>
     Effect.flatMap(Effect.forEach((name) => {
       const file = join(folder, name)
       return Effect.flatMap(lstat(file), (stat) =>
-        isToken(name.slice(keyLength + 1)) && stat.isFile() && stat.nlink === 1n ? Effect.void : removeAll(file))
-    }, { discard: true }))
+        isToken(name.slice(keyLength + 1)) && stat.isFile() && stat.nlink === 1n
+          ? Effect.succeed([file])
+          : Effect.as(removeAll(file), []))
+    })),
+    Effect.map((stay) =>
+      stay.flat()
+    )
   )

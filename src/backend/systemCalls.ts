@@ -63,10 +63,11 @@ const sentences: Readonly<Record<string, string>> = {
   EXDEV: "the folder is on another filesystem"
 }
 
-const fromSystem = (error: SystemError): Refused => {
-  const code = error.code ?? "REFUSED"
-  return new Refused({ code, detail: sentences[code] ?? `the system answered ${code}` })
-}
+/** What a system call was refused with, by its code; `detail` where it is not one of the system's. */
+export const refusedBy = (code: string, detail = `the system answered ${code}`): Refused =>
+  new Refused({ code, detail: sentences[code] ?? detail })
+
+const fromSystem = ({ code = "REFUSED" }: SystemError): Refused => refusedBy(code)
 
 /** What `node:fs` rejects a promise with. */
 export const fromUnknown = (error: unknown): Refused =>

@@ -6,8 +6,7 @@
  * module, each of which the thread runs to its end before the next.
  */
 import { Effect, Schema, type Scope } from "effect"
-import { Worker } from "node:worker_threads"
-import type { Reply, Request } from "./sqliteWorker.ts"
+import * as Thread from "../internal/Thread.ts"
 
 /**
  * SQLite refused. `Busy`: another process holds the file, asking again is right. `Full`: the disk is. `Corrupt`: the
@@ -51,69 +50,25 @@ export const make = <Ops extends Operations<Ops>>(options: {
   readonly operations: URL
 }): Effect.Effect<SqliteThread<Ops>, SqliteError, Scope.Scope> =>
   Effect.gen(function*() {
-    const waiting = new Map<number, (reply: Reply) => void>()
-    let nextId = 0
-    let ended: string | undefined
+    const thread = yield* Thread.start({
+      module: new URL(`./sqliteWorker${extension}`, import.meta.url),
+      data: { path: options.path, operations: options.operations.href },
+      ended: "the database is closed"
+    })
+    const ask = (operation: string, args: ReadonlyArray<unknown>): Effect.Effect<unknown, SqliteError> =>
+      Effect.mapError(
+        thread(operation, args),
+        ({ code, detail }) => new SqliteError({ path: options.path, operation, reason: reasonOf(code), detail })
+      )
+    yield* Effect.addFinalizer(() => Effect.ignore(ask("close", [])))
 
-    const end = (why: string) => {
-      ended ??= why
-      for (const [id, resume] of waiting) resume({ id, ok: false, code: 0, detail: ended })
-      waiting.clear()
-    }
-
-    const worker = yield* Effect.acquireRelease(
-      Effect.sync(() => {
-        const worker = new Worker(new URL(`./sqliteWorker${extension}`, import.meta.url), {
-          workerData: { path: options.path, operations: options.operations.href },
-          execArgv: []
-        })
-        worker.on("message", (reply: Reply) => {
-          const resume = waiting.get(reply.id)
-          waiting.delete(reply.id)
-          resume?.(reply)
-        })
-        worker.on("error", (error) => end(error instanceof Error ? error.message : String(error)))
-        worker.on("exit", () => end("the database is closed"))
-        return worker
-      }),
-      (worker) =>
-        ask("close", []).pipe(
-          Effect.ignore,
-          Effect.andThen(Effect.promise(() => worker.terminate()))
-        )
-    )
-
-    function ask(operation: string, args: ReadonlyArray<unknown>): Effect.Effect<unknown, SqliteError> {
-      return Effect.callback<unknown, SqliteError>((resume) => {
-        const id = nextId++
-        const settle = (reply: Reply) =>
-          resume(
-            reply.ok
-              ? Effect.succeed(reply.value)
-              : Effect.fail(
-                new SqliteError({
-                  path: options.path,
-                  operation,
-                  reason: reasonOf(reply.code),
-                  detail: reply.detail
-                })
-              )
-          )
-        if (ended !== undefined) return settle({ id, ok: false, code: 0, detail: ended })
-        waiting.set(id, settle)
-        const request: Request = { id, operation, args }
-        worker.postMessage(request)
-        return Effect.sync(() => waiting.delete(id))
-      })
-    }
-
-    const thread: SqliteThread<Ops> = {
+    const sqlite: SqliteThread<Ops> = {
       // The thread runs the very function that `Ops` describes; structured clone keeps its result's shape.
       call: (name, ...args) => ask(name, args) as Effect.Effect<never, SqliteError>
     }
     // The first operation waits until the file is open and its schema stands; a failure there is this layer's.
     yield* ask("ready", [])
-    return thread
+    return sqlite
   })
 
 const extension = import.meta.filename.endsWith(".ts") ? ".ts" : ".js"
@@ -123,8 +78,8 @@ export const siblingModule = (meta: { readonly url: string; readonly filename: s
   new URL(`./${name}${meta.filename.endsWith(".ts") ? ".ts" : ".js"}`, meta.url)
 
 // Primary result codes, https://sqlite.org/rescode.html
-const reasonOf = (code: number): SqliteError["reason"] => {
-  switch (code & 0xff) {
+const reasonOf = (code: number | string): SqliteError["reason"] => {
+  switch (Number(code) & 0xff) {
     case 5:
     case 6:
       return "Busy"

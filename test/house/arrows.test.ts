@@ -22,14 +22,14 @@ const allowed: Record<string, ReadonlyArray<string>> = {
   telemetry: ["ports"],
   internal: [],
   config: ["ports"],
-  sqlite: [],
+  sqlite: ["internal"],
   etcd: [],
   replication: ["ports", "telemetry"],
   peer: ["ports", "telemetry", "internal"],
   manifest: ["ports", "telemetry", "sqlite", "etcd", "internal"],
   membership: ["ports", "telemetry", "sqlite", "etcd", "internal"],
   inventory: ["ports", "telemetry", "sqlite"],
-  backend: ["ports", "telemetry"]
+  backend: ["ports", "telemetry", "internal"]
 }
 
 const offenders = (offends: (each: { file: string; from: string }) => boolean): ReadonlyArray<string> =>

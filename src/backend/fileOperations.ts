@@ -1,0 +1,197 @@
+/**
+ * What is done to files on threads of their own. Knows nothing of Effect.
+ *
+ * A synchronous call costs a few microseconds, an asynchronous one ten times that, and a small file takes a dozen of
+ * them: a thread that does nothing else gets through thousands of small files while the event loop goes on.
+ */
+import * as fs from "node:fs"
+import { dirname, join } from "node:path"
+
+const { O_CREAT, O_EXCL, O_NOFOLLOW, O_NONBLOCK, O_RDONLY, O_RDWR } = fs.constants
+
+const codeOf = (cause: unknown): string => {
+  const code: unknown = cause instanceof Error ? Reflect.get(cause, "code") : undefined
+  return typeof code === "string" ? code : "REFUSED"
+}
+
+/** An error that reaches the other side with its code. */
+const refusal = (code: string, detail: string): Error => Object.assign(new Error(detail), { code })
+
+/** Whether a folder is where its name says, without a symbolic link on the way. */
+const isStraight = (folder: string): boolean => {
+  try {
+    return fs.realpathSync.native(folder) === folder
+  } catch (cause) {
+    if (["ENOENT", "ENOTDIR", "ELOOP"].includes(codeOf(cause))) return false
+    throw cause
+  }
+}
+
+const mustBeStraight = (folder: string): void => {
+  if (fs.realpathSync.native(folder) !== folder) throw refusal("UNSAFE", "a symbolic link stands in the way")
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Looking
+// ---------------------------------------------------------------------------------------------------------------------
+
+const statOf = (file: string) => {
+  try {
+    return fs.lstatSync(file, { bigint: true, throwIfNoEntry: false })
+  } catch (cause) {
+    if (["ENOTDIR", "ELOOP"].includes(codeOf(cause))) return undefined
+    throw cause
+  }
+}
+
+/**
+ * Which of some files differ from what is said of them. `packed`: four texts a file, path, size, time of the last change
+ * in nanoseconds, inode.
+ */
+const differing = (data: string, packed: string): ReadonlyArray<string> => {
+  const fields = packed === "" ? [] : packed.split("\0")
+  const different: Array<string> = []
+  // Files of one folder come together, so one look at it serves them all.
+  let folder = ""
+  let straight = false
+  for (let at = 0; at < fields.length; at += 4) {
+    const path = fields[at] ?? ""
+    const file = join(data, path)
+    const above = dirname(file)
+    if (above !== folder) {
+      folder = above
+      straight = isStraight(above)
+    }
+    const stat = straight ? statOf(file) : undefined
+    const same = stat !== undefined && stat.isFile() && String(stat.size) === fields[at + 1]
+      && String(stat.mtimeNs) === fields[at + 2] && String(stat.ino) === fields[at + 3]
+    if (!same) different.push(path)
+  }
+  return different
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Small files, whole
+// ---------------------------------------------------------------------------------------------------------------------
+
+const using = <A>(fd: number, use: (fd: number) => A): A => {
+  try {
+    return use(fd)
+  } finally {
+    fs.closeSync(fd)
+  }
+}
+
+/** Some bytes of a file. Fails with `SHORT` when it has fewer. */
+const read = (file: string, offset: number, length: number): Uint8Array => {
+  mustBeStraight(dirname(file))
+  return using(fs.openSync(file, O_RDONLY | O_NOFOLLOW | O_NONBLOCK), (fd) => {
+    const stat = fs.fstatSync(fd)
+    if (!stat.isFile()) throw refusal("UNSAFE", "something that is no file stands under this name")
+    if (stat.size < offset + length) {
+      throw refusal(
+        "REFUSED",
+        `it has ${stat.size} bytes, and bytes ${offset} to ${offset + length} were asked for`
+      )
+    }
+    const bytes = Buffer.allocUnsafeSlow(length)
+    for (let at = 0; at < length;) {
+      const count = fs.readSync(fd, bytes, at, length - at, offset + at)
+      if (count === 0) throw refusal("REFUSED", "the file is shorter than it was")
+      at += count
+    }
+    return bytes
+  })
+}
+
+/** A whole small file that is to get its final name. */
+export interface Commit {
+  readonly bytes: Uint8Array
+  /** A free name in staging. */
+  readonly staged: string
+  readonly file: string
+}
+
+/** `Taken`: a file stands under the final name. */
+export type Committed =
+  | { readonly _tag: "Placed"; readonly mtime: bigint; readonly inode: bigint }
+  | { readonly _tag: "Taken"; readonly isFile: boolean }
+  | { readonly _tag: "Refused"; readonly code: string; readonly detail: string }
+
+const syncFolder = (folder: string): void =>
+  using(fs.openSync(folder, O_RDONLY | fs.constants.O_DIRECTORY | O_NOFOLLOW), fs.fsyncSync)
+
+/** Codes of a filesystem without hard links. */
+const withoutLinks = new Set(["EPERM", "ENOSYS", "ENOTSUP", "EOPNOTSUPP", "EMLINK"])
+
+/** Gives a staged file its final name when that is free. */
+const giveName = ({ file, staged }: Commit): void => {
+  try {
+    fs.linkSync(staged, file)
+  } catch (cause) {
+    if (!withoutLinks.has(codeOf(cause))) throw cause
+    // Nothing but this node makes files here, so a look before is enough.
+    if (statOf(file) !== undefined) throw refusal("EEXIST", "the name is taken")
+    fs.renameSync(staged, file)
+  }
+}
+
+/** Writes and names one file; its folder is not durable yet. */
+const show = (commit: Commit, sync: boolean): Committed => {
+  try {
+    mustBeStraight(dirname(commit.file))
+    return using(fs.openSync(commit.staged, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, 0o644), (fd): Committed => {
+      const { bytes } = commit
+      for (let at = 0; at < bytes.length;) at += fs.writeSync(fd, bytes, at, bytes.length - at, at)
+      if (sync) fs.fsyncSync(fd)
+      const written = fs.fstatSync(fd, { bigint: true })
+      try {
+        giveName(commit)
+      } catch (cause) {
+        if (codeOf(cause) !== "EEXIST") throw cause
+        return { _tag: "Taken", isFile: statOf(commit.file)?.isFile() === true }
+      }
+      const named = statOf(commit.file)
+      if (named?.ino !== written.ino || named.dev !== written.dev) {
+        return { _tag: "Taken", isFile: named?.isFile() === true }
+      }
+      return { _tag: "Placed", mtime: named.mtimeNs, inode: named.ino }
+    })
+  } catch (cause) {
+    return { _tag: "Refused", code: codeOf(cause), detail: cause instanceof Error ? cause.message : String(cause) }
+  }
+}
+
+/**
+ * Gives many small files their final names, each written, synced and named as any other: never over another file. A
+ * folder that several of them share is synced once, and no name in staging goes before that.
+ */
+const commit = (commits: ReadonlyArray<Commit>, sync: boolean): ReadonlyArray<Committed> => {
+  const shown = commits.map((each) => show(each, sync))
+  const failed = new Map<string, Committed>()
+  if (sync) {
+    const folders = new Set(commits.flatMap(({ file }, n) => shown[n]?._tag === "Placed" ? [dirname(file)] : []))
+    for (const folder of folders) {
+      try {
+        syncFolder(folder)
+      } catch (cause) {
+        failed.set(folder, {
+          _tag: "Refused",
+          code: codeOf(cause),
+          detail: cause instanceof Error ? cause.message : String(cause)
+        })
+      }
+    }
+  }
+  for (const { staged } of commits) {
+    try {
+      fs.unlinkSync(staged)
+    } catch {
+      // It never came to be, was renamed, or is dropped by the next start.
+    }
+  }
+  return shown.map((each, n) => each._tag === "Placed" ? failed.get(dirname(commits[n]?.file ?? "")) ?? each : each)
+}
+
+export const operations = { commit, differing, read }
+export type FileOperations = typeof operations

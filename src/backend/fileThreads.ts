@@ -1,0 +1,120 @@
+/**
+ * Threads for what is done to many files, or to small ones: see `fileOperations.ts`. They start when they are first
+ * asked and end with the scope.
+ *
+ * Small files that are to be committed wait for a thread that is free, and go there together.
+ */
+import { type Cause, Deferred, Effect, Fiber, Queue, Scope } from "effect"
+import * as Thread from "../internal/Thread.ts"
+import type { FileStat } from "../ports/Backend.ts"
+import type { FilePath } from "../ports/FilePath.ts"
+import type { Commit, Committed, FileOperations } from "./fileOperations.ts"
+import type { Roots } from "./places.ts"
+import { Refused, refusedBy } from "./systemCalls.ts"
+
+export interface FileThreads {
+  /** Which of some files differ from what is said of them. */
+  readonly differing: (files: ReadonlyArray<FileStat>) => Effect.Effect<ReadonlyArray<FilePath>, Refused>
+  /** Some bytes of a file whose place was found to be in the data folder. */
+  readonly read: (file: string, offset: number, length: number) => Effect.Effect<Uint8Array, Refused>
+  /** Gives a small file its final name. Fails with `ENOENT` when its folder does not exist. */
+  readonly commit: (commit: Commit) => Effect.Effect<Exclude<Committed, { _tag: "Refused" }>, Refused>
+}
+
+/** One waits for the disk while the other works. */
+const threads = 2
+
+/** The most files that are committed together: none of them waits long for the others. */
+const together = 32
+
+const extension = import.meta.filename.endsWith(".ts") ? ".ts" : ".js"
+
+type Call = <Name extends keyof FileOperations>(
+  name: Name,
+  ...args: Parameters<FileOperations[Name]>
+) => Effect.Effect<ReturnType<FileOperations[Name]>, Refused>
+
+const startThread: Effect.Effect<Call, never, Scope.Scope> = Effect.map(
+  Thread.start({
+    module: new URL(`./fileWorker${extension}`, import.meta.url),
+    data: {},
+    ended: "the backend is closed"
+  }),
+  (ask): Call => (name, ...args) =>
+    // The thread runs the very function that `FileOperations` describes; structured clone keeps its result's shape.
+    Effect.mapError(ask(name, args), ({ code, detail }) => refusedBy(String(code), detail)) as Effect.Effect<
+      never,
+      Refused
+    >
+)
+
+interface Waiting {
+  readonly commit: Commit
+  readonly done: Deferred.Deferred<Committed, Refused>
+}
+
+export const make = Effect.fnUntraced(function*(roots: Roots, sync: boolean): Effect.fn.Return<
+  FileThreads,
+  never,
+  Scope.Scope
+> {
+  const scope = yield* Scope.Scope
+  const queue = yield* Queue.unbounded<Waiting, Cause.Done>()
+
+  const commitAll = (call: Call) =>
+    Queue.takeBetween(queue, 1, together).pipe(
+      Effect.flatMap((waiting) =>
+        Effect.flatMap(Effect.exit(call("commit", waiting.map(({ commit }) => commit), sync)), (answers) =>
+          Effect.forEach(waiting, ({ done }, n) => {
+            const answer = answers._tag === "Success" ? answers.value[n] : undefined
+            if (answer !== undefined) {
+              return Deferred.succeed(done, answer)
+            }
+            return answers._tag === "Failure"
+              ? Deferred.failCause(done, answers.cause)
+              : Deferred.fail(done, refusedBy("REFUSED", "the thread gave no answer"))
+          }, { discard: true }))
+      ),
+      // Whoever waits for an answer gets it, even when the backend closes: closing ends the queue instead.
+      Effect.uninterruptible,
+      Effect.forever,
+      Effect.ignore
+    )
+
+  const started = yield* Effect.cached(
+    Effect.gen(function*() {
+      const calls = yield* Effect.all(Array.from({ length: threads }, () => startThread))
+      const committing = yield* Effect.forEach(calls, (call) => Effect.forkScoped(commitAll(call)))
+      yield* Effect.addFinalizer(() => Effect.andThen(Queue.end(queue), Fiber.awaitAll(committing)))
+      return calls
+    }).pipe(Scope.provide(scope))
+  )
+  let turn = 0
+  const call: Call = (name, ...args) =>
+    Effect.flatMap(started, (calls) => {
+      const chosen = calls[turn++ % calls.length]
+      return chosen === undefined ? Effect.die(new Error("there is no thread")) : chosen(name, ...args)
+    })
+
+  return {
+    differing: (files) => {
+      const packed: Array<string | number | bigint> = []
+      for (const { inode, mtime, path, size } of files) packed.push(path, size, mtime, inode)
+      return Effect.map(call("differing", roots.data, packed.join("\0")), (different) => {
+        if (different.length === 0) return []
+        const paths = new Set(different)
+        return files.flatMap(({ path }) => paths.has(path) ? [path] : [])
+      })
+    },
+    read: (file, offset, length) => call("read", file, offset, length),
+    commit: Effect.fnUntraced(function*(commit) {
+      yield* started
+      const done = yield* Deferred.make<Committed, Refused>()
+      if (!(yield* Queue.offer(queue, { commit, done }))) {
+        return yield* refusedBy("REFUSED", "the backend is closed")
+      }
+      const answer = yield* Deferred.await(done)
+      return answer._tag === "Refused" ? yield* refusedBy(answer.code, answer.detail) : answer
+    }, Effect.uninterruptible)
+  }
+})

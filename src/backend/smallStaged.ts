@@ -1,0 +1,123 @@
+/**
+ * Bytes of a pull that stay in memory as long as they are few: what is shorter than a step would not be kept after a
+ * crash or a broken connection anyway. A file that ends before is written, synced and named by a thread in one go; one
+ * that goes on moves to a staging file of its own.
+ *
+ * ```
+ * Memory ──more than a step, or seal──▶ Moved: a staging file has taken over
+ *    └──commit, discard──▶ Ended
+ * ```
+ */
+import { Effect, Scope } from "effect"
+import { createHash, type Hash } from "node:crypto"
+import { AlreadyExists, type BackendError, DigestMismatch, type Held, type Staged } from "../ports/Backend.ts"
+import { Sha256 } from "../ports/FileEntry.ts"
+import type { FilePath } from "../ports/FilePath.ts"
+import { isMissing, placeOf, prepare } from "./places.ts"
+import { type Local, stage, step } from "./staged.ts"
+import { Refused, refused, toBackendError, unsafe } from "./systemCalls.ts"
+
+interface Memory {
+  readonly _tag: "Memory"
+  readonly hash: Hash
+  readonly chunks: Array<Uint8Array>
+  length: number
+}
+
+type State =
+  | Memory
+  | { readonly _tag: "Moved"; readonly to: Staged }
+  | { readonly _tag: "Ended"; readonly how: "committed" | "discarded" }
+
+const nothing = (): Memory => ({ _tag: "Memory", hash: createHash("sha256"), chunks: [], length: 0 })
+
+/** Begins a pull of which nothing is staged yet. */
+export const stageInMemory = Effect.fnUntraced(function*(local: Local, path: FilePath, expected: Sha256) {
+  const scope = yield* Scope.Scope
+  const claim = yield* local.staging.claim(path, `pull.${expected}`).pipe(
+    Effect.mapError(toBackendError("stage", path))
+  )
+  let state: State = nothing()
+  const failed = (operation: string, cause: Refused): BackendError => toBackendError(operation, path)(cause)
+
+  const move = Effect.fnUntraced(function*(from: Memory) {
+    const to = yield* stage(local, path, expected, claim).pipe(Scope.provide(scope))
+    for (const chunk of from.chunks) yield* to.write(chunk)
+    state = { _tag: "Moved", to }
+    return to
+  }, Effect.uninterruptible)
+
+  const ended = (how: string) => refused(`the staged bytes were already ${how}`)
+
+  /** What to do with bytes in memory, and with a staging file. */
+  const either = <A, E>(
+    operation: string,
+    inMemory: (memory: Memory) => Effect.Effect<A, E>,
+    moved: (to: Staged) => Effect.Effect<A, E>
+  ): Effect.Effect<A, E | BackendError> =>
+    Effect.suspend((): Effect.Effect<A, E | BackendError> => {
+      switch (state._tag) {
+        case "Memory":
+          return inMemory(state)
+        case "Moved":
+          return moved(state.to)
+        case "Ended":
+          return Effect.fail(failed(operation, ended(state.how)))
+      }
+    })
+
+  const show = Effect.fnUntraced(function*(memory: Memory, sha256: Sha256): Effect.fn.Return<
+    Held,
+    AlreadyExists | Refused
+  > {
+    const { file } = yield* placeOf(local.roots, path)
+    if (claim.removed) return yield* refused("its staged bytes were removed")
+    const [only] = memory.chunks
+    const bytes = only !== undefined && memory.chunks.length === 1 ? only : Buffer.concat(memory.chunks)
+    const once = Effect.suspend(() => local.threads.commit({ bytes, staged: local.staging.freeName(path), file }))
+    const answer = yield* once.pipe(
+      Effect.catchIf(isMissing, () => Effect.andThen(prepare(local.roots, path, local.fsync), once))
+    )
+    if (answer._tag === "Placed") {
+      return { sha256, size: memory.length, mtime: answer.mtime, inode: answer.inode }
+    }
+    if (answer.isFile) return yield* new AlreadyExists({ path })
+    return yield* unsafe("something that is no file stands under its final name")
+  })
+
+  const staged: Staged = {
+    length: Effect.suspend(() => {
+      if (state._tag === "Moved") return state.to.length
+      return Effect.succeed(state._tag === "Memory" ? state.length : 0)
+    }),
+    write: (chunk) =>
+      either("write", (memory) => {
+        if (memory.length + chunk.length >= step) return Effect.flatMap(move(memory), (to) => to.write(chunk))
+        memory.hash.update(chunk)
+        // The chunk's memory is somebody else's.
+        memory.chunks.push(Uint8Array.from(chunk))
+        memory.length += chunk.length
+        return Effect.void
+      }, (to) => to.write(chunk)),
+    restart: either("restart", () => Effect.sync(() => void (state = nothing())), (to) => to.restart),
+    seal: either("seal", (memory) => Effect.flatMap(move(memory), (to) => to.seal), (to) => to.seal),
+    discard: Effect.suspend(() => {
+      if (state._tag === "Moved") return state.to.discard
+      if (state._tag === "Memory") state = { _tag: "Ended", how: "discarded" }
+      return Effect.void
+    }),
+    commit: (expected) =>
+      either("commit", (memory) => {
+        const actual = Sha256.make(memory.hash.copy().digest("hex"))
+        if (actual !== expected) {
+          state = nothing()
+          return Effect.fail(new DigestMismatch({ path, expected, actual }))
+        }
+        return show(memory, actual).pipe(
+          Effect.tap(() => Effect.sync(() => (state = { _tag: "Ended", how: "committed" }))),
+          Effect.mapError((cause) => cause instanceof Refused ? failed("commit", cause) : cause)
+        )
+      }, (to) => to.commit(expected)).pipe(Effect.uninterruptible)
+  }
+  return staged
+})
