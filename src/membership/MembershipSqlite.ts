@@ -17,6 +17,7 @@ import * as SqliteThread from "../sqlite/SqliteThread.ts"
 import { changesOf } from "./changes.ts"
 import { heard, quiet, toText } from "./said.ts"
 import type { Claimed, MembershipOperations } from "./sqliteOperations.ts"
+import * as Troubles from "./trouble.ts"
 
 export interface Options {
   /** The database file; its folder must exist, on a local disk. */
@@ -44,6 +45,7 @@ const make = Effect.fnUntraced(function*(
 
   const instance = randomUUID()
   const bell = Bell.make()
+  const troubles = Troubles.make("the list of members")
   // What this node says of itself. `lost`: who took its id, while it gave no sign of life.
   let announced = Option.none<Address>()
   let said = quiet
@@ -128,7 +130,9 @@ const make = Effect.fnUntraced(function*(
   // Begun behind the finalizer above, and so ended before it: nothing renews a row that was signed off.
   yield* Effect.sleep(heartbeatMillis).pipe(
     Effect.andThen(turn.withPermit(renew)),
-    Effect.catch((error) => Effect.logWarning(error.message)),
+    Effect.andThen(stillMember),
+    Effect.andThen(troubles.clear),
+    Effect.catch((error) => troubles.note(error.message)),
     Effect.andThen(Effect.sync(bell.ring)),
     Effect.forever,
     Effect.forkScoped
@@ -186,6 +190,7 @@ const make = Effect.fnUntraced(function*(
       if (outcome !== "Removed") yield* new NotRemoved({ id, detail: whyNot[outcome] })
       bell.ring()
     }),
+    trouble: troubles.current,
     departed: Effect.fn("Membership.departed")(function*(id) {
       const now = yield* Clock.currentTimeMillis
       yield* call("departed", id, now).pipe(failing("departed"))

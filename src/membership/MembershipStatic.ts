@@ -67,6 +67,7 @@ const make = Effect.fnUntraced(function*(
       }),
     // The list is what it is.
     departed: () => Effect.void,
+    trouble: Effect.succeedNone,
     remove: (id) =>
       Effect.fail(
         new NotRemoved({ id, detail: "the members are a fixed list; take it out of cluster.peers on every node" })

@@ -20,4 +20,5 @@ export const toText: (said: Said) => string = Schema.encodeSync(Text)
 
 const decode = Schema.decodeUnknownOption(Text)
 
-export const heard = (text: string | null): Said => Option.getOrElse(decode(text), () => quiet)
+/** From what is kept; `null` when nothing is. */
+export const heard = (text: unknown): Said => Option.getOrElse(decode(text), () => quiet)

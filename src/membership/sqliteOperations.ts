@@ -2,9 +2,8 @@
  * What is done to the list of members in a SQLite file. Runs on the database's own thread and knows nothing of
  * Effect. Times are milliseconds since 1970, given by the caller.
  */
-import { readFileSync, readlinkSync } from "node:fs"
-import { hostname } from "node:os"
 import { connect, migrate, transaction } from "../sqlite/connect.ts"
+import { ownProcess, runs } from "./process.ts"
 
 const migrations = [
   `CREATE TABLE node (
@@ -55,8 +54,7 @@ export const open = (path: string) => {
   const database = connect(path)
   migrate(database, "membership", migrations)
   migrate(database, "membership-said", sayings)
-  const ownHost = hostIdentity()
-  const ownStart = startOf(process.pid)
+  const own = ownProcess()
 
   const find = database.prepare("SELECT * FROM node WHERE id = ?")
   // What an earlier run has said counts no more once another one holds the id.
@@ -74,16 +72,6 @@ export const open = (path: string) => {
   )
   const depart = database.prepare("UPDATE node SET alive = 0, expires_at = min(expires_at, ?) WHERE id = ?")
 
-  /** Whether the process that holds a row runs; `undefined` when that can't be told from here. */
-  const runs = (row: Record<string, unknown>): boolean | undefined => {
-    if (row["host"] !== ownHost) return undefined
-    const pid = Number(row["pid"])
-    if (!processExists(pid)) return false
-    // Another process may have been given its number meanwhile; it began at another time.
-    const started = startOf(pid)
-    return started === "" || row["started"] === "" ? undefined : started === row["started"]
-  }
-
   return {
     /**
      * Takes an id, or keeps it, and sets its row. An id is free when its last holder has left. A holder on this very
@@ -95,7 +83,11 @@ export const open = (path: string) => {
         const row = find.get(claim.id)
         if (row !== undefined && row["instance"] !== claim.instance && row["alive"] === 1) {
           const expiresAt = Number(row["expires_at"])
-          const running = runs(row)
+          const running = runs({
+            host: String(row["host"]),
+            pid: Number(row["pid"]),
+            started: String(row["started"])
+          })
           if (running ?? (expiresAt > now && expiresAt !== givenUp)) {
             const holder = `at ${row["address_host"]}:${row["address_port"]}, process ${row["pid"]}`
             return { _tag: running === true ? "Taken" : "Held", expiresAt, holder }
@@ -104,9 +96,9 @@ export const open = (path: string) => {
         put.run(
           claim.id,
           claim.instance,
-          ownHost,
-          process.pid,
-          ownStart,
+          own.host,
+          own.pid,
+          own.started,
           claim.role,
           claim.host,
           claim.port,
@@ -146,40 +138,3 @@ export const open = (path: string) => {
   }
 }
 export type MembershipOperations = ReturnType<typeof open>
-
-const textOf = (read: () => string): string => {
-  try {
-    return read().trim()
-  } catch {
-    // Only Linux has these files; elsewhere the name alone must do.
-    return ""
-  }
-}
-
-/**
- * Where process numbers mean the same: one host since its start, one container. Two containers may share a name.
- */
-const hostIdentity = (): string =>
-  [
-    hostname(),
-    textOf(() => readFileSync("/proc/sys/kernel/random/boot_id", "utf8")),
-    textOf(() => readlinkSync("/proc/self/ns/pid"))
-  ].join(" ")
-
-/** When a process began, in the kernel's own units; `""` when that is not known. */
-const startOf = (pid: number): string =>
-  textOf(() => {
-    const stat = readFileSync(`/proc/${pid}/stat`, "utf8")
-    // The second field is the program's name in parentheses, which may hold anything. The start is the 22nd.
-    return stat.slice(stat.lastIndexOf(")") + 2).split(" ")[19] ?? ""
-  })
-
-const processExists = (pid: number): boolean => {
-  try {
-    process.kill(pid, 0)
-    return true
-  } catch (cause) {
-    // EPERM: it exists, and is another user's.
-    return !(cause instanceof Error && Reflect.get(cause, "code") === "ESRCH")
-  }
-}

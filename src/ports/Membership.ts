@@ -61,6 +61,14 @@ export class MembershipError extends Schema.TaggedError<MembershipError>()("Memb
   }
 }
 
+/** What keeps this node from seeing the others or from being seen. */
+export const Trouble = Schema.Struct({
+  /** Milliseconds since 1970. */
+  since: Schema.Int,
+  detail: Schema.String
+})
+export interface Trouble extends Schema.Schema.Type<typeof Trouble> {}
+
 export class Membership extends Context.Service<Membership, {
   readonly self: { readonly id: NodeId; readonly role: Role }
   /** Every member that is known, this one included, alive or not. */
@@ -79,6 +87,8 @@ export class Membership extends Context.Service<Membership, {
   readonly drain: (draining: boolean) => Effect.Effect<void, MembershipError>
   /** Takes a member's own word that it leaves. */
   readonly departed: (id: NodeId) => Effect.Effect<void, MembershipError>
+  /** `none` while all is well. Meanwhile the others are those that were known last. */
+  readonly trouble: Effect.Effect<Option.Option<Trouble>>
   /**
    * Takes a member that never comes back out of the list: nobody waits for it any more. Nobody's files are touched, and
    * one that comes back all the same is a member again. Refused while it is alive.

@@ -10,7 +10,8 @@ import { Manifest } from "../../src/ports/Manifest.ts"
 import { Membership, type MembershipError } from "../../src/ports/Membership.ts"
 import { start } from "../manifest/process.ts"
 import { temporaryFolder } from "../support/folder.ts"
-import { find, other, self, suite, told, watermark } from "./suite.ts"
+import { watermark } from "./marks.ts"
+import { find, other, self, suite, told } from "./suite.ts"
 
 const database = Effect.map(temporaryFolder, (folder) => join(folder, "manifest.db"))
 

@@ -1,18 +1,12 @@
 /** What every list of members must do, whatever keeps it. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Option, Queue, type Scope, Stream } from "effect"
-import { NodeId, Revision } from "../../src/ports/FileEntry.ts"
+import { NodeId } from "../../src/ports/FileEntry.ts"
 import type { Address, Member, Membership, MembershipError, NodeIdTaken } from "../../src/ports/Membership.ts"
-import type { Watermark } from "../../src/ports/Membership.ts"
+import { watermark } from "./marks.ts"
 
 export const self = { id: NodeId.make("node-1"), role: "writer" } as const
 export const other = { id: NodeId.make("node-2"), address: { host: "10.0.0.2", port: 4002 } } as const
-
-/** Everything up to a revision, of one history. */
-export const watermark = (through: number): Watermark => ({
-  through: Revision.make(through),
-  at: { epoch: "an epoch", revision: Revision.make(through + 1), mark: `mark ${through + 1}` }
-})
 
 /** Each list of members that comes, in order. */
 export const told = Effect.fnUntraced(function*(membership: Membership["Service"]) {
