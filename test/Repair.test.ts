@@ -123,7 +123,7 @@ describe("a node", () => {
       yield* living(folder, "reader", (reader) =>
         Effect.gen(function*() {
           // Nobody is there to heal it, so that what is said meanwhile can be seen.
-          const report = yield* Context.get(reader, Scrub).verify
+          const report = yield* Context.get(reader, Scrub).verify()
           const { started, ...found } = report
           assert.isAbove(started, 0)
           assert.deepStrictEqual(found, { checked: 2, bytes: mib + 105, damaged: 1, missing: 0 })
@@ -134,7 +134,7 @@ describe("a node", () => {
           yield* start(folder, "writer")
           yield* until(reader, ({ owed }) => owed.files === 0)
           assert.isTrue(readFileSync(at(folder, "reader", "db/a")).equals(content))
-          assert.deepInclude(yield* Context.get(reader, Scrub).verify, { ...found, damaged: 0 })
+          assert.deepInclude(yield* Context.get(reader, Scrub).verify(), { ...found, damaged: 0 })
         }))
     }))
 

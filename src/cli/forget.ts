@@ -15,12 +15,12 @@ import { Inventory, type InventoryError } from "../ports/Inventory.ts"
 import { Manifest } from "../ports/Manifest.ts"
 import { Membership } from "../ports/Membership.ts"
 import { askPeer, type Sighting } from "../replication/Copies.ts"
+import { inManifest } from "../replication/FileReport.ts"
 import { folders, ReplicationConfig } from "../ReplicationConfig.ts"
 import { size } from "./demo/display.ts"
 import { beside, config, path } from "./flags.ts"
 import { parsePath } from "./operator.ts"
 import { Misused } from "./publish.ts"
-import { inManifest } from "./why.ts"
 
 /** Nothing was changed, and why. */
 export class NotForgotten extends Schema.TaggedError<NotForgotten>()("NotForgotten", {
@@ -114,9 +114,9 @@ export const forget = Effect.fn("forget")(function*(given: string, options: Forg
   const path = yield* Effect.fromResult(parsePath(given))
   if (!options.lost) return yield* new Misused({ detail: "forget is for files that every node has lost; say --lost" })
   const standing = yield* inManifest(path)
-  if (standing._tag === "Deleted") return yield* Console.log(`${path} is deleted already: ${standing.reason}`)
-  if (standing._tag === "Unknown") return yield* new NotForgotten({ path, detail: "it is not in the manifest" })
-  const { entry, revision } = standing.file
+  if (standing.state === "deleted") return yield* Console.log(`${path} is deleted already: ${standing.reason}`)
+  if (standing.state === "unknown") return yield* new NotForgotten({ path, detail: "it is not in the manifest" })
+  const { entry, revision } = standing
 
   const sightings = yield* lookEverywhere(entry)
   yield* Console.log(explanation(entry, sightings))

@@ -29,7 +29,7 @@ export const runNode = Effect.fn("node")(function*(options: NodeOptions) {
     const { address } = Context.get(services, FetchServer)
     yield* Effect.logInfo(`node ${self.id} (${self.role}) listens on ${addressText(address)}`)
     if (settings.serverEnabled) {
-      const face = HttpFace.layer({ host: settings.serverHost, port: settings.serverPort })
+      const face = HttpFace.layer({ host: settings.serverHost, port: settings.serverPort, apiToken: settings.apiToken })
       const http = yield* Layer.build(face).pipe(Effect.provide(services))
       yield* Effect.logInfo(`it serves ${Context.get(http, HttpFace.HttpFace).url}/health and /ready`)
     }

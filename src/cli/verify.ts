@@ -24,10 +24,12 @@ export interface VerifyOptions {
 }
 
 export const verify = Effect.fn("verify")(function*(options: VerifyOptions) {
-  const scrub = Scrub.layerGuest({ bytesPerSecond: options.mebibytesPerSecond * 1024 * 1024 })
   const report = yield* Effect.provide(
-    Effect.flatMap(Scrub.Scrub, ({ verify }) => verify),
-    scrub.pipe(Layer.provide(PathLock.layer))
+    Effect.flatMap(
+      Scrub.Scrub,
+      ({ verify }) => verify({ bytesPerSecond: options.mebibytesPerSecond * 1024 * 1024 })
+    ),
+    Layer.provide(Scrub.layerGuest, PathLock.layer)
   )
   const { bytes, checked, damaged, missing, started } = report
   const since = new Date(started).toISOString()

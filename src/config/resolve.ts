@@ -1,6 +1,7 @@
 /** From a file's text and the environment to checked settings. Pure: nothing is read here. */
 import { Option, Redacted, Result, Schema, Struct } from "effect"
 import { Toml } from "effect/encoding"
+import { NetAddress } from "effect/net"
 import { explain } from "../ports/explain.ts"
 import { parseAddress } from "../ports/Membership.ts"
 import { evaluate, secretKeys, type Setting, type Settings, settings, unavailable } from "./settings.ts"
@@ -138,6 +139,17 @@ const rules = (settings: Settings): ReadonlyArray<string> => {
         + "set it to the same long random text on all nodes, or name a file that holds it in cluster.shared_secret_file"
     )
   }
+  const token = Option.getOrElse(settings.apiToken, () => Redacted.make("not empty"))
+  if (Redacted.value(token).trim() === "") {
+    offences.push("server.api_token is empty; remove it or give it a long random text")
+  }
+  if (active && settings.serverEnabled && Option.isNone(settings.apiToken) && !isLoopback(settings.serverHost)) {
+    offences.push(
+      `server.api_token is missing: server.host is ${settings.serverHost}, which others can reach, and whoever reaches it `
+        + "could change this cluster; set it to a long random text, name a file that holds it in server.api_token_file, or "
+        + "listen on 127.0.0.1"
+    )
+  }
   if (settings.tlsEnabled) {
     for (
       const [key, value] of [
@@ -178,6 +190,13 @@ const etcdRules = (settings: Settings): ReadonlyArray<string> => {
   }
   return offences
 }
+/** Whether only this machine reaches a host. A name other than `localhost` may lead anywhere. */
+const isLoopback = (host: string): boolean =>
+  host.toLowerCase() === "localhost"
+  || Result.match(NetAddress.ipFromString(host.replace(/^\[|\]$/g, "")), {
+    onFailure: () => false,
+    onSuccess: NetAddress.isLoopback
+  })
 
 const same = (a: unknown, b: unknown): boolean => a === b || JSON.stringify(a) === JSON.stringify(b)
 

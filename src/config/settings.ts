@@ -168,6 +168,7 @@ export const settings = {
   serverEnabled: flag("server.enabled", true),
   serverHost: setting("server.host", Schema.NonEmptyString, "127.0.0.1", text),
   serverPort: integer("server.port", 8000, 0, 65_535),
+  apiToken: secret("server.api_token"),
   shutdownTimeoutMillis: millis("server.shutdown_timeout_ms", 30_000)
 }
 
@@ -190,7 +191,6 @@ export type Settings = Readonly<ReturnType<typeof evaluate>>
 export const unavailable: ReadonlyMap<string, unknown> = new Map<string, unknown>([
   ["storage.min_free_bytes", 1_073_741_824],
   ["storage.watch", false],
-  ["server.api_token", undefined],
   ["telemetry.otlp_endpoint", undefined]
 ])
 
@@ -198,5 +198,6 @@ export const unavailable: ReadonlyMap<string, unknown> = new Map<string, unknown
 export const secretKeys: ReadonlyArray<string> = [
   "cluster.shared_secret",
   "cluster.shared_secret_previous",
-  "cluster.etcd_password"
+  "cluster.etcd_password",
+  "server.api_token"
 ]

@@ -1,26 +1,74 @@
 /** Everything that a node serves over HTTP. Built on top of the whole graph, and so closed first. */
-import { Context, Effect, Layer } from "effect"
+import { Context, Effect, Layer, type Option, type Redacted } from "effect"
 import { HttpRouter, HttpServer } from "effect/http"
-import type { Membership } from "../ports/Membership.ts"
-import type { Monitoring } from "../replication/Monitoring.ts"
-import type { Readiness } from "../replication/Readiness.ts"
-import { routes as health } from "./health.ts"
+import { HttpApiBuilder } from "effect/http-api"
+import type { Ports, Services } from "../Replication.ts"
+import { Api } from "./Api.ts"
+import * as Authorization from "./Authorization.ts"
+import { docs } from "./docs.ts"
+import * as Fallback from "./fallback.ts"
+import { bytesHandlers } from "./handlers/bytes.ts"
+import { clusterHandlers } from "./handlers/cluster.ts"
+import { nodeHandlers } from "./handlers/node.ts"
+import { operationHandlers } from "./handlers/operation.ts"
+import { uploadHandlers } from "./handlers/upload.ts"
 import { routes as metrics } from "./metrics.ts"
 import { type HttpUnavailable, layer as layerServer, type ServerOptions } from "./server.ts"
+import * as Verifier from "./Verifier.ts"
 
 export class HttpFace extends Context.Service<HttpFace, {
   /** Where it listens: `http://127.0.0.1:8000`. */
   readonly url: string
 }>()("file-replication/HttpFace") {}
 
-export const layer = (
-  options: ServerOptions
-): Layer.Layer<HttpFace, HttpUnavailable, Membership | Monitoring | Readiness> =>
+export interface FaceOptions extends ServerOptions {
+  /** What calls that change something must show; `none`: they come from this machine. */
+  readonly apiToken: Option.Option<Redacted.Redacted>
+}
+
+const handlers = Layer.mergeAll(nodeHandlers, clusterHandlers, operationHandlers, bytesHandlers, uploadHandlers).pipe(
+  Layer.provide(Verifier.layer)
+)
+
+/** Pages besides the definition. */
+const pages = [
+  { method: "GET", path: "/docs" },
+  { method: "GET", path: "/metrics" },
+  { method: "GET", path: "/openapi.json" }
+]
+
+const endpoints: ReadonlyArray<Fallback.Endpoint> = Object.values(Api.groups).flatMap(({ endpoints }) =>
+  Object.values(endpoints).map(({ method, path }) => ({ method, path }))
+)
+
+const routes = (apiToken: FaceOptions["apiToken"]) =>
+  Layer.mergeAll(
+    HttpApiBuilder.layer(Api, { openapiPath: "/openapi.json" }).pipe(
+      Layer.provide(handlers),
+      Layer.provide(Authorization.layer(apiToken))
+    ),
+    docs,
+    metrics,
+    Fallback.layer([...endpoints, ...pages])
+  )
+
+/** An address means what it says, to the letter; and a file's path may be long. */
+const routerConfig = {
+  ignoreTrailingSlash: false,
+  ignoreDuplicateSlashes: false,
+  caseSensitive: true,
+  maxParamLength: 16 * 1024
+}
+
+export const layer = (options: FaceOptions): Layer.Layer<HttpFace, HttpUnavailable, Services | Ports> =>
   Layer.effect(
     HttpFace,
     Effect.map(HttpServer.HttpServer, ({ address }) => ({ url: HttpServer.formatAddress(address) }))
   )
     .pipe(
-      Layer.provide(HttpRouter.serve(Layer.mergeAll(health, metrics), { disableLogger: true, disableListenLog: true })),
+      Layer.provide(
+        HttpRouter.serve(routes(options.apiToken), { disableLogger: true, disableListenLog: true, routerConfig })
+      ),
+      Layer.provide(HttpServer.layerServices),
       Layer.provide(layerServer(options))
     )

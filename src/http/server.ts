@@ -35,10 +35,11 @@ const limits = {
   maxConnections: 128,
   maxHeaderSize: 16 * 1024,
   headersTimeout: 5000,
-  requestTimeout: 10_000,
+  /** A file may take long to arrive; what counts is that something of it does. */
+  requestTimeout: 0,
   keepAliveTimeout: 5000,
   connectionsCheckingInterval: 1000,
-  /** A connection on which nothing moves, in either direction. */
+  /** A connection on which nothing moves, in either direction, unless this node is at work for it. */
   idleMillis: 30_000
 }
 
@@ -50,6 +51,14 @@ const make = Effect.fnUntraced(function*({ host, port }: ServerOptions) {
   const server = createServer(limits)
   server.maxConnections = limits.maxConnections
   server.timeout = limits.idleMillis
+  server.on("request", (request, response) => {
+    // With all of it here and nothing answered, the client waits for us and not we for it.
+    response.on("timeout", (socket) => {
+      if (request.complete && !response.headersSent) socket.setTimeout(limits.idleMillis)
+      else socket.destroy()
+    })
+  })
+  server.on("clientError", refuseMalformed)
   server.on("connection", (socket) => {
     sockets.add(socket)
     socket.once("close", () => sockets.delete(socket))
@@ -65,6 +74,25 @@ const make = Effect.fnUntraced(function*({ host, port }: ServerOptions) {
   )
   return http
 })
+
+/** What is no HTTP never comes as far as the routes, and is refused in their shape all the same. */
+const refuseMalformed = (error: Error, socket: Duplex): void => {
+  if (!socket.writable || Reflect.get(error, "code") === "ECONNRESET") {
+    socket.destroy(error)
+    return
+  }
+  const [status, code, message] = malformed[String(Reflect.get(error, "code"))]
+    ?? ["400 Bad Request", "BadRequest", "this is no HTTP request"]
+  const body = JSON.stringify({ error: { code, message } })
+  socket.end(
+    `HTTP/1.1 ${status}\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: ${body.length}\r\n\r\n${body}`
+  )
+}
+
+const malformed: Readonly<Record<string, readonly [string, string, string]>> = {
+  HPE_HEADER_OVERFLOW: ["431 Request Header Fields Too Large", "TooLarge", "the headers are longer than 16 KiB"],
+  ERR_HTTP_REQUEST_TIMEOUT: ["408 Request Timeout", "TooSlow", "the request came too slowly"]
+}
 
 const detailOf = (cause: unknown): string => {
   switch (cause instanceof Error ? Reflect.get(cause, "code") : undefined) {

@@ -32,29 +32,29 @@ export interface ScrubReport {
   readonly missing: number
 }
 
+export interface VerifyOptions {
+  /** How fast files are read at most; as fast as it goes when left out. */
+  readonly bytesPerSecond?: number
+  /** Told how the run goes, often. */
+  readonly onProgress?: (report: ScrubReport) => void
+}
+
 export class Scrub extends Context.Service<Scrub, {
   /**
    * Hashes every verified file, once; goes on where an earlier run was interrupted. Fails with `NotFound` when the
    * folder is not this node's any more.
    */
-  readonly verify: Effect.Effect<ScrubReport, InventoryError | BackendError>
+  readonly verify: (options?: VerifyOptions) => Effect.Effect<ScrubReport, InventoryError | BackendError>
 }>()("file-replication/Scrub") {}
 
-export interface ScrubOptions {
+export interface ScheduleOptions {
   /** How fast files are read at most; 0: as fast as it goes. */
   readonly bytesPerSecond: number
-}
-
-export interface ScheduleOptions extends ScrubOptions {
   /** Within how long every byte is hashed again, milliseconds; 0: only on demand. */
   readonly intervalMillis: number
 }
 
 type Requirements = Backend | Inventory | PathLock
-
-/** For a process beside the node: on demand only. */
-export const layerGuest = (options: ScrubOptions): Layer.Layer<Scrub, never, Requirements> =>
-  Layer.effect(Scrub, Effect.map(make(options, () => Effect.void), ({ verify }) => ({ verify })))
 
 /** For the node itself: on demand, and on its schedule. */
 export const layer = (options: ScheduleOptions): Layer.Layer<Scrub, never, Requirements | Background | Puller> =>
@@ -112,7 +112,7 @@ type Position = typeof Position.Type
 const oldest = 24 * 3_600_000
 
 const make = Effect.fnUntraced(function*(
-  options: ScrubOptions,
+  options: Pick<ScheduleOptions, "bytesPerSecond">,
   onLost: (file: Registered) => Effect.Effect<void>
 ) {
   const backend = yield* Backend
@@ -121,7 +121,11 @@ const make = Effect.fnUntraced(function*(
   const permit = yield* Semaphore.make(1)
 
   /** Reads a file no faster than allowed. Gives whether its bytes are right, or why that is not known. */
-  const hash = Effect.fnUntraced(function*({ entry }: Registered, bytesPerSecond: number) {
+  const hash = Effect.fnUntraced(function*(
+    { entry }: Registered,
+    bytesPerSecond: number,
+    onBytes: (bytes: number) => void
+  ) {
     const digest = createHash("sha256")
     const began = yield* Clock.currentTimeMillis
     let bytes = 0
@@ -132,6 +136,7 @@ const make = Effect.fnUntraced(function*(
         Effect.suspend(() => {
           digest.update(chunk)
           bytes += chunk.length
+          onBytes(bytes)
           if (bytesPerSecond === 0) return Effect.void
           return Effect.flatMap(Clock.currentTimeMillis, (now) => {
             const ahead = began + (bytes / bytesPerSecond) * 1000 - now
@@ -154,8 +159,14 @@ const make = Effect.fnUntraced(function*(
   })
 
   /** From where the run of this name stands to the last file. */
-  const run = Effect.fnUntraced(function*(name: string, from: Position, rate: Effect.Effect<number, InventoryError>) {
+  const run = Effect.fnUntraced(function*(
+    name: string,
+    from: Position,
+    rate: Effect.Effect<number, InventoryError>,
+    onProgress: (report: ScrubReport) => void = () => undefined
+  ) {
     const { after: begun, ...report } = { ...from }
+    onProgress({ ...report })
     let after = begun
     let unkept = 0
     const keep = Effect.suspend(() => {
@@ -169,7 +180,11 @@ const make = Effect.fnUntraced(function*(
     const look = Effect.fnUntraced(function*(path: FilePath, bytesPerSecond: number) {
       const row = yield* inventory.verified(path)
       if (Option.isNone(row)) return
-      const { bytes, sound } = yield* hash(row.value.file, bytesPerSecond)
+      const { bytes, sound } = yield* hash(
+        row.value.file,
+        bytesPerSecond,
+        (bytes) => onProgress({ ...report, bytes: report.bytes + bytes })
+      )
       report.checked++
       report.bytes += bytes
       yield* Metrics.hashedAgain(bytes)
@@ -203,10 +218,10 @@ const make = Effect.fnUntraced(function*(
     return report satisfies ScrubReport
   })
 
-  const verify = Effect.gen(function*() {
+  const verify = Effect.fn("Scrub.verify")(function*({ bytesPerSecond = 0, onProgress }: VerifyOptions = {}) {
     const from = yield* begin("scrub.verify", oldest)
-    return yield* run("scrub.verify", from, Effect.succeed(options.bytesPerSecond))
-  }).pipe(permit.withPermit, Effect.withSpan("Scrub.verify"))
+    return yield* run("scrub.verify", from, Effect.succeed(bytesPerSecond), onProgress)
+  }, permit.withPermit)
 
   /** One run over everything, spread over the interval, and the rest until the interval is over. */
   const scheduled = Effect.fnUntraced(function*(intervalMillis: number) {
@@ -223,3 +238,9 @@ const make = Effect.fnUntraced(function*(
 
   return { verify, scheduled }
 })
+
+/** For a process beside the node: on demand only. */
+export const layerGuest: Layer.Layer<Scrub, never, Requirements> = Layer.effect(
+  Scrub,
+  Effect.map(make({ bytesPerSecond: 0 }, () => Effect.void), ({ verify }) => ({ verify }))
+)

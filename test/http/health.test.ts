@@ -1,7 +1,9 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Layer, Stream } from "effect"
 import { HttpRouter, HttpServer } from "effect/http"
-import { routes } from "../../src/http/health.ts"
+import { HttpApi, HttpApiBuilder } from "effect/http-api"
+import { NodeGroup } from "../../src/http/Api.ts"
+import { nodeHandlers } from "../../src/http/handlers/node.ts"
 import * as MembershipStatic from "../../src/membership/MembershipStatic.ts"
 import { NodeId } from "../../src/ports/FileEntry.ts"
 import { InventoryError } from "../../src/ports/Inventory.ts"
@@ -16,6 +18,8 @@ const broken = Layer.succeed(Readiness, {
   await: () => Effect.fail(error),
   gate: Effect.void
 })
+
+const routes = HttpApiBuilder.layer(HttpApi.make("file-replication").add(NodeGroup)).pipe(Layer.provide(nodeHandlers))
 
 const ask = (path: string) =>
   Effect.acquireUseRelease(

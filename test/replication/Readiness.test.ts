@@ -139,7 +139,8 @@ describe("Readiness", () => {
       let checked = false
       const readiness = yield* Effect.provideService(readinessWith(false), LocalCheck, {
         checked: Effect.sync(() => checked),
-        check: Effect.void
+        check: Effect.void,
+        examine: () => Effect.succeed({ _tag: "Other" })
       })
       yield* TestClock.adjust("10 seconds")
       assert.include((yield* readiness.status).reason, "not all been compared")
@@ -161,7 +162,11 @@ describe("Readiness", () => {
       const inventory = yield* Inventory
       let checked = false
       const { status } = yield* readinessWith(false).pipe(
-        Effect.provideService(LocalCheck, { checked: Effect.sync(() => checked), check: Effect.void }),
+        Effect.provideService(LocalCheck, {
+          checked: Effect.sync(() => checked),
+          check: Effect.void,
+          examine: () => Effect.succeed({ _tag: "Other" })
+        }),
         Effect.provideService(Inventory, {
           ...inventory,
           progress: Effect.tap(inventory.progress, () => Effect.sync(() => (checked = true)))

@@ -36,7 +36,7 @@ describe("Scrub", () => {
     Effect.gen(function*() {
       yield* holdAll
       yield* (yield* Inventory).apply([{ _tag: "Owe", file: fileOf("db/owed", 9), reason: "", due: 1e9 }])
-      const report = yield* (yield* Scrub.Scrub).verify
+      const report = yield* (yield* Scrub.Scrub).verify()
       assert.deepStrictEqual(report, { started: 0, checked: 4, bytes: 16, damaged: 0, missing: 0 })
     }).pipe(Effect.provide(scrubbing({ bytesPerSecond: 0, intervalMillis: 0 }))))
 
@@ -44,7 +44,7 @@ describe("Scrub", () => {
     Effect.gen(function*() {
       yield* holdAll
       yield* (yield* Backend).remove(FilePath.make("db/b"))
-      const report = yield* (yield* Scrub.Scrub).verify
+      const report = yield* (yield* Scrub.Scrub).verify()
       assert.deepStrictEqual(report, { started: 0, checked: 4, bytes: 12, damaged: 0, missing: 1 })
     }).pipe(Effect.provide(scrubbing({ bytesPerSecond: 0, intervalMillis: 0 }))))
 
@@ -54,7 +54,7 @@ describe("Scrub", () => {
       yield* Effect.gen(function*() {
         const { verify } = yield* Scrub.Scrub
         yield* holdAll
-        const first = yield* Effect.forkChild(verify)
+        const first = yield* Effect.forkChild(verify({ bytesPerSecond: 2 }))
         assert.strictEqual(yield* reads.next, "db/a")
         yield* TestClock.adjust("1999 millis")
         assert.deepStrictEqual(reads.all, ["db/a"])
@@ -62,14 +62,14 @@ describe("Scrub", () => {
         assert.strictEqual(yield* reads.next, "db/b")
         yield* TestClock.adjust("1 second")
         yield* Fiber.interrupt(first)
-        const second = yield* Effect.forkChild(verify)
+        const second = yield* Effect.forkChild(verify({ bytesPerSecond: 2 }))
         // The one that was cut short is read again, those before it are not.
         assert.strictEqual(yield* reads.next, "db/b")
         yield* TestClock.adjust("10 seconds")
         assert.deepStrictEqual(yield* Fiber.join(second), { started: 0, checked: 4, bytes: 16, damaged: 0, missing: 0 })
         assert.deepStrictEqual(reads.all, ["db/a", "db/b", "db/b", "db/c", "db/d"])
         assert.deepStrictEqual(yield* (yield* Inventory).recall("scrub.verify"), Option.none())
-      }).pipe(Effect.provide(scrubbing({ bytesPerSecond: 2, intervalMillis: 0 }, reads.backend)))
+      }).pipe(Effect.provide(scrubbing({ bytesPerSecond: 0, intervalMillis: 0 }, reads.backend)))
     }))
 
   it.effect("is made once in every interval by its schedule", () =>
@@ -93,7 +93,7 @@ describe("Scrub", () => {
       yield* backend.claim("another")
       yield* (yield* Inventory).remember("id", Option.some("ours"))
       yield* backend.remove(FilePath.make("db/a"))
-      assert.include((yield* Effect.flip((yield* Scrub.Scrub).verify)).message, "is its disk mounted?")
+      assert.include((yield* Effect.flip((yield* Scrub.Scrub).verify())).message, "is its disk mounted?")
       assert.strictEqual((yield* (yield* Inventory).progress).owed.files, 0)
     }).pipe(Effect.provide(scrubbing({ bytesPerSecond: 0, intervalMillis: 0 }))))
 })

@@ -209,8 +209,8 @@ describe("an operator's word", () => {
         yield* staged.write(new TextEncoder().encode("db/a and more"))
         yield* staged.commit((yield* staged.seal).sha256)
       }))
-      assert.strictEqual((yield* (yield* Scrub).verify).damaged, 1)
-    }).pipe(Effect.provide(Layer.provideMerge(layerGuest({ bytesPerSecond: 0 }), nodeLayer({ script: unreachable })))))
+      assert.strictEqual((yield* (yield* Scrub).verify()).damaged, 1)
+    }).pipe(Effect.provide(Layer.provideMerge(layerGuest, nodeLayer({ script: unreachable })))))
 
   it("forget does not pass over a node that can't be asked", () => {
     const sighting = (node: string, kind: "Absent" | "Away") => ({ node: NodeId.make(node), kind, detail: "" })

@@ -1,0 +1,331 @@
+/**
+ * What a node serves over HTTP, as one definition: its handlers, its description for programs at `/openapi.json` and
+ * its pages for people at `/docs` all follow from it.
+ *
+ * Times are milliseconds since 1970, and what is not known is `null`. Whatever is refused is refused in the one shape
+ * of `refusals.ts`. A log sequence number beyond 2^53 is a string, because most programs would round it.
+ */
+import { Schema, Struct } from "effect"
+import { HttpApi, HttpApiEndpoint, HttpApiGroup, HttpApiSchema, OpenApi } from "effect/http-api"
+import { FileEntry, NodeId, Revision } from "../ports/FileEntry.ts"
+import { FilePath } from "../ports/FilePath.ts"
+import { Cursor } from "../ports/Manifest.ts"
+import { Address, Role, Watermark } from "../ports/Membership.ts"
+import { FileReport, LocalState, OwedState } from "../replication/FileReport.ts"
+import { PauseReason } from "../replication/Pauses.ts"
+import { Status } from "../replication/Status.ts"
+import { version } from "../version.ts"
+import { Authorization } from "./Authorization.ts"
+import { refusals } from "./refusals.ts"
+
+const described = (summary: string, description?: string) => OpenApi.annotations({ summary, description })
+
+// -----------------------------------------------------------------------------
+// The node itself
+// -----------------------------------------------------------------------------
+
+export const Health = Schema.Struct({
+  status: Schema.Literal("ok"),
+  node: NodeId,
+  role: Role,
+  version: Schema.String
+})
+
+/** Said with 503: the status of a node that is not ready, or why there is none. */
+const NotReady = Schema.Union([
+  Status,
+  Schema.Struct({ ready: Schema.Literal(false), reason: Schema.String })
+]).annotate({ httpApiStatus: 503, identifier: "NotReady" })
+
+export class NodeGroup extends HttpApiGroup.make("node")
+  .add(
+    HttpApiEndpoint.get("health", "/health", { success: Health })
+      .annotateMerge(described("Whether the process serves")),
+    HttpApiEndpoint.get("ready", "/ready", { success: Status, error: NotReady })
+      .annotateMerge(described(
+        "Whether the node holds everything",
+        "200 with its status, or 503 with it and `Retry-After`."
+      ))
+  )
+  .annotateMerge(OpenApi.annotations({ title: "Node", description: "For orchestrators and monitoring" }))
+{}
+
+// -----------------------------------------------------------------------------
+// The cluster
+// -----------------------------------------------------------------------------
+
+export const Member = Schema.Struct({
+  id: NodeId,
+  role: Role,
+  /** Whether it is the node that answers. */
+  self: Schema.Boolean,
+  alive: Schema.Boolean,
+  address: Schema.NullOr(Address),
+  version: Schema.String,
+  /** How far it says that it holds everything. */
+  watermark: Schema.NullOr(Watermark),
+  /** It is about to leave. */
+  draining: Schema.Boolean
+}).annotate({ identifier: "Member" })
+
+export const Cluster = Schema.Struct({ node: NodeId, members: Schema.Array(Member) })
+
+/** What `POST /verify` has found so far, or in the end. */
+export const Verification = Schema.Struct({
+  running: Schema.Boolean,
+  started_ms: Schema.Int,
+  checked: Schema.Natural,
+  bytes: Schema.Natural,
+  /** Files with wrong bytes, set aside and owed again. */
+  damaged: Schema.Natural,
+  /** Files that were gone, owed again. */
+  missing: Schema.Natural,
+  /** What ended it before its end. */
+  error: Schema.NullOr(Schema.String)
+}).annotate({ identifier: "Verification" })
+
+export const NodeStatus = Schema.Struct({
+  node: NodeId,
+  role: Role,
+  version: Schema.String,
+  /** The newest position of the manifest; `null` while it can't be asked. */
+  head: Schema.NullOr(Cursor),
+  status: Status,
+  pulls: Schema.Struct({
+    /** Files that wait for a worker. */
+    queued: Schema.Natural,
+    in_flight: Schema.Natural,
+    /** Since the start of this process. */
+    pulled: Schema.Natural,
+    bytes: Schema.Natural,
+    attempts: Schema.Natural,
+    failed: Schema.Natural,
+    checksum_mismatches: Schema.Natural
+  }),
+  /** Bytes that may still be written. */
+  free_bytes: Schema.NullOr(Schema.Natural),
+  /** The verification on demand that runs or ran last. */
+  verification: Schema.NullOr(Verification)
+}).annotate({ identifier: "NodeStatus" })
+
+const Limit = (fallback: number) =>
+  Schema.optional(
+    Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 1000 }, { expected: "an integer from 1 to 1000" }))
+      .annotate({ default: fallback })
+  )
+
+export const ListedFile = Schema.Struct({ entry: FileEntry, revision: Revision, local: LocalState }).annotate({
+  identifier: "ListedFile"
+})
+
+export const Files = Schema.Struct({
+  files: Schema.Array(ListedFile),
+  /** Where the next page begins: `?cursor=` of the next call. `null` behind the last. */
+  next: Schema.NullOr(FilePath)
+})
+
+export const OwedFile = Schema.Struct({
+  path: FilePath,
+  size_bytes: Schema.Natural,
+  origin_node_id: NodeId,
+  ...Struct.omit(OwedState.fields, ["state"])
+}).annotate({ identifier: "OwedFile" })
+
+export const Owed = Schema.Struct({
+  /** How many there are in all. */
+  total: Schema.Natural,
+  bytes: Schema.Natural,
+  files: Schema.Array(OwedFile)
+})
+
+export const Registration = Schema.Struct({ entry: FileEntry, revision: Revision }).annotate({
+  identifier: "Registration"
+})
+
+/** A path of a file in an address: the rest of it, `/` included, each part percent-encoded. */
+const inAddress = { path: Schema.String }
+
+/** A position in a writer's log, as digits. */
+const Lsn = Schema.BigIntFromString.check(
+  Schema.isBetweenBigInt({ minimum: 0n, maximum: 2n ** 64n - 1n }, {
+    expected: "an integer from 0 to 18446744073709551615"
+  })
+)
+
+const Described = Schema.Struct({
+  path: Schema.String,
+  database: Schema.optionalKey(Schema.String),
+  measurement: Schema.optionalKey(Schema.String),
+  partition_time: Schema.optionalKey(Schema.String),
+  tier: Schema.optionalKey(Schema.String),
+  lsn: Schema.optionalKey(Schema.Union([Schema.Natural, Schema.BigInt]))
+})
+
+export const Deletion = Schema.Struct({ path: FilePath, revision: Revision, reason: Schema.String })
+
+const Reason = Schema.String.check(
+  Schema.isPattern(/^[^]{1,1000}$/, { expected: "a reason of 1 to 1000 characters" })
+)
+
+export class ClusterGroup extends HttpApiGroup.make("cluster")
+  .add(
+    HttpApiEndpoint.get("members", "/api/v1/cluster", { success: Cluster, error: refusals("Unavailable") })
+      .annotateMerge(described("Every member that is known, alive or not")),
+    HttpApiEndpoint.get("status", "/api/v1/cluster/status", { success: NodeStatus, error: refusals("Unavailable") })
+      .annotateMerge(described("Where this node stands")),
+    HttpApiEndpoint.get("owed", "/api/v1/cluster/owed", {
+      query: { limit: Limit(100) },
+      success: Owed,
+      error: refusals("Unavailable")
+    }).annotateMerge(described("Files that this node owes, and why", "Those that are tried next come first.")),
+    HttpApiEndpoint.get("files", "/api/v1/cluster/files", {
+      query: {
+        cursor: Schema.optional(FilePath),
+        limit: Limit(100),
+        prefix: Schema.optional(Schema.String)
+      },
+      success: Files,
+      error: refusals("BadRequest", "Unavailable")
+    }).annotateMerge(described(
+      "A page of the manifest, in the order of the paths' bytes",
+      "With what of each file is on this node."
+    )),
+    HttpApiEndpoint.get("file", "/api/v1/cluster/files/:path/*", {
+      params: inAddress,
+      success: FileReport,
+      error: refusals("BadPath", "NotFound", "Unavailable")
+    }).annotateMerge(described("All that this node knows of a file, and why it is not here"))
+  )
+  .annotateMerge(OpenApi.annotations({ title: "Cluster", description: "What there is, and where it stands" }))
+{}
+
+/** What keeps new pulls from beginning; empty: nothing does. */
+export const Pulling = Schema.Struct({ paused: Schema.Array(PauseReason) })
+
+export class OperationGroup extends HttpApiGroup.make("operation")
+  .add(
+    HttpApiEndpoint.post("register", "/api/v1/cluster/files", {
+      payload: Described,
+      success: [Registration, Registration.pipe(HttpApiSchema.status(201))],
+      error: refusals("BadPath", "BadRequest", "NotFound", "Conflict", "Gone", "Unavailable", "NoSpace")
+    }).annotateMerge(described(
+      "Register a file that already lies in the data folder",
+      "The file must be complete: it is read and hashed where it lies, and must not change afterwards. 201, or 200 "
+        + "when the same bytes are registered already. With 409 or 410 the file stays where it is."
+    )),
+    HttpApiEndpoint.delete("remove", "/api/v1/cluster/files/:path/*", {
+      params: inAddress,
+      query: { reason: Schema.optional(Reason) },
+      success: Deletion,
+      error: refusals("BadPath", "NotFound", "Gone", "Unavailable")
+    }).annotateMerge(described(
+      "Delete a file from every node, for good",
+      "Nothing can be published under its path again."
+    )),
+    HttpApiEndpoint.post("verify", "/api/v1/cluster/verify", {
+      query: {
+        rate: Schema.optional(
+          Schema.Natural.annotate({ description: "MiB per second at most; 0: as fast as it goes", default: 128 })
+        )
+      },
+      success: Verification.pipe(HttpApiSchema.status(202)),
+      error: refusals("Unavailable")
+    }).annotateMerge(described(
+      "Hash every file of this node again",
+      "It runs on its own; `verification` of the status says how it goes. One that runs already is not begun again. "
+        + "What is damaged is set aside and pulled again."
+    )),
+    HttpApiEndpoint.post("pause", "/api/v1/cluster/pause", { success: Pulling, error: refusals("Unavailable") })
+      .annotateMerge(described(
+        "Begin no new pull until told to resume",
+        "Pulls in flight end. It outlives a restart of the node."
+      )),
+    HttpApiEndpoint.post("resume", "/api/v1/cluster/resume", { success: Pulling, error: refusals("Unavailable") })
+      .annotateMerge(described("Pull again"))
+  )
+  .middleware(Authorization)
+  .annotateMerge(OpenApi.annotations({ title: "Operation", description: "What changes the node or the cluster" }))
+{}
+
+// -----------------------------------------------------------------------------
+// Bytes
+// -----------------------------------------------------------------------------
+
+const anyBytes = HttpApiSchema.StreamUint8Array()
+
+export class BytesGroup extends HttpApiGroup.make("bytes")
+  .add(
+    HttpApiEndpoint.get("download", "/api/v1/files/:path/*", {
+      params: inAddress,
+      success: [anyBytes, HttpApiSchema.Empty(304)],
+      error: refusals("BadPath", "NotFound", "Gone", "RangeNotSatisfiable", "NotVerified", "Unavailable")
+    }).annotateMerge(described(
+      "The verified bytes of a file",
+      "`ETag` is its SHA-256. One range at a time; `If-None-Match` and `If-Range` are honoured, and HEAD is answered. "
+        + "A whole file is hashed while it is sent, and cut before its last bytes when the disk gave others."
+    ))
+  )
+  .annotateMerge(OpenApi.annotations({ title: "Bytes", description: "Files themselves" }))
+{}
+
+export class UploadGroup extends HttpApiGroup.make("upload")
+  .add(
+    HttpApiEndpoint.put("upload", "/api/v1/files/:path/*", {
+      params: inAddress,
+      query: {
+        database: Schema.optionalKey(Schema.String),
+        measurement: Schema.optionalKey(Schema.String),
+        partition_time: Schema.optionalKey(Schema.String),
+        tier: Schema.optionalKey(Schema.String),
+        lsn: Schema.optionalKey(Lsn)
+      },
+      payload: anyBytes,
+      success: [Registration, Registration.pipe(HttpApiSchema.status(201))],
+      error: refusals(
+        "BadPath",
+        "BadRequest",
+        "TooSlow",
+        "Conflict",
+        "Gone",
+        "TooLarge",
+        "WrongMediaType",
+        "Unavailable",
+        "NoSpace"
+      )
+    }).annotateMerge(described(
+      "Publish a file",
+      "The body is the file, of any media type. 201, or 200 when the same bytes are registered already. What does not "
+        + "arrive whole leaves nothing behind. 503 after the last byte: the bytes are safe on this node, and registered "
+        + "once the manifest answers; sending them again is safe."
+    ))
+  )
+  .middleware(Authorization)
+  .annotateMerge(OpenApi.annotations({ title: "Upload" }))
+{}
+
+// -----------------------------------------------------------------------------
+
+/** The rest of an address, behind its first part: programs that describe it know one name for both. */
+const joinPaths = (spec: Record<string, unknown>): Record<string, unknown> => {
+  const paths = spec["paths"]
+  if (typeof paths !== "object" || paths === null) return spec
+  return {
+    ...spec,
+    paths: Object.fromEntries(Object.entries(paths).map(([path, item]) => [path.replace(/\/\*$/, ""), item]))
+  }
+}
+
+export class Api extends HttpApi.make("file-replication")
+  .add(NodeGroup)
+  .add(ClusterGroup)
+  .add(OperationGroup)
+  .add(BytesGroup)
+  .add(UploadGroup)
+  .annotateMerge(OpenApi.annotations({
+    title: "file-replication",
+    version,
+    description: "One node of a cluster that replicates immutable files. Reading is open; what changes something needs "
+      + "the bearer token of `server.api_token`, where one is set.",
+    transform: joinPaths
+  }))
+{}

@@ -1,0 +1,51 @@
+/** What publishing by a body and registering in place have in common. */
+import { Effect, Option, Schema } from "effect"
+import { HttpServerResponse } from "effect/http"
+import type { Registered } from "../ports/FileEntry.ts"
+import type { FilePath } from "../ports/FilePath.ts"
+import { Manifest } from "../ports/Manifest.ts"
+import type { PublishError } from "../replication/Registrar.ts"
+import { Registration } from "./Api.ts"
+import { refuse } from "./refusals.ts"
+
+/** Whether the manifest has the path already, asked before: behind it, the same bytes answer as if they were new. */
+export const stoodBefore = Effect.fnUntraced(function*(path: FilePath) {
+  return Option.isSome(yield* (yield* Manifest).get(path))
+})
+
+const encode = Schema.encodeUnknownSync(Schema.toCodecJson(Registration))
+
+/** 201, or 200 when it stood before. */
+export const registered = (file: Registered, stood: boolean): HttpServerResponse.HttpServerResponse =>
+  HttpServerResponse.jsonUnsafe(encode(file), {
+    status: stood ? 200 : 201,
+    headers: { etag: `"${file.entry.sha256}"` }
+  })
+
+/** Pure: what a caller is told. */
+export const refusalOf = (error: PublishError) => {
+  const { message } = error
+  switch (error._tag) {
+    case "InvalidEntry":
+      return refuse("BadRequest", message)
+    case "Conflict":
+      return refuse("Conflict", message)
+    case "Gone":
+      return refuse("Gone", message)
+    case "Unavailable":
+    case "InventoryError":
+      return refuse("Unavailable", message)
+    case "BackendError":
+      switch (error.reason) {
+        case "NoSpace":
+          return refuse("NoSpace", message)
+        case "NotFound":
+          return refuse("NotFound", message)
+        case "Unsafe":
+          return refuse("BadRequest", message)
+        case "Unreadable":
+        case "Io":
+          return refuse("Unavailable", message)
+      }
+  }
+}

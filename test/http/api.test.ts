@@ -1,0 +1,190 @@
+/** Every endpoint but those for files' bytes, asked of a real node. */
+import { assert, describe, layer } from "@effect/vitest"
+import { Effect, Schedule } from "effect"
+import { connect } from "node:net"
+import { Cluster, Files, NodeStatus, Owed } from "../../src/http/Api.ts"
+import { FileReport } from "../../src/replication/FileReport.ts"
+import { ask, decode, Node, node, put, refused } from "./node.ts"
+
+layer(node, { timeout: 60_000, excludeTestServices: true })("the HTTP API", (it) => {
+  describe("cluster", () => {
+    it.effect("lists the members", () =>
+      Effect.gen(function*() {
+        const { members } = yield* decode(Cluster, yield* ask("GET", "/api/v1/cluster"))
+        assert.deepStrictEqual(members.map(({ alive, id, self }) => ({ alive, id: String(id), self })), [
+          { alive: true, id: "node", self: true }
+        ])
+      }))
+
+    it.effect("says where the node stands, and what it owes and why", () =>
+      Effect.gen(function*() {
+        const status = yield* Effect.repeat(
+          Effect.flatMap(ask("GET", "/api/v1/cluster/status"), (answer) => decode(NodeStatus, answer)),
+          { until: ({ status }) => status.owed.files === 1, schedule: Schedule.spaced("20 millis") }
+        )
+        assert.deepStrictEqual([String(status.node), status.status.ready], ["node", false])
+        const owed = yield* decode(Owed, yield* ask("GET", "/api/v1/cluster/owed"))
+        assert.deepStrictEqual([owed.total, owed.bytes], [1, 4])
+        assert.deepStrictEqual(owed.files.map(({ path }) => String(path)), ["lost/file"])
+        assert.isNotEmpty(owed.files[0]?.reason)
+      }))
+
+    it.effect("gives the manifest in pages, and those with a prefix only", () =>
+      Effect.gen(function*() {
+        for (const path of ["pages/a", "pages/b", "pages/b-c", "pages/c/d", "pagesx"]) yield* put(path, path)
+        const walk = Effect.fnUntraced(function*(prefix: string, limit: number) {
+          const paths: Array<string> = []
+          let cursor: string | null = ""
+          while (cursor !== null) {
+            const query = new URLSearchParams({ prefix, limit: String(limit), ...(cursor === "" ? {} : { cursor }) })
+            const page: typeof Files.Type = yield* decode(Files, yield* ask("GET", `/api/v1/cluster/files?${query}`))
+            assert.isAtMost(page.files.length, limit)
+            for (const { entry, local } of page.files) paths.push(`${entry.path} ${local.state}`)
+            cursor = page.next
+          }
+          return paths
+        })
+        const all = ["pages/a verified", "pages/b verified", "pages/b-c verified", "pages/c/d verified"]
+        assert.deepStrictEqual(yield* walk("pages/", 1), all)
+        assert.deepStrictEqual(yield* walk("pages/", 1000), all)
+        assert.deepStrictEqual(yield* walk("pages/c/", 2), ["pages/c/d verified"])
+        assert.deepStrictEqual(yield* walk("pages/b", 1), all.slice(1, 3))
+        assert.deepStrictEqual(yield* walk("pages/z", 2), [])
+        assert.deepStrictEqual(yield* walk("lost", 2), ["lost/file owed"])
+      }))
+
+    it.effect("refuses limits and cursors that are none", () =>
+      Effect.gen(function*() {
+        for (
+          const query of [
+            "limit=0",
+            "limit=1001",
+            "limit=-1",
+            "limit=1e99",
+            "limit=x",
+            "limit=1&limit=2",
+            "cursor=../a",
+            "cursor="
+          ]
+        ) yield* refused(yield* ask("GET", `/api/v1/cluster/files?${query}`), 400, "BadRequest")
+      }))
+
+    it.effect("tells all that is known of a file", () =>
+      Effect.gen(function*() {
+        const lost = yield* decode(FileReport, yield* ask("GET", "/api/v1/cluster/files/lost/file"))
+        assert.deepStrictEqual([lost.manifest.state, lost.local.state, lost.on_disk], ["listed", "owed", null])
+        yield* put("told/file", "bytes")
+        const here = yield* decode(FileReport, yield* ask("GET", "/api/v1/cluster/files/told%2Ffile"))
+        assert.deepStrictEqual([here.local.state, here.on_disk?.size_bytes], ["verified", 5])
+        yield* refused(yield* ask("GET", "/api/v1/cluster/files/no/such"), 404, "NotFound")
+        yield* refused(yield* ask("GET", "/api/v1/cluster/files/no/../such"), 400, "BadPath")
+      }))
+  })
+
+  describe("operation", () => {
+    it.effect("deletes a file for good, with a reason", () =>
+      Effect.gen(function*() {
+        yield* put("gone/file", "x")
+        const deleted = yield* ask("DELETE", "/api/v1/cluster/files/gone/file?reason=no%20more%20needed")
+        assert.strictEqual(deleted.status, 200, deleted.text)
+        // It stays as long as this node has not heard of it.
+        const answer = yield* Effect.repeat(ask("GET", "/api/v1/files/gone/file"), {
+          until: ({ status }) => status !== 200,
+          schedule: Schedule.spaced("20 millis")
+        })
+        assert.match(yield* refused(answer, 410, "Gone"), /no more needed/)
+        yield* refused(yield* ask("DELETE", "/api/v1/cluster/files/gone/file"), 410, "Gone")
+        yield* refused(yield* put("gone/file", "x"), 410, "Gone")
+        yield* refused(yield* ask("DELETE", "/api/v1/cluster/files/no/such"), 404, "NotFound")
+        yield* refused(yield* ask("DELETE", "/api/v1/cluster/files/no/such?reason="), 400, "BadRequest")
+      }))
+
+    it.effect("verifies on demand, and says how it went", () =>
+      Effect.gen(function*() {
+        yield* put("verify/file", "x")
+        assert.strictEqual((yield* ask("POST", "/api/v1/cluster/verify?rate=0")).status, 202)
+        const { verification } = yield* Effect.repeat(
+          Effect.flatMap(ask("GET", "/api/v1/cluster/status"), (answer) => decode(NodeStatus, answer)),
+          { until: ({ verification }) => verification?.running === false, schedule: Schedule.spaced("20 millis") }
+        )
+        assert.isAbove(verification?.checked ?? 0, 0)
+        assert.isNull(verification?.error)
+        yield* refused(yield* ask("POST", "/api/v1/cluster/verify?rate=-1"), 400, "BadRequest")
+      }))
+
+    it.effect("pauses and resumes pulling", () =>
+      Effect.gen(function*() {
+        assert.strictEqual((yield* ask("POST", "/api/v1/cluster/pause")).text, "{\"paused\":[\"operator\"]}")
+        const status = yield* decode(NodeStatus, yield* ask("GET", "/api/v1/cluster/status"))
+        assert.deepStrictEqual(status.status.paused, ["operator"])
+        assert.strictEqual((yield* ask("POST", "/api/v1/cluster/resume")).text, "{\"paused\":[]}")
+      }))
+
+    it.effect("refuses calls that may come from a web page of another site", () =>
+      Effect.gen(function*() {
+        const pause = (headers: Record<string, string>) => ask("POST", "/api/v1/cluster/resume", { headers })
+        for (
+          const headers of [
+            { origin: "http://evil.example" },
+            { origin: "null" },
+            { host: "evil.example" },
+            { host: "127.0.0.1.evil.example:80" },
+            { "sec-fetch-site": "cross-site" },
+            { host: "localhost:1", origin: "http://localhost:2" }
+          ]
+        ) yield* refused(yield* pause(headers), 403, "ForeignOrigin")
+        for (const headers of [{}, { host: "localhost:1", origin: "http://localhost:1" }, { host: "[::1]:80" }]) {
+          assert.strictEqual((yield* pause(headers)).status, 200)
+        }
+        const upload = yield* ask("PUT", "/api/v1/files/evil/file", {
+          headers: { origin: "http://evil.example" },
+          body: "x"
+        })
+        yield* refused(upload, 403, "ForeignOrigin")
+      }))
+  })
+
+  describe("the rest", () => {
+    it.effect("refuses unknown addresses and wrong methods in the same shape", () =>
+      Effect.gen(function*() {
+        for (
+          const path of ["/nothing", "/api", "/api/v1", "/API/v1/cluster", "/health/", "//health", "/api/v2/cluster"]
+        ) {
+          yield* refused(yield* ask("GET", path), 404, "NoSuchEndpoint")
+        }
+        const wrong = yield* ask("PATCH", "/api/v1/files/a")
+        yield* refused(wrong, 405, "MethodNotAllowed")
+        assert.strictEqual(wrong.headers["allow"], "GET, PUT, HEAD")
+        yield* refused(yield* ask("POST", "/health"), 405, "MethodNotAllowed")
+        yield* refused(yield* ask("TRACE", "/docs"), 405, "MethodNotAllowed")
+      }))
+
+    it.effect("refuses what is no HTTP, and headers without end, in the same shape", () =>
+      Effect.gen(function*() {
+        const { url } = yield* Node
+        const { hostname, port } = new URL(url)
+        const say = (text: string) =>
+          Effect.callback<string>((resume) => {
+            let answer = ""
+            const socket = connect(Number(port), hostname, () => socket.write(text))
+            socket.on("data", (chunk) => (answer += chunk.toString()))
+            socket.on("error", () => undefined)
+            socket.on("close", () => resume(Effect.succeed(answer)))
+          })
+        assert.match(yield* say("nonsense\r\n\r\n"), /^HTTP\/1\.1 400 [^]*"code":"BadRequest"/)
+        const headers = `GET /health HTTP/1.1\r\nhost: a\r\nx: ${"y".repeat(20_000)}\r\n\r\n`
+        assert.match(yield* say(headers), /^HTTP\/1\.1 431 [^]*"code":"TooLarge"/)
+      }))
+
+    it.effect("describes itself for programs and for people, and loads nothing from elsewhere", () =>
+      Effect.gen(function*() {
+        const described: unknown = JSON.parse((yield* ask("GET", "/openapi.json")).text)
+        assert.nestedProperty(described, "paths./api/v1/files/{path}.put.responses.409")
+        assert.nestedProperty(described, "paths./api/v1/files/{path}.get.responses.416")
+        const docs = yield* ask("GET", "/docs")
+        assert.strictEqual(docs.status, 200)
+        assert.notMatch(docs.text, /<(?:script|link|img)[^>]+(?:src|href)=/)
+        assert.strictEqual((yield* ask("HEAD", "/docs")).status, 200)
+      }))
+  })
+})

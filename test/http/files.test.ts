@@ -1,0 +1,217 @@
+/** Files over HTTP, published to and read from a real node. */
+import { assert, describe, layer } from "@effect/vitest"
+import { Effect, Schedule } from "effect"
+import { randomBytes } from "node:crypto"
+import { readdirSync, readFileSync } from "node:fs"
+import { mkdir, writeFile } from "node:fs/promises"
+import { connect } from "node:net"
+import { dirname, join } from "node:path"
+import { Registration } from "../../src/http/Api.ts"
+import { FileReport } from "../../src/replication/FileReport.ts"
+import { ask, decode, json, Node, node, put, refused, sha256 } from "./node.ts"
+
+/** What lies in the staging folder. */
+const staged = Effect.map(
+  Node,
+  ({ data }) =>
+    readdirSync(join(data, ".replication", "staging"), { recursive: true, withFileTypes: true }).filter((each) =>
+      each.isFile()
+    ).map(({ name }) => name)
+)
+
+layer(node, { timeout: 60_000, excludeTestServices: true })("files over HTTP", (it) => {
+  describe("publishing", () => {
+    it.effect("takes a body as a file: 201, the same again 200, other bytes 409", () =>
+      Effect.gen(function*() {
+        const bytes = randomBytes(3_000_000)
+        const first = yield* ask(
+          "PUT",
+          "/api/v1/files/up/cpu/2026/04/11/14/a;b%20%C3%A4?tier=cold&lsn=18446744073709551615",
+          {
+            body: bytes
+          }
+        )
+        assert.strictEqual(first.status, 201, first.text)
+        const { entry } = yield* decode(Registration, first)
+        assert.deepInclude<object>(entry, {
+          path: "up/cpu/2026/04/11/14/a;b ä",
+          sha256: sha256(bytes),
+          size_bytes: 3_000_000,
+          database: "up",
+          measurement: "cpu",
+          partition_time: "2026-04-11T14:00:00Z",
+          tier: "cold",
+          lsn: 18446744073709551615n
+        })
+        const { data } = yield* Node
+        assert.isTrue(readFileSync(join(data, entry.path)).equals(bytes))
+        const again = yield* ask("PUT", "/api/v1/files/up/cpu/2026/04/11/14/a;b%20%C3%A4", { body: bytes })
+        assert.deepStrictEqual([again.status, again.headers["etag"]], [200, `"${sha256(bytes)}"`])
+        yield* refused(yield* put("up/cpu/2026/04/11/14/a;b%20%C3%A4", "other"), 409, "Conflict")
+        yield* refused(yield* put("up/cpu/2026/04/11/14/a;b%20%C3%A4/below", "other"), 409, "Conflict")
+        assert.isTrue(readFileSync(join(data, entry.path)).equals(bytes))
+        assert.strictEqual((yield* put("up/empty", "")).status, 201)
+      }))
+
+    it.effect("refuses every path that could lead astray, and writes nothing", () =>
+      Effect.gen(function*() {
+        for (
+          const path of [
+            "../x",
+            "a/../../x",
+            "a/%2e%2e/x",
+            "%2e%2e%2fx",
+            "/etc/passwd",
+            "a//b",
+            "a/",
+            ".",
+            "a%00b",
+            "a%5Cb",
+            "C:/x",
+            ".replication/x",
+            "s3://x",
+            "a%ff",
+            "a%zz",
+            "a%",
+            "x".repeat(300),
+            `${"d/".repeat(2100)}x`,
+            ""
+          ]
+        ) yield* refused(yield* put(path, "x"), 400, "BadPath")
+        assert.deepStrictEqual(yield* staged, [])
+      }))
+
+    it.effect("refuses a file that comes compressed, in parts, or does not fit on the disk, before a byte of it", () =>
+      Effect.gen(function*() {
+        const with_ = (headers: Record<string, string>) =>
+          ask("PUT", "/api/v1/files/no/file", { headers: { ...headers, expect: "100-continue" } })
+        yield* refused(yield* with_({ "content-encoding": "gzip" }), 415, "WrongMediaType")
+        yield* refused(yield* with_({ "content-range": "bytes 0-1/2" }), 400, "BadRequest")
+        yield* refused(yield* with_({ "content-length": "9000000000000000" }), 507, "NoSpace")
+        yield* refused(yield* with_({ "content-length": "9007199254740993" }), 413, "TooLarge")
+        yield* refused(yield* ask("PUT", "/api/v1/files/no/file?partition_time=now", { body: "x" }), 400, "BadRequest")
+      }))
+
+    it.effect("keeps nothing of a body that breaks off", () =>
+      Effect.gen(function*() {
+        const { url } = yield* Node
+        const { hostname, port } = new URL(url)
+        const head = "PUT /api/v1/files/broken/off HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000000\r\n\r\n"
+        yield* Effect.acquireUseRelease(
+          Effect.sync(() => connect(Number(port), hostname)),
+          (socket) =>
+            Effect.gen(function*() {
+              socket.write(head + "x".repeat(500_000))
+              yield* Effect.repeat(staged, {
+                until: (files) => files.length > 0,
+                schedule: Schedule.spaced("10 millis")
+              })
+            }),
+          (socket) => Effect.sync(() => socket.destroy())
+        )
+        yield* Effect.repeat(staged, { until: (files) => files.length === 0, schedule: Schedule.spaced("10 millis") })
+        yield* refused(yield* ask("GET", "/api/v1/cluster/files/broken/off"), 404, "NotFound")
+      }))
+
+    it.effect("registers a file that lies in the data folder, where it lies", () =>
+      Effect.gen(function*() {
+        const { data } = yield* Node
+        const lay = (path: string, content: string) =>
+          Effect.promise(async () => {
+            await mkdir(dirname(join(data, path)), { recursive: true })
+            await writeFile(join(data, path), content)
+          })
+        yield* lay("laid/file", "some bytes")
+        const first = yield* ask("POST", "/api/v1/cluster/files", json({ path: "laid/file", database: "other" }))
+        assert.strictEqual(first.status, 201, first.text)
+        const { entry } = yield* decode(Registration, first)
+        assert.deepInclude<object>(entry, { sha256: sha256("some bytes"), size_bytes: 10, database: "other" })
+        assert.strictEqual((yield* ask("POST", "/api/v1/cluster/files", json({ path: "laid/file" }))).status, 200)
+        assert.strictEqual((yield* ask("GET", "/api/v1/files/laid/file")).text, "some bytes")
+        const register = (body: unknown) => ask("POST", "/api/v1/cluster/files", json(body))
+        yield* refused(yield* register({ path: "laid/nothing" }), 404, "NotFound")
+        yield* refused(yield* register({ path: "../laid" }), 400, "BadPath")
+        yield* refused(yield* register({ path: 1 }), 400, "BadRequest")
+        yield* refused(yield* register({}), 400, "BadRequest")
+        yield* refused(
+          yield* ask("POST", "/api/v1/cluster/files", { headers: { "content-type": "text/plain" }, body: "{}" }),
+          415,
+          "WrongMediaType"
+        )
+        const broken = { ...json({}), body: "{" }
+        yield* refused(yield* ask("POST", "/api/v1/cluster/files", broken), 400, "BadRequest")
+        const long = { ...json({}), body: `"${"x".repeat(70_000)}"` }
+        yield* refused(yield* ask("POST", "/api/v1/cluster/files", long), 413, "TooLarge")
+      }))
+  })
+
+  describe("reading", () => {
+    it.effect("sends the bytes with their hash as the tag, to HEAD without them, and 304 to who has them", () =>
+      Effect.gen(function*() {
+        const bytes = randomBytes(2_500_000)
+        yield* put("read/big", bytes)
+        const whole = yield* ask("GET", "/api/v1/files/read/big")
+        assert.isTrue(whole.bytes.equals(bytes))
+        const etag = `"${sha256(bytes)}"`
+        assert.deepStrictEqual([whole.headers["etag"], whole.headers["accept-ranges"]], [etag, "bytes"])
+        const head = yield* ask("HEAD", "/api/v1/files/read/big")
+        assert.deepStrictEqual([head.status, head.headers["content-length"], head.bytes.length], [200, "2500000", 0])
+        for (const tags of [etag, `W/${etag}`, `"x", ${etag}`, "*"]) {
+          const known = yield* ask("GET", "/api/v1/files/read/big", { headers: { "if-none-match": tags } })
+          assert.deepStrictEqual([known.status, known.bytes.length], [304, 0])
+        }
+        yield* put("read/empty", "")
+        assert.deepInclude(yield* ask("GET", "/api/v1/files/read/empty"), { status: 200, text: "" })
+      }))
+
+    it.effect("sends one range, and refuses what is none", () =>
+      Effect.gen(function*() {
+        yield* put("read/ten", "0123456789")
+        const part = (range: string, more: Record<string, string> = {}) =>
+          ask("GET", "/api/v1/files/read/ten", { headers: { range, ...more } })
+        for (
+          const [range, text, content] of [
+            ["bytes=0-0", "0", "bytes 0-0/10"],
+            ["bytes=3-5", "345", "bytes 3-5/10"],
+            ["bytes=8-", "89", "bytes 8-9/10"],
+            ["bytes=8-99", "89", "bytes 8-9/10"],
+            ["bytes=-3", "789", "bytes 7-9/10"],
+            ["bytes=-99", "0123456789", "bytes 0-9/10"]
+          ] as const
+        ) {
+          const answer = yield* part(range)
+          assert.deepStrictEqual([answer.status, answer.text, answer.headers["content-range"]], [206, text, content])
+        }
+        for (const range of ["bytes=10-", "bytes=5-4", "bytes=-0", "bytes=", "bytes=-", "bytes=a-b", "bytes=0-1,3-4"]) {
+          const answer = yield* part(range)
+          yield* refused(answer, 416, "RangeNotSatisfiable")
+          assert.strictEqual(answer.headers["content-range"], "bytes */10")
+        }
+        assert.strictEqual((yield* part("lines=1-2")).status, 200)
+        assert.strictEqual((yield* part("bytes=0-1", { "if-range": `"${sha256("0123456789")}"` })).text, "01")
+        assert.strictEqual((yield* part("bytes=0-1", { "if-range": "\"other\"" })).text, "0123456789")
+      }))
+
+    it.effect("sends no file that is not here, verified, and says why", () =>
+      Effect.gen(function*() {
+        const owed = yield* ask("GET", "/api/v1/files/lost/file")
+        assert.match(yield* refused(owed, 503, "NotVerified"), /lost\/file is not here yet: ./)
+        assert.strictEqual(owed.headers["retry-after"], "5")
+        yield* refused(yield* ask("GET", "/api/v1/files/no/such"), 404, "NotFound")
+        yield* refused(yield* ask("GET", "/api/v1/files/.replication/inventory.db"), 400, "BadPath")
+      }))
+
+    it.effect("sends no byte of a file that was changed on the disk, and owes it again", () =>
+      Effect.gen(function*() {
+        const { data } = yield* Node
+        yield* put("read/changed", "0123456789")
+        yield* Effect.promise(() => writeFile(join(data, "read/changed"), "x123456789"))
+        const answer = yield* ask("GET", "/api/v1/files/read/changed")
+        assert.match(yield* refused(answer, 503, "NotVerified"), /not on this disk as it was/)
+        yield* Effect.repeat(
+          Effect.flatMap(ask("GET", "/api/v1/cluster/files/read/changed"), (answer) => decode(FileReport, answer)),
+          { until: ({ local }) => local.state === "owed", schedule: Schedule.spaced("20 millis") }
+        )
+      }))
+  })
+})
