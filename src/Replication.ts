@@ -18,6 +18,7 @@ import { advertised, etcdNamespace, etcdOptions, listenAddress, makeFolder, tlsI
 import * as InventorySqlite from "./inventory/InventorySqlite.ts"
 import * as ManifestEtcd from "./manifest/ManifestEtcd.ts"
 import * as ManifestSqlite from "./manifest/ManifestSqlite.ts"
+import * as MembershipEtcd from "./membership/MembershipEtcd.ts"
 import * as MembershipSqlite from "./membership/MembershipSqlite.ts"
 import * as MembershipStatic from "./membership/MembershipStatic.ts"
 import * as PeerResolverOriginFirst from "./membership/PeerResolverOriginFirst.ts"
@@ -133,8 +134,7 @@ const defaultPorts: PortLayers<StartError> = {
       return MembershipStatic.layer({ self, peers })
     }
     if (Option.getOrElse(settings.membership, () => settings.manifest) === "etcd") {
-      const offence = "cluster.membership: etcd is not available yet; set it to static, and cluster.peers with it"
-      return yield* new ConfigError({ offences: [offence] })
+      return MembershipEtcd.layer({ namespace: etcdNamespace(settings), self, version }).pipe(Layer.provide(etcdClient))
     }
     const path = folders(settings).manifest
     yield* makeFolder(dirname(path))
