@@ -65,7 +65,12 @@ const make = Effect.fnUntraced(function*(path: string) {
   const jobs = yield* Queue.unbounded<Job, Cause.Done>()
   const written = yield* PubSub.sliding<void>(1)
 
-  const writer = yield* Effect.forkScoped(writeAll(thread, jobs, Effect.asVoid(PubSub.publish(written, undefined))))
+  let writes = 0
+  const signal = Effect.suspend(() => {
+    writes++
+    return Effect.asVoid(PubSub.publish(written, undefined))
+  })
+  const writer = yield* Effect.forkScoped(writeAll(thread, jobs, signal))
   yield* Effect.addFinalizer(() => Effect.andThen(Queue.end(jobs), Fiber.await(writer)))
 
   const write = Effect.fnUntraced(function*(write: Write) {
@@ -94,6 +99,17 @@ const make = Effect.fnUntraced(function*(path: string) {
     Effect.mapError(failed("progress")),
     Effect.flatMap(decodeProgress)
   )
+  // Everybody who follows the changes asks at each of them, and what was read behind a write serves all until the next.
+  let read: { readonly writes: number; readonly answer: Deferred.Deferred<Progress, InventoryError> } | undefined
+  const progressBehindWrites = Effect.suspend(() => {
+    if (read?.writes === writes) return Deferred.await(read.answer)
+    const answer = Deferred.makeUnsafe<Progress, InventoryError>()
+    read = { writes, answer }
+    return Effect.uninterruptible(progress).pipe(
+      Effect.tapError(() => Effect.sync(() => (read = undefined))),
+      Effect.onExit((exit) => Deferred.done(answer, exit))
+    )
+  })
 
   const inventory: Inventory["Service"] = {
     apply: Effect.fnUntraced(function*(changes, cursor) {
@@ -174,7 +190,7 @@ const make = Effect.fnUntraced(function*(path: string) {
       // Whoever writes after this question is asked leaves a signal behind, and the question is asked again.
       (signals) =>
         Stream.concat(Stream.succeed(undefined), Stream.fromSubscription(signals)).pipe(
-          Stream.mapEffect(() => progress)
+          Stream.mapEffect(() => progressBehindWrites)
         )
     ))
   }

@@ -1,5 +1,5 @@
 /** Asks a file's origin first, then the others, each file's turn beginning with another of them. */
-import { Effect, Hash, Layer, Option } from "effect"
+import { Duration, Effect, Hash, Layer, Option } from "effect"
 import type { NodeId } from "../ports/FileEntry.ts"
 import type { FilePath } from "../ports/FilePath.ts"
 import { type Member, Membership } from "../ports/Membership.ts"
@@ -31,14 +31,20 @@ export const order = (
     .map(({ address, id }) => ({ id, address }))
 }
 
+/** For how long a list of members serves the pulls of many files. */
+const freshness = Duration.millis(100)
+
 export const layer: Layer.Layer<PeerResolver, never, Membership> = Layer.effect(
   PeerResolver,
-  Effect.map(Membership, ({ members, self }) =>
-    PeerResolver.of({
+  Effect.gen(function*() {
+    const { members, self } = yield* Membership
+    const known = yield* Effect.cachedWithTTL(members, freshness)
+    return PeerResolver.of({
       candidates: (origin, path) =>
-        members.pipe(
-          Effect.map((known) => order(known, self.id, origin, path)),
+        known.pipe(
+          Effect.map((members) => order(members, self.id, origin, path)),
           Effect.mapError((error) => new PeerLookupFailed({ detail: error.message }))
         )
-    }))
+    })
+  })
 )

@@ -1,5 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Context, Effect, Layer, Option, Random } from "effect"
+import { TestClock } from "effect/testing"
 import { join } from "node:path"
 import { DatabaseSync } from "node:sqlite"
 import * as MembershipSqlite from "../../src/membership/MembershipSqlite.ts"
@@ -111,7 +112,7 @@ describe("PeerResolverOriginFirst", () => {
       assert.deepStrictEqual(yield* resolver.candidates(id(1), pathOf(1)), [{ id: id(2), address }])
     }))
 
-  it.live("sees a member that came later, and fails with the reason when the members can't be read", () =>
+  it.effect("sees a member that came later, and fails with the reason when the members can't be read", () =>
     Effect.gen(function*() {
       const path = join(yield* temporaryFolder, "members.db")
       const membershipOf = (n: number) =>
@@ -124,12 +125,14 @@ describe("PeerResolverOriginFirst", () => {
       assert.deepStrictEqual(yield* resolver.candidates(id(2), pathOf(1)), [])
       const address = { host: "10.0.0.2", port: 4002 }
       yield* Context.get(yield* membershipOf(2), Membership).announce(address)
+      yield* TestClock.adjust("1 second")
       assert.deepStrictEqual(yield* resolver.candidates(id(2), pathOf(1)), [{ id: id(2), address }])
       yield* Effect.sync(() => {
         const file = new DatabaseSync(path)
         file.exec("UPDATE node SET role = 'king'")
         file.close()
       })
+      yield* TestClock.adjust("1 second")
       const error = yield* Effect.flip(resolver.candidates(id(2), pathOf(1)))
       assert.strictEqual(error._tag, "PeerLookupFailed")
       assert.include(error.message, "role: ")
