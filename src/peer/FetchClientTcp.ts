@@ -88,15 +88,21 @@ const make = Effect.fnUntraced(function*(options: Options) {
     const nonce = randomBytes(32).toString("hex")
     const timestamp = BigInt(Math.floor((yield* Clock.currentTimeMillis) / 1000))
     const { clusterName, nodeId } = options
-    const mac = Mac.fetchMac(options.secret, { nonce, nodeId, clusterName, path: entry.path, timestamp })
+    const signed = { nonce, nodeId, clusterName, path: entry.path, timestamp }
+    const byteOffset = BigInt(offset)
     const request: Messages.FetchFile = {
       path: entry.path,
       node_id: nodeId,
       nonce,
       timestamp,
-      hmac: Mac.toHex(mac),
-      byte_offset: BigInt(offset),
-      keep_alive: true
+      hmac: Mac.toHex(Mac.fetchMac(options.secret, signed)),
+      byte_offset: byteOffset,
+      keep_alive: true,
+      byte_length: 0n,
+      // The first MAC says nothing of the offset, for older peers know it so.
+      range_hmac: offset === 0
+        ? ""
+        : Mac.toHex(Mac.rangeMac(options.secret, { ...signed, offset: byteOffset, length: 0n }))
     }
     return request
   })

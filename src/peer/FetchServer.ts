@@ -113,6 +113,7 @@ interface Session {
 interface Granted {
   readonly entry: FileEntry
   readonly offset: number
+  readonly length: number
 }
 
 const makeHandler = Effect.fnUntraced(function*(
@@ -194,18 +195,18 @@ const makeHandler = Effect.fnUntraced(function*(
     )
     if (!here) return yield* new Refused({ code: "not_found", reason: "not verified on this node" })
 
-    const offset = request.byte_offset
-    if (offset !== 0n && (offset < 0n || offset >= BigInt(entry.size_bytes))) {
-      return yield* new Refused({ code: "bad_offset", reason: `the offset is not within ${entry.size_bytes} bytes` })
+    const { byte_length: wanted, byte_offset: offset } = request
+    const left = BigInt(entry.size_bytes) - offset
+    if ((offset !== 0n && (offset < 0n || left <= 0n)) || wanted < 0n || wanted > left) {
+      return yield* new Refused({ code: "bad_offset", reason: `the range is not within ${entry.size_bytes} bytes` })
     }
-    const granted: Granted = { entry, offset: Number(offset) }
+    const granted: Granted = { entry, offset: Number(offset), length: Number(wanted === 0n ? left : wanted) }
     return granted
   })
 
   /** Sends the answer and the body. Nothing has been sent when it fails with `Refused`. */
   const send = Effect.fnUntraced(function*(connection: Connection, request: Messages.FetchFile, granted: Granted) {
-    const { entry, offset } = granted
-    const length = entry.size_bytes - offset
+    const { entry, length, offset } = granted
     const encoded = Messages.encodeFetchFileAck(acceptance(signer, request, { length, offset, sha256: entry.sha256 }))
     if (length === 0) return yield* reply(connection, encoded)
 

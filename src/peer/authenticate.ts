@@ -42,14 +42,14 @@ export const authenticateFetch = (
   request: FetchFile
 ): Verdict => {
   const { clusterName, secrets } = credentials
-  const offence = macOffence(secrets, request.hmac, (secret) =>
-    Mac.fetchMac(secret, {
-      nonce: request.nonce,
-      nodeId: request.node_id,
-      clusterName,
-      path: request.path,
-      timestamp: request.timestamp
-    })) ?? timeOffence(request.timestamp, now)
+  const { node_id: nodeId, nonce, path, timestamp } = request
+  const fields = { nonce, nodeId, clusterName, path, timestamp }
+  const range = { ...fields, offset: request.byte_offset, length: request.byte_length }
+  // An offset alone may go unbound, for older peers know no more; a length, and what claims to be bound, may not.
+  const bound = request.range_hmac !== "" || request.byte_length !== 0n
+  const offence = macOffence(secrets, request.hmac, (secret) => Mac.fetchMac(secret, fields))
+    ?? (bound ? macOffence(secrets, request.range_hmac, (secret) => Mac.rangeMac(secret, range)) : undefined)
+    ?? timeOffence(timestamp, now)
   if (offence !== undefined) return offence
   if (!isNonce(request.nonce)) return refused("nonce", "the nonce is not 64 lower-case hex digits")
   return remember(nonces, request.nonce, request.timestamp, now)

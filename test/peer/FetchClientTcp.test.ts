@@ -106,6 +106,8 @@ describe("FetchClientTcp", () => {
       const [first, second] = requests
       assert.match(first?.nonce ?? "", /^[0-9a-f]{64}$/)
       assert.notStrictEqual(first?.nonce, second?.nonce)
+      assert.deepInclude(first, { byte_offset: 0n, byte_length: 0n, range_hmac: "" })
+      assert.match(second?.range_hmac ?? "", /^[0-9a-f]{64}$/)
       assert.deepInclude(second, { path: entry.path, node_id: "node-b", byte_offset: 7n, keep_alive: true })
     }))
 

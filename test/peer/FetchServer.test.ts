@@ -7,7 +7,16 @@ import type { Peer } from "../../src/ports/PeerResolver.ts"
 import { allBytes, entryOf, type TestFile } from "./support/doubles.ts"
 import { heartbeatAckOf, heartbeatOf, leaveFrame, signedJoin } from "./support/joins.ts"
 import { rawClient, startServer } from "./support/nodes.ts"
-import { frame, isSigned, nowSeconds, requestFor, requestFrame, takeAck, takeFrame } from "./support/requests.ts"
+import {
+  boundRequest,
+  frame,
+  isSigned,
+  nowSeconds,
+  requestFor,
+  requestFrame,
+  takeAck,
+  takeFrame
+} from "./support/requests.ts"
 
 const entry = entryOf("db/m/a.parquet", 1000)
 const empty = entryOf("db/m/empty.parquet", 0)
@@ -83,6 +92,33 @@ const refusals: ReadonlyArray<
     code: "bad_offset",
     request: () => requestFor(entry.path, { byte_offset })
   })),
+  ...[[0n, 1001n], [1n, 1000n], [0n, -1n], [999n, 2n], [0n, 2n ** 63n - 1n], [1000n, 0n]].map((
+    [byte_offset = 0n, byte_length = 0n]
+  ) => ({
+    what: `${byte_length} bytes from ${byte_offset} on`,
+    code: "bad_offset",
+    request: () => boundRequest(entry.path, { byte_offset, byte_length })
+  })),
+  {
+    what: "a length that no MAC binds",
+    code: "auth",
+    request: () => requestFor(entry.path, { byte_length: 10n })
+  },
+  {
+    what: "another length than was signed",
+    code: "auth",
+    request: () => ({ ...boundRequest(entry.path, { byte_length: 10n }), byte_length: 11n })
+  },
+  {
+    what: "another offset than was signed",
+    code: "auth",
+    request: () => ({ ...boundRequest(entry.path, { byte_offset: 1n }), byte_offset: 2n })
+  },
+  {
+    what: "the MAC of another request's range",
+    code: "auth",
+    request: () => ({ ...requestFor(entry.path), range_hmac: boundRequest(entry.path).range_hmac })
+  },
   { what: "offset 1 of an empty file", code: "bad_offset", request: () => requestFor(empty.path, { byte_offset: 1n }) },
   // Two faults each: the earlier check answers.
   { what: "a wrong MAC for a bad path", code: "auth", request: () => requestFor("../a", { hmac: "0".repeat(64) }) },
@@ -145,6 +181,23 @@ describe("FetchServer", () => {
         })
         assert.isTrue(isSigned(request, ack))
         assert.isTrue(body.equals(bytes.subarray(offset)))
+      }
+    }))
+
+  it.live("serves only the part that is asked for, when a MAC binds it", () =>
+    Effect.gen(function*() {
+      const peer = yield* server
+      for (const [offset, length] of [[0, 1], [0, 1000], [10, 90], [999, 1]] as const) {
+        const request = boundRequest(entry.path, { byte_offset: BigInt(offset), byte_length: BigInt(length) })
+        const { ack, body } = yield* ask(peer, request)
+        assert.deepInclude(ack, {
+          status: "ok",
+          size_bytes: BigInt(length),
+          byte_offset: BigInt(offset),
+          sha256: entry.sha256
+        })
+        assert.isTrue(isSigned(request, ack))
+        assert.isTrue(body.equals(bytes.subarray(offset, offset + length)))
       }
     }))
 

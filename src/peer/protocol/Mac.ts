@@ -23,6 +23,25 @@ export interface FetchFields {
 export const fetchMac = (secret: Redacted.Redacted<string>, fields: FetchFields): Uint8Array =>
   sign(secret, [fields.nonce, fields.nodeId, fields.clusterName, fields.path, fields.timestamp.toString()])
 
+/** What the second MAC of a fetch request covers, which binds the part of the file that is asked for. */
+export interface RangeFields extends FetchFields {
+  readonly offset: bigint
+  /** 0: to the end. */
+  readonly length: bigint
+}
+
+export const rangeMac = (secret: Redacted.Redacted<string>, fields: RangeFields): Uint8Array =>
+  sign(secret, [
+    "fetch-range",
+    fields.nonce,
+    fields.nodeId,
+    fields.clusterName,
+    fields.path,
+    fields.timestamp.toString(),
+    fields.offset.toString(),
+    fields.length.toString()
+  ])
+
 /** What the MAC of a heartbeat or of a leave covers. */
 export interface JoinFields {
   readonly label: "heartbeat" | "leave"

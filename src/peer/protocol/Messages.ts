@@ -69,7 +69,11 @@ export const FetchFile = Schema.Struct({
   /** The first byte that is wanted. */
   byte_offset: Int64,
   /** Extension: another request will follow on this connection. */
-  keep_alive: Flag
+  keep_alive: Flag,
+  /** Extension: how many bytes are wanted, 0 for all that follow. */
+  byte_length: Int64,
+  /** Extension: binds offset and length as `hmac` binds the path. */
+  range_hmac: Text
 })
 export interface FetchFile extends Schema.Schema.Type<typeof FetchFile> {}
 
@@ -219,7 +223,9 @@ export const encodeFetchFile = (message: FetchFile): Result.Result<Uint8Array, F
       timestamp: message.timestamp,
       hmac: message.hmac,
       byte_offset: unlessZero(message.byte_offset),
-      keep_alive: unlessZero(message.keep_alive)
+      keep_alive: unlessZero(message.keep_alive),
+      byte_length: unlessZero(message.byte_length),
+      range_hmac: unlessZero(message.range_hmac)
     })
   )
 

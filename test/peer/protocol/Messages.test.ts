@@ -18,7 +18,9 @@ const plainRequest: Messages.FetchFile = {
   timestamp: 0n,
   hmac: "",
   byte_offset: 0n,
-  keep_alive: false
+  keep_alive: false,
+  byte_length: 0n,
+  range_hmac: ""
 }
 
 const ackFrom = (text: string) => Messages.decodeFetchFileAck(payload(text))
@@ -179,7 +181,9 @@ describe("Messages", () => {
       timestamp: BigInt(timestamp),
       hmac: "",
       byte_offset: BigInt(offset),
-      keep_alive: keepAlive
+      keep_alive: keepAlive,
+      byte_length: BigInt(timestamp),
+      range_hmac: path.toWellFormed()
     }
     const written = Result.getOrThrow(Messages.encodeFetchFile(message))
     assert.deepStrictEqual(Result.getOrThrow(Messages.decodeFetchFile(frameOf(written).payload)), message)

@@ -22,16 +22,27 @@ export const requestFor = (
     hmac: "",
     byte_offset: 0n,
     keep_alive: false,
+    byte_length: 0n,
+    range_hmac: "",
     ...overrides
   }
-  const mac = Mac.fetchMac(signedWith.secret ?? secret, {
-    nonce: request.nonce,
-    nodeId: request.node_id,
-    clusterName: signedWith.clusterName ?? clusterName,
-    path: request.path,
-    timestamp: request.timestamp
-  })
+  const mac = Mac.fetchMac(signedWith.secret ?? secret, macFields(request, signedWith.clusterName))
   return { ...request, hmac: overrides.hmac ?? Mac.toHex(mac) }
+}
+
+const macFields = (request: Messages.FetchFile, name = clusterName): Mac.FetchFields => ({
+  nonce: request.nonce,
+  nodeId: request.node_id,
+  clusterName: name,
+  path: request.path,
+  timestamp: request.timestamp
+})
+
+/** The same with its offset and length bound by a MAC of their own. */
+export const boundRequest = (path: string, overrides: Partial<Messages.FetchFile> = {}): Messages.FetchFile => {
+  const request = requestFor(path, overrides)
+  const { byte_length: length, byte_offset: offset } = request
+  return { ...request, range_hmac: Mac.toHex(Mac.rangeMac(secret, { ...macFields(request), offset, length })) }
 }
 
 export const requestFrame = (request: Messages.FetchFile): Uint8Array =>
