@@ -46,6 +46,7 @@ import * as Placement from "./replication/Placement.ts"
 import * as Puller from "./replication/Puller.ts"
 import * as Readiness from "./replication/Readiness.ts"
 import * as Registrar from "./replication/Registrar.ts"
+import * as Room from "./replication/Room.ts"
 import * as Scrub from "./replication/Scrub.ts"
 import * as Tombstones from "./replication/Tombstones.ts"
 import * as Unlinker from "./replication/Unlinker.ts"
@@ -199,6 +200,7 @@ export type Services =
   | RateLimits.RateLimits
   | Readiness.Readiness
   | Registrar.Registrar
+  | Room.Room
   | Scrub.Scrub
 
 const listener = fromConfig(Effect.fnUntraced(function*(settings) {
@@ -222,6 +224,9 @@ const announcement = Layer.effectDiscard(Effect.gen(function*() {
   const membership = yield* Membership
   yield* membership.announce(yield* advertised(settings, address.port))
 }))
+
+/** Room on the disk, for whoever writes there. */
+export const layerRoom = fromConfig((settings) => Effect.succeed(Room.layer({ minFreeBytes: settings.minFreeBytes })))
 
 const puller = fromConfig((settings) =>
   Effect.succeed(Puller.layer({
@@ -291,6 +296,7 @@ export const layerActive: Layer.Layer<Services, StartError, Ports | ReplicationC
   Layer.provideMerge(rateLimits),
   Layer.provide(Placement.layer),
   Layer.provide(PathLock.layer),
+  Layer.provideMerge(layerRoom),
   Layer.provideMerge(Background.layer)
 )
 

@@ -26,6 +26,7 @@ const configure = (folder: string, name: string, given: Partial<ReplicationConfi
     localPath: join(folder, name, "data"),
     manifestPath: Option.some(join(folder, "manifest.db")),
     coordinatorAddr: "127.0.0.1:0",
+    minFreeBytes: 0,
     ...given,
     sharedSecret: Redacted.make("a secret of the tests")
   })

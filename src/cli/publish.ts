@@ -3,7 +3,7 @@ import { Console, Duration, Effect, Layer, Option, Schema } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
 import { basename } from "node:path"
 import type { Registered } from "../ports/FileEntry.ts"
-import { layerGuestBackend, layerPorts, type StartError } from "../Replication.ts"
+import { layerGuestBackend, layerPorts, layerRoom, type StartError } from "../Replication.ts"
 import * as Background from "../replication/Background.ts"
 import * as Copies from "../replication/Copies.ts"
 import * as PathLock from "../replication/PathLock.ts"
@@ -66,6 +66,7 @@ export const layerRegistrar = (
     return Layer.merge(registrar, Copies.layer).pipe(
       Layer.provide(Placement.layer),
       Layer.provide(PathLock.layer),
+      Layer.provide(layerRoom),
       Layer.provide(Background.layer),
       Layer.provide(alone ? layerPorts() : layerPorts({ backend: layerGuestBackend }))
     )

@@ -165,6 +165,7 @@ export const settings = {
   localPath: setting("storage.local_path", Schema.NonEmptyString, "./data/arc", text),
   fsync: flag("storage.fsync", true),
   statePath: path("storage.state_path"),
+  minFreeBytes: integer("storage.min_free_bytes", 1_073_741_824, 0, Number.MAX_SAFE_INTEGER),
   serverEnabled: flag("server.enabled", true),
   serverHost: setting("server.host", Schema.NonEmptyString, "127.0.0.1", text),
   serverPort: integer("server.port", 8000, 0, 65_535),
@@ -189,7 +190,6 @@ export type Settings = Readonly<ReturnType<typeof evaluate>>
  * a limit that is read and not kept would be worse than none.
  */
 export const unavailable: ReadonlyMap<string, unknown> = new Map<string, unknown>([
-  ["storage.min_free_bytes", 1_073_741_824],
   ["storage.watch", false],
   ["telemetry.otlp_endpoint", undefined]
 ])

@@ -20,10 +20,12 @@ export interface Pauses {
   readonly reasons: Effect.Effect<ReadonlyArray<PauseReason>>
   /** Waits until nothing holds new pulls. */
   readonly open: Effect.Effect<void>
+  readonly hold: (reason: PauseReason) => void
+  readonly release: (reason: PauseReason) => void
   /** Holds at once. `InventoryError`: it holds, but the next start will not know. */
-  readonly pause: (reason: PauseReason) => Effect.Effect<void, InventoryError>
+  readonly pause: (reason: "operator") => Effect.Effect<void, InventoryError>
   /** `InventoryError`: it could not be recorded, and goes on holding. */
-  readonly resume: (reason: PauseReason) => Effect.Effect<void, InventoryError>
+  readonly resume: (reason: "operator") => Effect.Effect<void, InventoryError>
   /** Holds until the inventory can be written again. */
   readonly unwritable: (error: InventoryError) => Effect.Effect<void>
 }
@@ -81,12 +83,14 @@ export const make = Effect.fnUntraced(function*(
   return {
     reasons: Effect.sync(() => Array.from(held)),
     open: latch.await,
+    hold,
+    release,
     pause: Effect.fnUntraced(function*(reason) {
       hold(reason)
-      if (reason === "operator") yield* inventory.remember(pausedNote, Option.some(reason))
+      yield* inventory.remember(pausedNote, Option.some(reason))
     }),
     resume: Effect.fnUntraced(function*(reason) {
-      if (reason === "operator") yield* inventory.remember(pausedNote, Option.none())
+      yield* inventory.remember(pausedNote, Option.none())
       release(reason)
     }),
     unwritable

@@ -21,10 +21,12 @@ import * as Attempt from "./attempt.ts"
 import { Background } from "./Background.ts"
 import { isVerified } from "./decide.ts"
 import { type Lane, make as makeLanes } from "./lanes.ts"
+import * as Parked from "./Parked.ts"
 import * as Pauses from "./Pauses.ts"
 import { Placement } from "./Placement.ts"
 import * as Rearm from "./Rearm.ts"
 import * as Retry from "./retry.ts"
+import { Room } from "./Room.ts"
 
 /** What became of a request to pull. `Dropped`: the queue is full; the file stays owed and is pulled later. */
 export type Enqueued = "Enqueued" | "SkippedSelf" | "SkippedLocal" | "SkippedDuplicate" | "Dropped"
@@ -102,7 +104,7 @@ export interface PullerOptions extends Retry.RetryOptions {
 const longestWait = 60_000
 
 /** Whether another attempt of the same round can do better. */
-const hasSomebodyToAsk = (error: Attempt.AttemptFailed | InventoryError): boolean =>
+const hasSomebodyToAsk = (error: Attempt.AttemptFailed | Attempt.NoRoom | InventoryError): boolean =>
   error._tag === "AttemptFailed" && error.notBefore === undefined
 
 /** A path that is queued or in flight. */
@@ -117,7 +119,7 @@ export const layer = (
 ): Layer.Layer<
   Puller,
   never,
-  Background | Backend | FetchClient | Inventory | Membership | PeerResolver | Placement
+  Background | Backend | FetchClient | Inventory | Membership | PeerResolver | Placement | Room
 > =>
   Layer.effect(
     Puller,
@@ -127,12 +129,15 @@ export const layer = (
       const once = { ...options, maxAttempts: 1 }
       const { self } = yield* Membership
       const placement = yield* Placement
+      const room = yield* Room
       const background = yield* Background
       const attempt = yield* Attempt.make((times) => Retry.pauseMillis(options, times))
 
       const pauses = yield* Pauses.make(inventory, background)
       const queue = yield* makeLanes<Place>(options.queueSize)
       const places = new Map<FilePath, Place>()
+      // They keep their place while they wait, so that the others, which fit, go on.
+      const parked = Parked.make<Place>()
       const receipts = yield* PubSub.unbounded<Receipt>()
       const wake = yield* Queue.sliding<void>(1)
       // More may be owed and due than a lane of the queue had room for.
@@ -165,7 +170,9 @@ export const layer = (
       const queueUp = (file: Registered, lane: Lane = "first"): Enqueued => {
         const { path } = file.entry
         const place = places.get(path)
-        if (place !== undefined) {
+        // What was replaced waits for no room any more.
+        const replaced = place !== undefined && place.file.revision !== file.revision && parked.remove(place)
+        if (place !== undefined && !replaced) {
           // The same path at another revision has to wait until the old one has ended; the feed finds it then.
           if (place.file.revision !== file.revision) lookAgain()
           counts.skippedDuplicate++
@@ -295,8 +302,8 @@ export const layer = (
           return { _tag: "Pulled", file, from, bytes } satisfies Receipt
         }
         const { failure } = outcome
-        // Nothing can be recorded, and it is not the file's failure.
-        if (failure._tag === "InventoryError") return yield* failure
+        // Neither is the file's failure.
+        if (failure._tag === "InventoryError" || failure._tag === "NoRoom") return yield* failure
         // A peer that has appeared during the round woke what rested then, but not this.
         const rounds = rearmed.times() === armedBefore ? owed.rounds : 0
         return yield* postpone(
@@ -355,9 +362,31 @@ export const layer = (
 
       const giveBack = (place: Place) =>
         Effect.sync(() => {
+          if (parked.has(place)) return
           places.delete(place.file.entry.path)
           Queue.offerUnsafe(wake, undefined)
         })
+
+      // Only so many are remembered; beyond that whatever comes waits as well.
+      const holdForRoom = (): void => (parked.size() < options.queueSize ? pauses.release : pauses.hold)("disk")
+
+      const park = Effect.fnUntraced(function*(place: Place, { bytes, message }: Attempt.NoRoom) {
+        if (parked.size() === 0) yield* Effect.logWarning(`pulling pauses for what has no room: ${message}`)
+        place.inFlight = false
+        parked.add(place, bytes)
+        holdForRoom()
+      })
+
+      const unpark = Effect.gen(function*() {
+        yield* parked.some
+        yield* Effect.sleep("5 seconds")
+        const free = yield* Effect.orElseSucceed(room.free, () => 0)
+        // The queue may be full of what waits behind them: then it has to go on first.
+        if (parked.release(free, (place) => queue.offer(place, "first"))) pauses.release("disk")
+        else holdForRoom()
+        if (parked.size() === 0) yield* Effect.logInfo("the disk has room again for what is owed")
+      })
+      yield* background.run("the wait for room on the disk", Effect.forever(unpark))
 
       // A defect must not cost more than one attempt an interval either.
       const afterDefect = Effect.fnUntraced(function*(file: Registered, cause: Cause.Cause<never>) {
@@ -379,7 +408,8 @@ export const layer = (
           yield* PubSub.publish(receipts, outcome.success)
           return
         }
-        // The row still says that the file is owed. Without the inventory nothing better can be recorded.
+        // The row still says that the file is owed.
+        if (outcome.failure._tag === "NoRoom") return yield* park(place, outcome.failure)
         yield* pauses.unwritable(outcome.failure)
         lookAgain()
       }, (effect, place) => Effect.ensuring(effect, giveBack(place)))
@@ -402,11 +432,18 @@ export const layer = (
         withdraw: (path) =>
           Effect.sync(() => {
             const place = places.get(path)
-            if (place !== undefined) Deferred.doneUnsafe(place.withdrawn, Effect.void)
+            if (place === undefined) return
+            Deferred.doneUnsafe(place.withdrawn, Effect.void)
+            if (!parked.remove(place)) return
+            places.delete(path)
+            PubSub.publishUnsafe(receipts, { _tag: "Withdrawn", file: place.file })
           }),
         pause: pauses.pause,
         resume: pauses.resume,
-        paused: pauses.reasons,
+        paused: Effect.map(
+          pauses.reasons,
+          (reasons) => parked.size() > 0 && !reasons.includes("disk") ? [...reasons, "disk" as const] : reasons
+        ),
         stats: Effect.sync(() => {
           let inFlight = 0
           for (const place of places.values()) if (place.inFlight) inFlight++

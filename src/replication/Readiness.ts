@@ -88,7 +88,7 @@ export const unreadyReason = (evidence: Evidence, readyMaxLagMillis: number): st
 
 const whyPaused: Readonly<Record<PauseReason, string>> = {
   operator: "an operator has said so",
-  disk: "the disk has no room for more",
+  disk: "what is owed has no room on the disk beside storage.min_free_bytes",
   inventory: "the inventory can't be written; see the log"
 }
 

@@ -24,6 +24,7 @@ import { describe as describeBy, InvalidEntry, type NewFile } from "./newFile.ts
 import * as PathLock from "./PathLock.ts"
 import { Placement } from "./Placement.ts"
 import * as Replacing from "./replacing.ts"
+import { Room } from "./Room.ts"
 
 export { InvalidEntry, type NewFile }
 
@@ -38,7 +39,8 @@ export class Registrar extends Context.Service<Registrar, {
   /**
    * Writes a file, registers it and shows it; when it returns, peers can fetch it. The same bytes again are fine.
    * Other bytes under a taken path are a `Conflict`, and what is stored stays as it was. `Unavailable`: the bytes are
-   * safe on this disk, and are registered once the manifest answers.
+   * safe on this disk, and are registered once the manifest answers. `BackendError` `NoSpace`: the disk has no room
+   * beside its reserve, and nothing is kept.
    */
   readonly publish: <E = never, R = never>(
     file: NewFile,
@@ -92,7 +94,7 @@ interface Registration {
 
 export const layer = (
   options: RegistrarOptions
-): Layer.Layer<Registrar, never, Background | Backend | Inventory | Manifest | Membership | Placement> =>
+): Layer.Layer<Registrar, never, Background | Backend | Inventory | Manifest | Membership | Placement | Room> =>
   Layer.effect(
     Registrar,
     Effect.gen(function*() {
@@ -100,6 +102,7 @@ export const layer = (
       const inventory = yield* Inventory
       const manifest = yield* Manifest
       const placement = yield* Placement
+      const room = yield* Room
       const background = yield* Background
       const { self } = yield* Membership
       // One file a path at a time. Not the lock under which files are shown: a manifest that does not answer may hold
@@ -236,10 +239,13 @@ export const layer = (
         return yield* finish(pending, staged)
       })
 
-      const write = <E, R>(path: FilePath, bytes: NewBytes<E, R>["bytes"]) => {
-        const stream = bytes instanceof Uint8Array ? Stream.succeed(bytes) : bytes
-        return Effect.tap(backend.stage(path), (staged) => Stream.runForEach(stream, staged.write))
-      }
+      const write = Effect.fnUntraced(function*<E, R>(path: FilePath, bytes: NewBytes<E, R>["bytes"]) {
+        const known = bytes instanceof Uint8Array
+        const claim = yield* room.claim(path, known ? bytes.length : 0)
+        const staged = yield* backend.stage(path)
+        yield* Stream.runForEach(known ? Stream.succeed(bytes) : bytes, room.counting(path, claim, staged).write)
+        return staged
+      })
 
       /**
        * Stages as long as the caller waits, and concludes even when it does not any more. The staging goes with it.

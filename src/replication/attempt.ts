@@ -17,6 +17,7 @@ import * as Metrics from "../telemetry/Metrics.ts"
 import { answered, blamed, explainAnswers, explainPauses, kindOf } from "./answers.ts"
 import { makeReach, plan } from "./order.ts"
 import { Placement } from "./Placement.ts"
+import { type Claim, Room } from "./Room.ts"
 
 /** An attempt that ended without the file. */
 export class AttemptFailed extends Schema.TaggedError<AttemptFailed>()("AttemptFailed", {
@@ -28,6 +29,17 @@ export class AttemptFailed extends Schema.TaggedError<AttemptFailed>()("AttemptF
   reason: Schema.String,
   /** Every peer that is known rests because of its wrong bytes: before this time another attempt has nobody to ask. */
   notBefore: Schema.optionalKey(Schema.Int)
+}) {
+  override get message(): string {
+    return this.reason
+  }
+}
+
+/** The file does not fit on this disk now. What has arrived of it is kept, and nobody is to blame. */
+export class NoRoom extends Schema.TaggedError<NoRoom>()("NoRoom", {
+  /** It can't go on before there is room for so many bytes. */
+  bytes: Schema.Natural,
+  reason: Schema.String
 }) {
   override get message(): string {
     return this.reason
@@ -92,6 +104,7 @@ export const make = Effect.fnUntraced(function*(pauseMillis: (times: number) => 
   const client = yield* FetchClient
   const peers = yield* PeerResolver
   const placement = yield* Placement
+  const room = yield* Room
   const reach = makeReach()
   const trails = new Map<FilePath, Trail>()
 
@@ -128,13 +141,19 @@ export const make = Effect.fnUntraced(function*(pauseMillis: (times: number) => 
     )
   })
 
+  const claimRoom = (path: FilePath, bytes: number) =>
+    room.claim(path, bytes).pipe(
+      Effect.catchIf(isFull, ({ message }) => Effect.fail(new NoRoom({ bytes, reason: message })))
+    )
+
   /** Asks one peer for the rest of the file. Gives the failure that lets the next one have a try. */
-  const ask = Effect.fnUntraced(function*(peer: Peer, round: Round, staged: Staged, onFirst: () => void) {
+  const ask = Effect.fnUntraced(function*(peer: Peer, round: Round, staged: Staged, claim: Claim, onFirst: () => void) {
     const offset = yield* staged.length
     const sink: ByteSink<BackendError> = {
       write: (chunk) => {
         onFirst()
         round.onBytes(chunk.length)
+        claim.left -= chunk.length
         return Effect.andThen(Metrics.received(peer.id, chunk.length), staged.write(chunk))
       }
     }
@@ -163,7 +182,6 @@ export const make = Effect.fnUntraced(function*(pauseMillis: (times: number) => 
     let { alone, origin } = trailOf(file.entry)
     yield* Effect.addFinalizer(() => Effect.sync(() => keepTrail(path, { sha256, origin, alone })))
 
-    const restart = Effect.andThen(staged.restart, Effect.sync(() => void (origin = nobody)))
     /** The bytes were dropped. */
     const mixture = () => {
       origin = nobody
@@ -179,6 +197,11 @@ export const make = Effect.fnUntraced(function*(pauseMillis: (times: number) => 
       if (Option.isSome(placed)) return delivered(Option.none(), 0, placed.value)
     }
     const found = yield* staged.length
+    const claim = yield* claimRoom(path, found > size ? size : size - found)
+    const restart = Effect.map(staged.restart, () => {
+      origin = nobody
+      claim.left = size
+    })
     if (found > size) yield* restart
     if (found === 0) origin = nobody
 
@@ -213,7 +236,7 @@ export const make = Effect.fnUntraced(function*(pauseMillis: (times: number) => 
         const others = origin._tag === "Mixed" || (origin._tag === "One" && origin.peer !== peer.id)
         if (alone && others) yield* restart
         const before = yield* staged.length
-        const failure = yield* ask(peer, round, staged, () => {
+        const failure = yield* ask(peer, round, staged, claim, () => {
           origin = joinedBy(origin, peer.id)
         })
         const sent = (yield* staged.length) - before
@@ -277,9 +300,17 @@ export const make = Effect.fnUntraced(function*(pauseMillis: (times: number) => 
   const failed = (kind: AttemptFailed["kind"]) => (error: { readonly message: string }) =>
     Effect.fail(new AttemptFailed({ kind, reason: error.message }))
 
-  return (round: Round): Effect.Effect<Delivered, AttemptFailed | InventoryError> =>
-    Effect.catchTags(attempt(round), { BackendError: failed("Disk"), PeerLookupFailed: failed("NoPeer") })
+  const onDisk = (error: BackendError): Effect.Effect<never, AttemptFailed | NoRoom> =>
+    // How much it lacks is not known: the disk has refused although there should have been room.
+    isFull(error)
+      ? Effect.andThen(room.refused, Effect.fail(new NoRoom({ bytes: 1, reason: error.message })))
+      : failed("Disk")(error)
+
+  return (round: Round): Effect.Effect<Delivered, AttemptFailed | NoRoom | InventoryError> =>
+    Effect.catchTags(attempt(round), { BackendError: onDisk, PeerLookupFailed: failed("NoPeer") })
 })
+
+const isFull = ({ reason }: BackendError): boolean => reason === "NoSpace"
 
 const delivered = (from: Option.Option<NodeId>, bytes: number, placed: Delivered["placed"]): Delivered => ({
   from,

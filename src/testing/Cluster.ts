@@ -33,6 +33,7 @@ import * as Placement from "../replication/Placement.ts"
 import * as Puller from "../replication/Puller.ts"
 import * as Readiness from "../replication/Readiness.ts"
 import * as Registrar from "../replication/Registrar.ts"
+import * as Room from "../replication/Room.ts"
 import * as Scrub from "../replication/Scrub.ts"
 import * as Unlinker from "../replication/Unlinker.ts"
 
@@ -108,6 +109,7 @@ const behaviour = Readiness.layer({ readyMaxLagMillis: 0, gated: true }).pipe(
   ),
   Layer.provide(Placement.layer),
   Layer.provide(PathLock.layer),
+  Layer.provide(Room.layer({ minFreeBytes: 0 })),
   Layer.provideMerge(Background.layer)
 )
 

@@ -22,6 +22,7 @@ manifest_path = "${join(folder, "manifest.db")}"
 ${more}
 [storage]
 local_path = "${join(folder, name, "data")}"
+min_free_bytes = 0
 `
     )
     return file

@@ -35,6 +35,7 @@ membership = "static"
 peers = ["${peer.id}@${addressText(peer.address)}"]
 [storage]
 local_path = "${join(folder, "reader", "data")}"
+min_free_bytes = 0
 `
     )
     return file
@@ -46,6 +47,7 @@ const settingsOf = (folder: string, name: string, given: Partial<ReplicationConf
     localPath: join(folder, name, "data"),
     manifestPath: Option.some(join(folder, "manifest.db")),
     coordinatorAddr: "127.0.0.1:0",
+    minFreeBytes: 0,
     deleteGraceMillis: 0,
     retryInitialBackoffMillis: 10,
     ...given,

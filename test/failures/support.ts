@@ -125,6 +125,7 @@ export const readerWith = (
         localPath: join(folder, "reader", "data"),
         manifestPath: Option.some(join(folder, "manifest.db")),
         coordinatorAddr: "127.0.0.1:0",
+        minFreeBytes: 0,
         membership: Option.some("static"),
         peers: peers.map(({ address, id }) => `${id}@${addressText(address)}`),
         retryInitialBackoffMillis: 10,

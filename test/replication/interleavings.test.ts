@@ -25,6 +25,7 @@ import * as PathLock from "../../src/replication/PathLock.ts"
 import * as Placement from "../../src/replication/Placement.ts"
 import * as Puller from "../../src/replication/Puller.ts"
 import * as Registrar from "../../src/replication/Registrar.ts"
+import * as Room from "../../src/replication/Room.ts"
 import * as Unlinker from "../../src/replication/Unlinker.ts"
 import { entryOf } from "../support/entries.ts"
 import { peer } from "./node.ts"
@@ -141,6 +142,7 @@ const makeWorld = Effect.gen(function*() {
         Registrar.layer({ queueSize: 8, drainMillis: 100, finishesPending: true, reconcileIntervalMillis: 60_000 })
       ),
       Layer.provideMerge(Placement.layer),
+      Layer.provide(Room.layer({ minFreeBytes: 0 })),
       Layer.provideMerge(Layer.mergeAll(PathLock.layer, Background.layer)),
       Layer.provideMerge(ports)
     )

@@ -23,6 +23,7 @@ import * as Placement from "../../src/replication/Placement.ts"
 import * as Puller from "../../src/replication/Puller.ts"
 import * as Readiness from "../../src/replication/Readiness.ts"
 import * as Registrar from "../../src/replication/Registrar.ts"
+import * as Room from "../../src/replication/Room.ts"
 import * as Scrub from "../../src/replication/Scrub.ts"
 import * as Unlinker from "../../src/replication/Unlinker.ts"
 import { entryOf } from "../support/entries.ts"
@@ -84,6 +85,7 @@ export interface NodeOptions extends Partial<Puller.PullerOptions> {
   readonly catchUp?: boolean
   readonly walkIntervalMillis?: number
   readonly scrubIntervalMillis?: number
+  readonly minFreeBytes?: number
   readonly reconcileIntervalMillis?: number
   /** The manifest does not answer until its control says otherwise. */
   readonly manifestAway?: boolean
@@ -104,6 +106,7 @@ const defaults: Puller.PullerOptions = { workers: 2, queueSize: 4, maxAttempts: 
 export const nodeLayer = (options: NodeOptions = {}) =>
   Puller.layer({ ...defaults, ...options }).pipe(
     Layer.provideMerge(Placement.layer),
+    Layer.provideMerge(Room.layer({ minFreeBytes: options.minFreeBytes ?? 0 })),
     Layer.provideMerge(Layer.effectDiscard(options.before ?? Effect.void)),
     Layer.provideMerge(Layer.mergeAll(PathLock.layer, Background.layer, PeerResolverOriginFirst.layer)),
     Layer.provideMerge(Layer.mergeAll(

@@ -149,6 +149,7 @@ const startWriter = (folder: string) =>
         coordinatorAddr: "127.0.0.1:0",
         membership: Option.some("static"),
         fsync: false,
+        minFreeBytes: 0,
         sharedSecret: Redacted.make("a secret of the tests")
       }))
     )
@@ -172,6 +173,7 @@ peers = ["writer@127.0.0.1:${port}"]
 replication_pull_workers = ${workers}
 [storage]
 local_path = "${join(folder, "reader", "data")}"
+min_free_bytes = 0
 `
     )
     return file

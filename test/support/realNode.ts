@@ -19,6 +19,7 @@ const configure = (folder: string, name: string, given: Partial<ReplicationConfi
     manifestPath: Option.some(join(folder, "manifest.db")),
     coordinatorAddr: "127.0.0.1:0",
     fsync: false,
+    minFreeBytes: 0,
     ...given,
     sharedSecret: Redacted.make("a secret of the tests")
   })

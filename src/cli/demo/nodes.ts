@@ -76,6 +76,7 @@ export const startNode = Effect.fn("startNode")(function*(options: {
     `manifest_path = ${JSON.stringify(join(folder, "manifest.db"))}`,
     "[storage]",
     `local_path = ${JSON.stringify(data)}`,
+    "min_free_bytes = 0",
     "[server]",
     "enabled = false",
     ""

@@ -1,0 +1,250 @@
+import { assert, describe, it } from "@effect/vitest"
+import { Deferred, Effect, Fiber, Layer, Option, Stream } from "effect"
+import { TestClock } from "effect/testing"
+import { Backend, BackendError } from "../../src/ports/Backend.ts"
+import { Revision } from "../../src/ports/FileEntry.ts"
+import { Inventory } from "../../src/ports/Inventory.ts"
+import { Manifest } from "../../src/ports/Manifest.ts"
+import { Puller, type Receipt } from "../../src/replication/Puller.ts"
+import { Readiness } from "../../src/replication/Readiness.ts"
+import { Registrar } from "../../src/replication/Registrar.ts"
+import * as Room from "../../src/replication/Room.ts"
+import { entryOf, pathOf } from "../support/entries.ts"
+import { clusterLayer, Dials, fileOf, makeGate, onNode, receiptsOf, type Script, textUnder } from "./node.ts"
+
+/** A disk that says it has so much free. */
+const makeDisk = (free: number) => {
+  const disk = { free }
+  const backend = Layer.effect(
+    Backend,
+    Effect.map(Backend, (backend) => Backend.of({ ...backend, freeSpace: Effect.sync(() => disk.free) }))
+  )
+  return { disk, backend }
+}
+
+const sized = (path: string, size: number, revision = 1) => {
+  const file = fileOf(path, revision)
+  return { ...file, entry: entryOf(path, "x".repeat(size), { origin_node_id: "node-1" }) }
+}
+
+/** Sends the bytes of a file that `sized` makes. */
+const sends: Script = (_peer, entry, offset, sink) => sink.write(new Uint8Array(entry.size_bytes - offset).fill(120))
+
+const asked = Effect.map(Dials, ({ all }) => all.map(({ offset, path }) => `${path}@${offset}`))
+
+/** Waits until something is parked. */
+const untilParked = Effect.gen(function*() {
+  const { paused } = yield* Puller
+  while (!(yield* paused).includes("disk")) yield* Effect.yieldNow
+})
+
+/** So many receipts, however long they take. */
+const collect = Effect.fnUntraced(function*(receipts: Effect.Effect<Receipt>, count: number) {
+  const all: Array<string> = []
+  const taking = yield* Effect.forkChild(
+    Effect.replicateEffect(Effect.map(receipts, ({ _tag }) => all.push(_tag)), count)
+  )
+  for (let n = 0; n < 1000 && all.length < count; n++) yield* TestClock.adjust("5 seconds")
+  yield* Fiber.join(taking)
+  yield* TestClock.adjust("5 seconds")
+  return new Set(all)
+})
+
+describe("a file that has no room on the disk", () => {
+  it.effect("waits without a failure and without a dial, and those that fit go on", () => {
+    const { backend, disk } = makeDisk(150)
+    return Effect.gen(function*() {
+      const puller = yield* Puller
+      const receipts = yield* receiptsOf
+      for (const name of ["a", "b", "c"]) yield* puller.enqueue(sized(`db/giant-${name}`, 60))
+      for (const name of ["a", "b", "c"]) yield* puller.enqueue(sized(`db/small-${name}`, 10))
+      for (let n = 0; n < 3; n++) {
+        const receipt = yield* receipts
+        assert.include([receipt._tag, receipt.file.entry.path].join(" "), "Pulled db/small")
+      }
+      yield* TestClock.adjust("1 hour")
+      assert.deepStrictEqual((yield* asked).filter((path) => path.includes("giant")), [])
+      assert.deepStrictEqual(yield* puller.paused, ["disk"])
+      assert.strictEqual((yield* puller.stats).failed, 0)
+      disk.free = 160
+      assert.deepStrictEqual(yield* collect(receipts, 3), new Set(["Pulled"]))
+      assert.deepStrictEqual(yield* puller.paused, [])
+    }).pipe(onNode({ backend, minFreeBytes: 100, script: sends, queueSize: 8 }))
+  })
+
+  it.effect("counts what is in flight: two never begin where only one fits", () => {
+    const { backend } = makeDisk(100)
+    return Effect.gen(function*() {
+      const open = yield* Deferred.make<void>()
+      yield* Effect.gen(function*() {
+        const puller = yield* Puller
+        const receipts = yield* receiptsOf
+        yield* puller.enqueue(sized("db/a", 60))
+        yield* puller.enqueue(sized("db/b", 60))
+        yield* (yield* Dials).next
+        yield* TestClock.adjust("1 minute")
+        assert.strictEqual((yield* asked).length, 1)
+        yield* Deferred.succeed(open, undefined)
+        assert.deepStrictEqual(yield* collect(receipts, 2), new Set(["Pulled"]))
+      }).pipe(onNode({ backend, script: (...args) => Effect.andThen(Deferred.await(open), sends(...args)) }))
+    })
+  })
+
+  it.effect("is no debt of anybody once it was deleted, and its place is free", () => {
+    const { backend } = makeDisk(10)
+    return Effect.gen(function*() {
+      const puller = yield* Puller
+      const receipts = yield* receiptsOf
+      const file = sized("db/a", 60)
+      yield* puller.enqueue(file)
+      yield* untilParked
+      yield* (yield* Inventory).apply([
+        { _tag: "Forget", path: file.entry.path, revision: Revision.make(2), due: 0 }
+      ])
+      yield* puller.withdraw(file.entry.path)
+      assert.strictEqual((yield* receipts)._tag, "Withdrawn")
+      assert.deepStrictEqual([yield* puller.paused, (yield* puller.stats).queueDepth], [[], 0])
+    }).pipe(onNode({ backend, script: sends }))
+  })
+
+  it.effect("gives way to the file that replaces it and fits", () => {
+    const { backend } = makeDisk(20)
+    return Effect.gen(function*() {
+      const puller = yield* Puller
+      const receipts = yield* receiptsOf
+      yield* puller.enqueue(sized("db/a", 60))
+      yield* untilParked
+      yield* puller.enqueue(sized("db/a", 10, 2))
+      assert.strictEqual((yield* receipts)._tag, "Pulled")
+      assert.deepStrictEqual(yield* puller.paused, [])
+    }).pipe(onNode({ backend, script: sends }))
+  })
+
+  it.effect("holds everything when more wait than the queue takes, and nothing is lost", () => {
+    const { backend, disk } = makeDisk(0)
+    return Effect.gen(function*() {
+      const puller = yield* Puller
+      const receipts = yield* receiptsOf
+      const files = Array.from({ length: 30 }, (_, n) => sized(`db/${n}`, 10))
+      for (const file of files) yield* puller.enqueue(file)
+      yield* TestClock.adjust("10 minutes")
+      assert.deepStrictEqual(yield* asked, [])
+      disk.free = 10_000
+      assert.deepStrictEqual(yield* collect(receipts, files.length), new Set(["Pulled"]))
+      assert.deepStrictEqual(yield* puller.paused, [])
+    }).pipe(onNode({ backend, script: sends, queueSize: 4 }))
+  })
+
+  it.effect("is the reason why the node is not ready, and deletes and serving go on", () => {
+    const { backend, disk } = makeDisk(10 ** 9)
+    return Effect.gen(function*() {
+      const registrar = yield* Registrar
+      const readiness = yield* Readiness
+      const manifest = yield* Manifest
+      yield* registrar.publish({ path: "db/mine" }, new TextEncoder().encode("mine"))
+      disk.free = 50
+      yield* manifest.register(sized("db/theirs", 60).entry)
+      yield* TestClock.adjust("10 seconds")
+      const { paused, ready, reason } = yield* readiness.status
+      assert.deepStrictEqual([ready, paused], [false, ["disk"]])
+      assert.include(reason, "no room on the disk")
+      assert.deepStrictEqual(yield* textUnder("db/mine"), Option.some("mine"))
+      yield* manifest.remove(pathOf("db/mine"), "by the test")
+      yield* TestClock.adjust("1 minute")
+      assert.deepStrictEqual(yield* textUnder("db/mine"), Option.none())
+    }).pipe(Effect.provide(clusterLayer({ backend, script: sends })))
+  })
+})
+
+describe("a disk that is full in the middle of a body", () => {
+  it.effect("is no peer's fault: the partial stays, nobody is blamed, and it goes on from there by itself", () => {
+    const half = 256 * 1024
+    const file = sized("db/a", 2 * half)
+    let full = true
+    const refusing = Layer.effect(
+      Backend,
+      Effect.map(Backend, (backend) =>
+        Backend.of({
+          ...backend,
+          stage: (path, expected) =>
+            Effect.map(backend.stage(path, expected), (staged) => ({
+              ...staged,
+              write: Effect.fnUntraced(function*(chunk) {
+                if (full && (yield* staged.length) >= half) {
+                  return yield* new BackendError({ operation: "write", path, reason: "NoSpace", detail: "full" })
+                }
+                return yield* staged.write(chunk)
+              })
+            }))
+        }))
+    )
+    const inTwo: Script = (_peer, _entry, offset, sink) =>
+      Effect.andThen(
+        offset < half ? sink.write(new Uint8Array(half).fill(120)) : Effect.void,
+        sink.write(new Uint8Array(half).fill(120))
+      )
+    return Effect.gen(function*() {
+      const puller = yield* Puller
+      const receipts = yield* receiptsOf
+      yield* puller.enqueue(file)
+      yield* untilParked
+      yield* TestClock.adjust("10 seconds")
+      // The disk is not asked over and over.
+      assert.deepStrictEqual(yield* asked, ["db/a@0"])
+      full = false
+      assert.deepStrictEqual(yield* collect(receipts, 1), new Set(["Pulled"]))
+      assert.deepStrictEqual(yield* asked, ["db/a@0", `db/a@${half}`])
+      assert.deepStrictEqual([(yield* puller.stats).failed, yield* puller.paused], [0, []])
+    }).pipe(onNode({ backend: refusing, script: inTwo, peers: ["node-1", "node-2"] }))
+  })
+})
+
+describe("publishing", () => {
+  it.effect("is refused when the file does not fit beside the reserve, and nothing of it stays", () => {
+    const { backend } = makeDisk(150)
+    return Effect.gen(function*() {
+      const registrar = yield* Registrar
+      const error = yield* Effect.flip(registrar.publish({ path: "db/a" }, new Uint8Array(60)))
+      assert.deepStrictEqual(error._tag === "BackendError" ? error.reason : error._tag, "NoSpace")
+      assert.include(error.message, "storage.min_free_bytes")
+      yield* registrar.publish({ path: "db/b" }, new Uint8Array(40))
+      assert.deepStrictEqual(yield* textUnder("db/a"), Option.none())
+      assert.deepStrictEqual(yield* (yield* Inventory).pendings, [])
+    }).pipe(Effect.provide(clusterLayer({ backend, minFreeBytes: 100 })))
+  })
+
+  it.effect("of a stream ends where the reserve begins, however long it would have been", () => {
+    const MiB = 1024 * 1024
+    const { backend, disk } = makeDisk(5 * MiB)
+    let written = 0
+    const bytes = Stream.fromIterable(Array.from({ length: 100 }, () => new Uint8Array(MiB))).pipe(
+      Stream.tap(() =>
+        Effect.sync(() => {
+          written++
+          disk.free -= MiB
+        })
+      )
+    )
+    return Effect.gen(function*() {
+      const error = yield* Effect.flip((yield* Registrar).publish({ path: "db/a" }, bytes))
+      assert.deepStrictEqual(error._tag === "BackendError" ? error.reason : error._tag, "NoSpace")
+      assert.isAtMost(written, 5)
+      assert.strictEqual(yield* (yield* Room.Room).free, disk.free - 2 * MiB)
+    }).pipe(Effect.provide(clusterLayer({ backend, minFreeBytes: 2 * MiB })))
+  })
+
+  it.effect("and pulling share one room", () => {
+    const { backend } = makeDisk(100)
+    return Effect.gen(function*() {
+      const gate = yield* makeGate
+      yield* Effect.gen(function*() {
+        yield* (yield* Manifest).register(sized("db/theirs", 60).entry)
+        yield* (yield* Dials).next
+        const registrar = yield* Registrar
+        const error = yield* Effect.flip(registrar.publish({ path: "db/a" }, new Uint8Array(60)))
+        assert.strictEqual(error._tag, "BackendError")
+        yield* registrar.publish({ path: "db/b" }, new Uint8Array(40))
+      }).pipe(Effect.provide(clusterLayer({ backend, script: gate.script })))
+    })
+  })
+})
