@@ -24,57 +24,12 @@ import { type Lane, make as makeLanes } from "./lanes.ts"
 import * as Parked from "./Parked.ts"
 import * as Pauses from "./Pauses.ts"
 import { Placement } from "./Placement.ts"
+import type { Enqueued, PullerStats, Receipt } from "./pulls.ts"
 import * as Rearm from "./Rearm.ts"
 import * as Retry from "./retry.ts"
 import { Room } from "./Room.ts"
 
-/** What became of a request to pull. `Dropped`: the queue is full; the file stays owed and is pulled later. */
-export type Enqueued = "Enqueued" | "SkippedSelf" | "SkippedLocal" | "SkippedDuplicate" | "Dropped"
-
-/** Counts since the start of this process, but for the last two. */
-export interface PullerStats {
-  /** Accepted into the queue. */
-  readonly enqueued: number
-  /** Written by this node, and here. */
-  readonly skippedSelf: number
-  /** Verified here already. */
-  readonly skippedLocal: number
-  /** Queued or in flight already. */
-  readonly skippedDuplicate: number
-  /** Arrived, verified and visible. */
-  readonly pulled: number
-  /** Rounds of attempts that ended without the file. */
-  readonly failed: number
-  /** Not accepted because the queue was full. */
-  readonly dropped: number
-  /** Attempts to pull a file, each of which may ask several peers. */
-  readonly attempts: number
-  /** Answers or bytes whose digest was not the manifest's. */
-  readonly checksumMismatches: number
-  /** How often each peer has sent a whole body of wrong bytes, all of them its own. */
-  readonly wrongBytes: ReadonlyMap<NodeId, number>
-  /** Attempts that had nobody to ask. */
-  readonly peerLookupFailures: number
-  /** Refusals to begin at an offset. */
-  readonly badOffsets: number
-  /** Bytes that came over the wire, those of pulls in flight included. */
-  readonly bytes: number
-  /** Of those that wait for a worker now, the ones that have not failed before. */
-  readonly queuedFirst: number
-  /** Files that wait for a worker now. */
-  readonly queueDepth: number
-  /** Files that a worker has taken up now. */
-  readonly inFlight: number
-}
-
-export type Receipt =
-  | { readonly _tag: "Pulled"; readonly file: Registered; readonly from: Option.Option<NodeId>; readonly bytes: number }
-  /** A worker took it up and found it verified. */
-  | { readonly _tag: "Skipped"; readonly file: Registered }
-  /** A round of attempts ended without it; it is tried again at `due`, milliseconds since 1970. */
-  | { readonly _tag: "Postponed"; readonly file: Registered; readonly reason: string; readonly due: number }
-  /** Deleted or replaced meanwhile. */
-  | { readonly _tag: "Withdrawn"; readonly file: Registered }
+export type { Enqueued, PullerStats, Receipt } from "./pulls.ts"
 
 export class Puller extends Context.Service<Puller, {
   /** Records a file as owed and queues it, without waiting for room. */
