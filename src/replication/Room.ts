@@ -44,22 +44,29 @@ export const layer = (options: RoomOptions): Layer.Layer<Room, never, Backend> =
       const claims = new Set<Claim>()
       let refusedUntil = 0
 
-      const free = Effect.gen(function*() {
-        if ((yield* Clock.currentTimeMillis) < refusedUntil) return 0
-        let bytes = (yield* backend.freeSpace) - options.minFreeBytes
+      const onDisk = Effect.gen(function*() {
+        return (yield* Clock.currentTimeMillis) < refusedUntil ? 0 : yield* backend.freeSpace
+      })
+      const unclaimed = (onDisk: number): number => {
+        let bytes = onDisk - options.minFreeBytes
         for (const { left } of claims) bytes -= left
         return Math.max(0, bytes)
-      })
+      }
 
       const extend = Effect.fnUntraced(function*(path: string, claim: Claim, bytes: number) {
-        const found = yield* free
-        if (bytes > found) {
-          const detail = `it needs ${bytes} bytes, and the disk has ${found} that are neither promised nor kept free `
+        const found = yield* onDisk
+        // Without a pause between the look and the claim: another fiber could look meanwhile.
+        yield* Effect.suspend(() => {
+          const left = unclaimed(found)
+          if (bytes <= left) {
+            claim.left += bytes
+            claims.add(claim)
+            return Effect.void
+          }
+          const detail = `it needs ${bytes} bytes, and the disk has ${left} that are neither promised nor kept free `
             + "(storage.min_free_bytes)"
-          return yield* new BackendError({ operation: "stage", path, reason: "NoSpace", detail })
-        }
-        claim.left += bytes
-        claims.add(claim)
+          return Effect.fail(new BackendError({ operation: "stage", path, reason: "NoSpace", detail }))
+        })
       })
 
       const claim = Effect.fnUntraced(function*(path: string, bytes: number) {
@@ -69,7 +76,7 @@ export const layer = (options: RoomOptions): Layer.Layer<Room, never, Backend> =
       })
 
       return {
-        free,
+        free: Effect.map(onDisk, unclaimed),
         counting: (path, claim, sink) => ({
           write: Effect.fnUntraced(function*(chunk) {
             const lacking = chunk.length - claim.left

@@ -153,8 +153,8 @@ export const make = Effect.fnUntraced(function*(pauseMillis: (times: number) => 
       write: (chunk) => {
         onFirst()
         round.onBytes(chunk.length)
-        claim.left -= chunk.length
-        return Effect.andThen(Metrics.received(peer.id, chunk.length), staged.write(chunk))
+        const written = Effect.map(staged.write(chunk), () => void (claim.left -= chunk.length))
+        return Effect.andThen(Metrics.received(peer.id, chunk.length), written)
       }
     }
     return yield* client.fetch(peer, round.file.entry, offset, sink).pipe(

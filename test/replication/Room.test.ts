@@ -86,7 +86,7 @@ describe("a file that has no room on the disk", () => {
         assert.strictEqual((yield* asked).length, 1)
         yield* Deferred.succeed(open, undefined)
         assert.deepStrictEqual(yield* collect(receipts, 2), new Set(["Pulled"]))
-      }).pipe(onNode({ backend, script: (...args) => Effect.andThen(Deferred.await(open), sends(...args)) }))
+      }).pipe(onNode({ backend, script: (...args) => Effect.flatMap(Deferred.await(open), () => sends(...args)) }))
     })
   })
 
