@@ -1,6 +1,5 @@
 /** What waits for room on the disk, each with the bytes it needs, in the order in which it came. */
-import { Effect } from "effect"
-import * as Bell from "../internal/Bell.ts"
+import { type Effect, Latch } from "effect"
 
 export interface Parked<A> {
   readonly add: (item: A, bytes: number) => void
@@ -16,22 +15,27 @@ export interface Parked<A> {
 
 export const make = <A>(): Parked<A> => {
   const items = new Map<A, number>()
-  const came = Bell.make()
+  const some = Latch.makeUnsafe(false)
+  const remove = (item: A): boolean => {
+    const was = items.delete(item)
+    if (items.size === 0) some.closeUnsafe()
+    return was
+  }
   return {
     add: (item, bytes) => {
       items.set(item, bytes)
-      came.ring()
+      some.openUnsafe()
     },
-    remove: (item) => items.delete(item),
+    remove,
     has: (item) => items.has(item),
     size: () => items.size,
-    some: Effect.flatMap(came.next, (ring) => items.size > 0 ? Effect.void : ring),
+    some: some.await,
     release: (bytes, accept) => {
       let left = bytes
       for (const [item, needed] of Array.from(items)) {
         if (needed > left) continue
         if (!accept(item)) return true
-        items.delete(item)
+        remove(item)
         left -= needed
       }
       return left < bytes
