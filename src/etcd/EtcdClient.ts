@@ -231,7 +231,13 @@ const canceled = (endpoint: string, answer: Messages.WatchAnswer): EtcdError => 
   const error = (reason: EtcdError["reason"], detail: string) =>
     new EtcdError({ reason, operation: "Watch", endpoint, detail })
   if (compactRevision !== 0) {
-    return error("Compacted", `the events up to revision ${compactRevision} are no longer kept`)
+    return new EtcdError({
+      reason: "Compacted",
+      operation: "Watch",
+      endpoint,
+      detail: `the events before revision ${compactRevision} are no longer kept`,
+      compactedTo: compactRevision
+    })
   }
   if (/permission denied/i.test(detail)) return error("Denied", detail)
   if (/invalid auth token/.test(detail)) return error("TokenExpired", detail)

@@ -37,7 +37,7 @@ export const makeEvents = (client: EtcdClient["Service"], keys: Keys) => {
     const behindNow: Standing = { _tag: "Stands", from: header.revision + 1 }
     if (cursor.revision === 0) {
       if (cursor.mark !== "") return epochChanged
-      return head === undefined ? behindNow : yield* kept(cursor, head.createRevision)
+      return head === undefined ? behindNow : yield* fromTheFirst(head.createRevision)
     }
     if (head === undefined || head.modRevision < cursor.revision) return epochChanged
     // Nothing has happened since, whatever is kept of the time between.
@@ -49,25 +49,35 @@ export const makeEvents = (client: EtcdClient["Service"], keys: Keys) => {
     }
     if (then.failure.reason === "FutureRevision") return epochChanged
     if (then.failure.reason !== "Compacted") return yield* then.failure
-    return yield* kept(cursor, cursor.revision + 1)
+    return yield* fromTheOldest(cursor)
   })
 
-  /** Whether everything from a revision on is kept; if not, whether anything of the manifest's is missing. */
-  const kept = Effect.fnUntraced(function*(cursor: Cursor, from: number): Effect.fn.Return<
+  /** Where events begin for who has seen none: with the first change of all, if that is still kept. */
+  const fromTheFirst = Effect.fnUntraced(function*(revision: number): Effect.fn.Return<Standing, EtcdError> {
+    const first = yield* Effect.result(client.range({ key: keys.head, revision }))
+    if (Result.isSuccess(first)) return { _tag: "Stands", from: revision }
+    return first.failure.reason === "Compacted" ? compacted : yield* first.failure
+  })
+
+  /** For a cursor at a revision that is no longer kept: perhaps nothing of the manifest happened until one that is. */
+  const fromTheOldest = Effect.fnUntraced(function*(cursor: Cursor): Effect.fn.Return<
     Standing,
     EtcdError | Unavailable
   > {
-    const range = { key: keys.head, rangeEnd: `${keys.head}\0`, startRevision: from }
-    const watch = yield* Effect.result(Effect.scoped(client.watch(range)))
-    if (Result.isSuccess(watch)) return { _tag: "Stands", from }
-    if (watch.failure.reason !== "Compacted") return yield* watch.failure
-    const { compactedTo } = watch.failure
-    if (compactedTo !== undefined && cursor.revision > 0) {
-      const [head] = (yield* client.range({ key: keys.head, revision: compactedTo })).kvs
-      if (head !== undefined && isAt(head, cursor)) return { _tag: "Stands", from: compactedTo + 1 }
+    const oldest = yield* oldestBehind(cursor.revision)
+    if (oldest !== undefined) {
+      const [head] = (yield* client.range({ key: keys.head, revision: oldest })).kvs
+      if (head !== undefined && isAt(head, cursor)) return { _tag: "Stands", from: oldest + 1 }
     }
-    return cursor.revision === 0 || (yield* isRemembered(cursor)) ? compacted : epochChanged
+    return (yield* isRemembered(cursor)) ? compacted : epochChanged
   })
+
+  /** The oldest revision that is kept, as a watch from an older one says it. */
+  const oldestBehind = Effect.fnUntraced(function*(startRevision: number) {
+    const { changes } = yield* client.watch({ key: keys.head, rangeEnd: `${keys.head}\0`, startRevision })
+    const end = yield* Effect.result(Stream.runDrain(Stream.take(changes, 1)))
+    return Result.isFailure(end) && end.failure.reason === "Compacted" ? end.failure.compactedTo : undefined
+  }, Effect.scoped)
 
   /**
    * Whether the change at a cursor has left a trace: its file, its tombstone, or the tombstone over its file. Without

@@ -12,16 +12,18 @@ import type { FilePath } from "../ports/FilePath.ts"
 import type { Page, Unavailable } from "../ports/Manifest.ts"
 import { fileOf, type Keys } from "./etcdKeys.ts"
 
-/** Keys that are read together, without their values, to set fences; and of them every so many becomes one. */
-const ahead = 20_000
-const distance = 250
-
-/** Keys in a range that cost less than reading ahead. */
-const cheap = 10_000
+export interface Fencing {
+  /** Keys that are read together, without their values, to set fences; and of them every so many becomes one. */
+  readonly ahead: number
+  readonly distance: number
+  /** Keys in a range that cost less than reading ahead. */
+  readonly cheap: number
+}
 
 export const makePages = (
   client: EtcdClient["Service"],
-  keys: Keys
+  keys: Keys,
+  { ahead, cheap, distance }: Fencing = { ahead: 20_000, distance: 250, cheap: 10_000 }
 ): (after: Option.Option<FilePath>, limit: number) => Effect.Effect<Page, EtcdError | Unavailable> => {
   // In order; of the last walk that came by. They may be of files that are gone.
   let fences: ReadonlyArray<Buffer> = []

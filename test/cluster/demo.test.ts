@@ -5,6 +5,7 @@ import { createHash } from "node:crypto"
 import { existsSync, readdirSync, readFileSync } from "node:fs"
 import { mkdir, rm, writeFile } from "node:fs/promises"
 import { join } from "node:path"
+import { hasEtcd, missing } from "../support/etcd.ts"
 import { temporaryFolder } from "../support/folder.ts"
 import { lineOf, run, start } from "./command.ts"
 
@@ -90,6 +91,33 @@ describe("file-replication demo", () => {
       }),
     120_000
   )
+
+  it.live(
+    "replicates over three members of etcd that it starts, and leaves none of them behind",
+    () =>
+      Effect.gen(function*() {
+        if (!hasEtcd) assert.fail(missing("the demo on etcd"))
+        const folder = yield* temporaryFolder
+        yield* makeFiles(folder, 20, 40_000)
+        const { code, stderr, stdout } = yield* run(["demo", folder, "--manifest", "etcd"])
+        assert.strictEqual(code, 0, stdout + stderr)
+        assert.match(stdout, /The manifest is on etcd: three members, at (127\.0\.0\.1:\d+(, )?){3}/)
+        assert.include(stdout, "equal: sha256 of 20 files on 3 nodes")
+        assert.include(stdout, "equal: the manifest as 3 nodes see it")
+        assert.deepStrictEqual(processesOf(demoFolder(stdout)), [])
+        assert.isFalse(existsSync(demoFolder(stdout)))
+      }),
+    120_000
+  )
+
+  it.live("says that there is no etcd", () =>
+    Effect.gen(function*() {
+      const folder = yield* temporaryFolder
+      yield* makeFiles(folder, 1, 10)
+      const { code, stderr } = yield* run(["demo", folder, "--manifest", "etcd"], { PATH: folder })
+      assert.strictEqual(code, 1)
+      assert.include(stderr, "there is no command etcd here")
+    }), 120_000)
 
   it.live("keeps the nodes' folders when asked to, each with every file", () =>
     Effect.gen(function*() {

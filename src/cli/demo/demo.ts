@@ -16,6 +16,7 @@ import { Argument, Command, Flag } from "effect/cli"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { showProgress, size, table } from "./display.ts"
+import { planMembers, startMember } from "./etcd.ts"
 import { makeSecret, type Node, NodeFailed, startNode } from "./nodes.ts"
 import { prove } from "./proof.ts"
 import { fromFolder, generate, generatedFiles, type SourceFile } from "./source.ts"
@@ -36,6 +37,8 @@ export interface DemoOptions {
   /** Publish the files of this folder instead of generated Parquet. */
   readonly folder: Option.Option<string>
   readonly nodes: number
+  /** Where the manifest is: in a SQLite file, or on a cluster of etcd that the demo starts. */
+  readonly manifest: "sqlite" | "etcd"
   /** Leave the nodes' folders where they are. */
   readonly keep: boolean
 }
@@ -60,10 +63,11 @@ export const demo = Effect.fn("demo")(function*(options: DemoOptions) {
   yield* Console.log(`Replicating ${what}, from one writer to ${options.nodes - 1} readers.`)
   yield* Console.log(`Each node is a process with a folder of its own under ${folder}\n`)
 
+  const etcd = options.manifest === "etcd" ? yield* startEtcd(join(folder, "etcd")) : []
   const secret = yield* makeSecret
   const nodes = yield* Effect.forEach(
     names(options.nodes),
-    (name, index) => startNode({ folder, name, role: index === 0 ? "writer" : "reader", secret }),
+    (name, index) => startNode({ folder, name, role: index === 0 ? "writer" : "reader", secret, etcd }),
     { concurrency: "unbounded" }
   )
   const [writer] = nodes
@@ -102,6 +106,16 @@ export const demo = Effect.fn("demo")(function*(options: DemoOptions) {
   if (proof.differences.length > 0) return yield* new DemoFailed({ differences: proof.differences })
 }, Effect.scoped)
 
+/** A cluster of three; gives where its members are reached. */
+const startEtcd = Effect.fn("startEtcd")(function*(folder: string) {
+  const plans = yield* planMembers({ folder, count: 3 })
+  const members = yield* Effect.forEach(plans, startMember)
+  yield* Effect.forEach(members, ({ serving }) => serving, { concurrency: "unbounded", discard: true })
+  const endpoints = plans.map(({ endpoint }) => endpoint)
+  yield* Console.log(`The manifest is on etcd: three members, at ${endpoints.join(", ")}\n`)
+  return endpoints
+})
+
 const summary = Effect.fn("summary")(function*(nodes: ReadonlyArray<Node>, millis: ReadonlyMap<string, number>) {
   const rows = yield* Effect.forEach(nodes, ({ name, progress }) =>
     Effect.map(SubscriptionRef.get(progress), (at) => [
@@ -126,6 +140,10 @@ export const demoCommand = Command.make("demo", {
     Flag.withDescription("How many nodes, the writer included"),
     Flag.withSchema(Schema.Int.check(Schema.isBetween({ minimum: 2, maximum: 16 }))),
     Flag.withDefault(3)
+  ),
+  manifest: Flag.Literals("manifest", ["sqlite", "etcd"]).pipe(
+    Flag.withDescription("Where the manifest is: in a SQLite file, or on three members of etcd that the demo starts"),
+    Flag.withDefault("sqlite")
   ),
   keep: Flag.Boolean("keep").pipe(
     Flag.withDescription("Leave the nodes' folders where they are"),

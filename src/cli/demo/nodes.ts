@@ -57,6 +57,8 @@ export const startNode = Effect.fn("startNode")(function*(options: {
   readonly name: string
   readonly role: Role
   readonly secret: string
+  /** Where etcd's members are reached; none: the manifest is a SQLite file. */
+  readonly etcd: ReadonlyArray<string>
 }) {
   const { folder, name, role } = options
   const fs = yield* FileSystem.FileSystem
@@ -73,7 +75,9 @@ export const startNode = Effect.fn("startNode")(function*(options: {
     `cluster_name = "demo"`,
     `coordinator_addr = "127.0.0.1:0"`,
     `shared_secret = ${JSON.stringify(options.secret)}`,
-    `manifest_path = ${JSON.stringify(join(folder, "manifest.db"))}`,
+    ...(options.etcd.length === 0
+      ? [`manifest_path = ${JSON.stringify(join(folder, "manifest.db"))}`]
+      : [`manifest = "etcd"`, `etcd_endpoints = ${JSON.stringify(options.etcd)}`]),
     "[storage]",
     `local_path = ${JSON.stringify(data)}`,
     "min_free_bytes = 0",
