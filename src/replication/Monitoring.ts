@@ -132,6 +132,7 @@ export const layer = (
         const { inFlight, queueDepth } = yield* puller.stats
         yield* Metrics.set("queued", queueDepth)
         yield* Metrics.set("inFlight", inFlight)
+        yield* Metrics.set("paused", (yield* puller.paused).length > 0 ? 1 : 0)
         yield* Metrics.set("memory", process.memoryUsage.rss())
         yield* Metrics.set("contact", ((yield* Clock.currentTimeMillis) - contact.answered) / 1000)
       })

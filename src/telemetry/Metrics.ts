@@ -309,6 +309,10 @@ export const state = {
   unlinkingFiles: gauge("unlinking_files", "Deleted files that must still leave this disk."),
   queued: gauge("pull_queue_files", "Files that wait for a worker."),
   inFlight: gauge("pulls_in_flight", "Files that a worker has taken up."),
+  paused: gauge(
+    "pulling_paused",
+    "1 while no new pull begins: told so, no room, or an inventory that can't be written."
+  ),
   headRevision: gauge("manifest_head_revision", "The newest revision of the manifest, when it last answered."),
   cursorRevision: gauge("manifest_cursor_revision", "Up to which revision events have been taken."),
   verifiedRevision: gauge("verified_through_revision", "Up to which revision everything is here."),
