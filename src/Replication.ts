@@ -53,6 +53,7 @@ import * as Unlinker from "./replication/Unlinker.ts"
 import * as Watermark from "./replication/Watermark.ts"
 import { ConfigError, folders, ReplicationConfig, type Settings } from "./ReplicationConfig.ts"
 import * as FolderLock from "./sqlite/FolderLock.ts"
+import * as Otlp from "./telemetry/Otlp.ts"
 import { version } from "./version.ts"
 
 /** Everything that can keep a node from starting. */
@@ -300,9 +301,23 @@ export const layerActive: Layer.Layer<Services, StartError, Ports | ReplicationC
   Layer.provideMerge(Background.layer)
 )
 
+/** Where spans, metrics and logs of everything above it go, besides where they go anyway. */
+const telemetry: Layer.Layer<never, StartError, ReplicationConfig> = fromConfig(({
+  clusterName,
+  nodeId,
+  otlpEndpoint,
+  role
+}) =>
+  Effect.succeed(Option.match(otlpEndpoint, {
+    onNone: () => Layer.empty,
+    onSome: (endpoint) => Otlp.layer({ endpoint, version, clusterName, role, node: Option.getOrUndefined(nodeId) })
+  }))
+)
+
 /** A node in full: {@link layerActive} on {@link layerPorts}. */
 export const layerNode: Layer.Layer<Services | Ports, StartError, ReplicationConfig> = layerActive.pipe(
-  Layer.provideMerge(layerPorts())
+  Layer.provideMerge(layerPorts()),
+  Layer.provide(telemetry)
 )
 
 // -----------------------------------------------------------------------------
@@ -345,6 +360,6 @@ export const layer = <E = StartError>(
     const active: Layer.Layer<Replication, StartError | E, ReplicationConfig> = Layer.effect(
       Replication,
       Effect.map(Effect.context<Services | Ports>(), (services) => ({ _tag: "Active", services }))
-    ).pipe(Layer.provide(layerActive), Layer.provide(standing))
+    ).pipe(Layer.provide(layerActive), Layer.provide(standing), Layer.provide(telemetry))
     return active
   }))

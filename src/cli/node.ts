@@ -16,7 +16,7 @@ export interface NodeOptions {
   readonly supervised: boolean
 }
 
-export const runNode = Effect.fn("node")(function*(options: NodeOptions) {
+export const runNode = Effect.fnUntraced(function*(options: NodeOptions) {
   const settings = yield* configured(options.config)
   return yield* Effect.gen(function*() {
     const replication = yield* Replication

@@ -68,6 +68,12 @@ const optional = <S extends Schema.Codec<unknown, unknown>>(key: string, schema:
     text
   )
 
+const isCollector = Schema.makeFilter((text: string) => {
+  const url = URL.canParse(text) ? new URL(text) : undefined
+  const usable = url !== undefined && /^https?:$/.test(url.protocol) && url.username === "" && url.password === ""
+  return usable || "an http:// or https:// address without a password, such as http://127.0.0.1:4318"
+})
+
 const path = (key: string) => optional(key, Schema.NonEmptyString)
 
 const secret = (key: string) =>
@@ -170,6 +176,7 @@ export const settings = {
   serverHost: setting("server.host", Schema.NonEmptyString, "127.0.0.1", text),
   serverPort: integer("server.port", 8000, 0, 65_535),
   apiToken: secret("server.api_token"),
+  otlpEndpoint: optional("telemetry.otlp_endpoint", Schema.String.check(isCollector)),
   shutdownTimeoutMillis: millis("server.shutdown_timeout_ms", 30_000)
 }
 
@@ -190,8 +197,7 @@ export type Settings = Readonly<ReturnType<typeof evaluate>>
  * a limit that is read and not kept would be worse than none.
  */
 export const unavailable: ReadonlyMap<string, unknown> = new Map<string, unknown>([
-  ["storage.watch", false],
-  ["telemetry.otlp_endpoint", undefined]
+  ["storage.watch", false]
 ])
 
 /** Secrets that may also be given as the path of a file that holds them, under the key with `_file` behind it. */

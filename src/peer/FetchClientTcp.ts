@@ -228,7 +228,8 @@ const make = Effect.fnUntraced(function*(options: Options) {
       fresh: boolean
     ) {
       const lease = yield* connections.lease(peer, fresh).pipe(
-        Effect.mapError(({ detail }) => new PeerUnreachable({ ...asked, detail }))
+        Effect.mapError(({ detail }) => new PeerUnreachable({ ...asked, detail })),
+        Effect.withSpan("dial", { attributes: { peer: peer.id } })
       )
       const { connection, reused } = lease
       const request = yield* requestFor(entry, offset)
@@ -243,7 +244,9 @@ const make = Effect.fnUntraced(function*(options: Options) {
       yield* checkSignature(asked, request, ack)
       if (ack.keep_alive && ack.status === "error" && frames.rest().length === 0) lease.keep()
       yield* checkAnswer(asked, entry, offset, ack)
-      yield* receive(asked, entry, connection, frames.rest(), entry.size_bytes - offset, sink)
+      yield* receive(asked, entry, connection, frames.rest(), entry.size_bytes - offset, sink).pipe(
+        Effect.withSpan("transfer", { attributes: { peer: peer.id, offset, bytes: entry.size_bytes - offset } })
+      )
       if (ack.keep_alive) lease.keep()
       return true
     },

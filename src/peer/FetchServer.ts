@@ -16,6 +16,7 @@ import { Inventory } from "../ports/Inventory.ts"
 import { Manifest } from "../ports/Manifest.ts"
 import { Membership } from "../ports/Membership.ts"
 import * as Metrics from "../telemetry/Metrics.ts"
+import * as Traces from "../telemetry/Traces.ts"
 import * as Admission from "./Admission.ts"
 import { acceptance, keepsAlive, refusal, Refused, type Signer } from "./answers.ts"
 import {
@@ -263,7 +264,11 @@ const makeHandler = Effect.fnUntraced(function*(
           ? Effect.fail(new Refused({ code: "busy", reason: "too many bodies are being sent" }))
           : Effect.succeed(free)
       }),
-      () => Metrics.whileServing(send(connection, request, granted)),
+      () =>
+        send(connection, request, granted).pipe(
+          Traces.serving(granted.entry, membership.self.id, request.node_id, granted.offset),
+          Metrics.whileServing
+        ),
       (free) => Effect.sync(free)
     )
   })

@@ -74,7 +74,7 @@ export const layer: Layer.Layer<Placement, never, Backend | Inventory | PathLock
     return {
       place: Effect.fn("Placement.place")(function*(file, staged) {
         return yield* Effect.gen(function*() {
-          const { held, shown } = yield* commit(file, staged)
+          const { held, shown } = yield* Effect.withSpan(commit(file, staged), "verify and commit")
           if (yield* inventory.settle(file, held)) return "Placed"
           // Only what was shown just now goes again. What lay there before is not ours to drop: if it was deleted, that
           // is a debt of its own.

@@ -16,6 +16,7 @@ import { Inventory, type InventoryError, type Owed } from "../ports/Inventory.ts
 import { Membership } from "../ports/Membership.ts"
 import type { PeerResolver } from "../ports/PeerResolver.ts"
 import * as Metrics from "../telemetry/Metrics.ts"
+import * as Traces from "../telemetry/Traces.ts"
 import { latest, wrongBytes } from "./answers.ts"
 import * as Attempt from "./attempt.ts"
 import { Background } from "./Background.ts"
@@ -61,6 +62,18 @@ const longestWait = 60_000
 /** Whether another attempt of the same round can do better. */
 const hasSomebodyToAsk = (error: Attempt.AttemptFailed | Attempt.NoRoom | InventoryError): boolean =>
   error._tag === "AttemptFailed" && error.notBefore === undefined
+
+/** What the trace of a file tells of one try to pull it. */
+const toldOf = (receipt: Receipt): Readonly<Record<string, unknown>> => {
+  switch (receipt._tag) {
+    case "Pulled":
+      return { outcome: receipt._tag, bytes: receipt.bytes, from: Option.getOrElse(receipt.from, () => "") }
+    case "Postponed":
+      return { outcome: receipt._tag, reason: receipt.reason }
+    default:
+      return { outcome: receipt._tag }
+  }
+}
 
 /** A path that is queued or in flight. */
 interface Place {
@@ -356,6 +369,7 @@ export const layer = (
         place.inFlight = true
         const outcome = yield* pull(place).pipe(
           Effect.catchDefect((defect) => afterDefect(place.file, Cause.die(defect))),
+          Traces.sinceRegistration("replicate", place.file.entry, self.id, toldOf),
           Effect.result
         )
         if (outcome._tag === "Success") {

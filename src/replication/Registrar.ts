@@ -19,6 +19,7 @@ import { Inventory, type InventoryError, type Pending } from "../ports/Inventory
 import { Conflict, Gone, Manifest, maxReplacement, TooLarge, Unavailable } from "../ports/Manifest.ts"
 import { Membership } from "../ports/Membership.ts"
 import * as Metrics from "../telemetry/Metrics.ts"
+import * as Traces from "../telemetry/Traces.ts"
 import { Background } from "./Background.ts"
 import { describe as describeBy, InvalidEntry, type NewFile } from "./newFile.ts"
 import * as PathLock from "./PathLock.ts"
@@ -164,6 +165,14 @@ export const layer = (
         yield* Effect.logWarning(`${left} files are written but not registered; the next start registers them`)
       }))
 
+      // The node's tracer, whoever publishes.
+      const tracer = yield* Effect.tracer
+      const published = (entry: FileEntry) => <E, R>(effect: Effect.Effect<Registered, E, R>) =>
+        effect.pipe(
+          Traces.sinceRegistration("publish", entry, self.id, ({ revision }: Registered) => ({ revision })),
+          Effect.withTracer(tracer)
+        )
+
       /** Registers a pending file and shows it. */
       const finish = Effect.fnUntraced(function*({ entry }: Pending, staged: Staged) {
         const file = yield* register(entry).pipe(
@@ -179,7 +188,7 @@ export const layer = (
         )
         if (placed === "Placed") return file
         return yield* new Gone({ path: entry.path, reason: "deleted while it was published" })
-      })
+      }, (effect, { entry }) => published(entry)(effect))
 
       /** Registers a pending file that lies under its name already. */
       const finishInPlace = Effect.fnUntraced(function*({ entry }: Pending, held: Held) {

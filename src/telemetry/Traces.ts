@@ -1,0 +1,74 @@
+/**
+ * One trace a file, from its registration to its commit on every node. Nothing of it goes over the wire: each node
+ * finds the trace's id in what the manifest says of the file.
+ *
+ * The node that publishes emits a span `publish`; each that pulls emits `replicate`, from the file's registration to its
+ * commit there, with the pull below it; each that serves emits `serve`. They are spans of one trace side by side.
+ */
+import { Clock, Context, Effect, type Exit, Option, Tracer } from "effect"
+import { createHash } from "node:crypto"
+import type { FileEntry } from "../ports/FileEntry.ts"
+
+/** The trace of a file, as the parent of spans that have none: a parent without an id is no parent to a collector. */
+const traceOf = ({ created_at, path, sha256 }: FileEntry): Tracer.ExternalSpan => {
+  const digest = createHash("sha256").update(`${path}\0${sha256}\0${created_at}`).digest("hex")
+  return Tracer.externalSpan({ traceId: digest.slice(0, 32), spanId: "" })
+}
+
+/** Nanoseconds since 1970 of an RFC 3339 time. */
+const nanosOf = (time: string): bigint => {
+  const fraction = (/\.(\d{1,9})/.exec(time)?.[1] ?? "").padEnd(9, "0")
+  return BigInt(Math.floor(Date.parse(time) / 1000)) * 1_000_000_000n + BigInt(fraction)
+}
+
+/**
+ * Runs an effect in a span of the file's trace that began when the file was registered. `describe` gives what is told of
+ * the outcome.
+ */
+export const sinceRegistration = <A>(
+  name: "publish" | "replicate",
+  entry: FileEntry,
+  node: string,
+  describe: (outcome: A) => Readonly<Record<string, unknown>>
+) =>
+<E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, Exclude<R, Tracer.ParentSpan>> =>
+  Effect.gen(function*() {
+    const tracer = yield* Effect.tracer
+    const clock = yield* Clock.Clock
+    const now = clock.currentTimeNanosUnsafe()
+    const registered = nanosOf(entry.created_at)
+    const span = tracer.span({
+      name,
+      parent: Option.some(traceOf(entry)),
+      annotations: Context.empty(),
+      links: [],
+      // Another node's clock may be ahead of ours.
+      startTime: registered < now ? registered : now,
+      kind: name === "publish" ? "producer" : "consumer",
+      root: false,
+      sampled: true
+    })
+    span.attribute("file.path", entry.path)
+    span.attribute("file.size", entry.size_bytes)
+    span.attribute("file.origin", entry.origin_node_id)
+    span.attribute("node", node)
+    return yield* effect.pipe(
+      Effect.withParentSpan(span),
+      Effect.onExit((exit: Exit.Exit<A, E>) =>
+        Effect.sync(() => {
+          if (exit._tag === "Success") {
+            for (const [key, value] of Object.entries(describe(exit.value))) span.attribute(key, value)
+          }
+          span.end(clock.currentTimeNanosUnsafe(), exit)
+        })
+      )
+    )
+  })
+
+/** Runs the sending of a file in a span of its trace. */
+export const serving = (entry: FileEntry, node: string, peer: string, offset: number) =>
+  Effect.withSpan("serve", {
+    parent: traceOf(entry),
+    kind: "server",
+    attributes: { "file.path": entry.path, "file.size": entry.size_bytes, node, peer, offset }
+  })
