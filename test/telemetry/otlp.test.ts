@@ -55,7 +55,7 @@ describe("telemetry by OTLP", () => {
           span !== undefined && (span === replicated || isBelow(byId.get(span.parentSpanId ?? "")))
         const below = spans.filter(isBelow)
         for (const name of ["dial", "transfer", "verify and commit"]) {
-          const [span] = below.filter((span) => span.name === name)
+          const span = below.find((span) => span.name === name)
           assert.isDefined(span, name)
           assert.isTrue((span?.endTimeUnixNano ?? 0n) <= (replicated?.endTimeUnixNano ?? 0n), name)
         }
@@ -68,7 +68,7 @@ describe("telemetry by OTLP", () => {
 
         // Nobody is left who could have it.
         const told = Effect.repeat(Effect.sync(() => logs), {
-          until: (logs) => logs.some((text) => /^db\/a is still owed: /.test(String(text))),
+          until: (logs) => logs.some((text) => String(text).startsWith("db/a is still owed: ")),
           schedule: Schedule.spaced("50 millis")
         })
         yield* living(folder, "late", () => told, given)
