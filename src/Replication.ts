@@ -35,6 +35,7 @@ import { Membership, type MembershipError, type NodeIdTaken } from "./ports/Memb
 import type { PeerResolver } from "./ports/PeerResolver.ts"
 import * as Background from "./replication/Background.ts"
 import * as CatchUp from "./replication/CatchUp.ts"
+import * as Contact from "./replication/Contact.ts"
 import * as Copies from "./replication/Copies.ts"
 import * as Drain from "./replication/Drain.ts"
 import * as Identity from "./replication/Identity.ts"
@@ -283,6 +284,7 @@ export const layerActive: Layer.Layer<Services, StartError, Ports | ReplicationC
   Tombstones.layer
 ).pipe(
   Layer.provideMerge(readiness),
+  Layer.provide(Contact.layer),
   Layer.provideMerge(catchUp),
   Layer.provideMerge(scrub),
   Layer.provideMerge(localCheck),

@@ -118,6 +118,11 @@ const pulls = ({ bytesPerSecond, eta, inFlight, paused }: Status): string => {
   return `${held}${inFlight} in flight, ${size(bytesPerSecond)}/s${end}`
 }
 
+const troubles = ({ manifestTrouble, membershipTrouble }: Status, now: number): Array<readonly [string, string]> =>
+  [...Option.toArray(manifestTrouble), ...Option.toArray(membershipTrouble)].map((
+    { detail, since }
+  ) => ["trouble", `since ${moment(since, now)}: ${detail}`])
+
 const render = (report: StatusReport, face: string | undefined, now: number): string => {
   const { live, unlinking, verified, verifiedThrough } = report
   const lines: Array<readonly [string, string]> = [
@@ -128,6 +133,7 @@ const render = (report: StatusReport, face: string | undefined, now: number): st
   ]
   if (unlinking > 0) lines.push(["deleted", `${files(unlinking)} still to unlink`])
   if (Option.isSome(live)) {
+    lines.push(...troubles(live.value, now))
     lines.push(["pulling", pulls(live.value)], ["catch-up", walk(live.value, now)])
   }
   return `${report.node}\n${sheet(lines)}`

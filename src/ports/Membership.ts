@@ -66,7 +66,7 @@ export const Trouble = Schema.Struct({
   /** Milliseconds since 1970. */
   since: Schema.Int,
   detail: Schema.String
-})
+}).pipe(Schema.encodeKeys({ since: "since_ms" }))
 export interface Trouble extends Schema.Schema.Type<typeof Trouble> {}
 
 export class Membership extends Context.Service<Membership, {

@@ -8,10 +8,11 @@ import { Clock, Context, Duration, Effect, Layer, Option } from "effect"
 import { monitorEventLoopDelay } from "node:perf_hooks"
 import { Backend } from "../ports/Backend.ts"
 import { Inventory } from "../ports/Inventory.ts"
-import { type Cursor, Manifest } from "../ports/Manifest.ts"
+import type { Cursor } from "../ports/Manifest.ts"
 import { Membership } from "../ports/Membership.ts"
 import * as Metrics from "../telemetry/Metrics.ts"
 import { Background } from "./Background.ts"
+import { Contact } from "./Contact.ts"
 import { Puller } from "./Puller.ts"
 import { Readiness } from "./Readiness.ts"
 import { lastCompleted } from "./Scrub.ts"
@@ -27,7 +28,7 @@ export interface MonitoringOptions {
   readonly scrubIntervalMillis: number
 }
 
-/** Between two readings of all gauges that nobody asked for, and two questions for the manifest's newest position. */
+/** Between two readings of all gauges that nobody asked for. */
 const interval = Duration.seconds(5)
 
 /** An inventory, disk or list of members that does not answer in this time keeps its gauges as they were. */
@@ -36,13 +37,8 @@ const patience = Duration.seconds(2)
 /** How exactly delays of the event loop are measured, milliseconds; a delay below is none. */
 const resolution = 10
 
-/** What the manifest last said, and since when this node has been behind it. Times in milliseconds since 1970. */
-interface Contact {
-  readonly head: Option.Option<Cursor>
-  readonly answered: number
-  /** A position that was the newest then, and that this node has not reached. */
-  readonly open: Option.Option<{ readonly at: Cursor; readonly since: number }>
-}
+/** A position that was the newest once, and that this node has not reached; since when, milliseconds since 1970. */
+type Open = Option.Option<{ readonly at: Cursor; readonly since: number }>
 
 /** Pure: whether events up to a position have been taken. */
 const isReached = (at: Cursor, cursor: Option.Option<Cursor>): boolean =>
@@ -50,11 +46,11 @@ const isReached = (at: Cursor, cursor: Option.Option<Cursor>): boolean =>
 
 /** Pure: the position whose events are waited for. It stays until it is reached, so that its age is that of the gap. */
 export const openAt = (
-  open: Contact["open"],
+  open: Open,
   head: Option.Option<Cursor>,
   cursor: Option.Option<Cursor>,
   now: number
-): Contact["open"] => {
+): Open => {
   const still = Option.filter(
     open,
     ({ at }) => Option.exists(head, ({ epoch }) => epoch === at.epoch) && !isReached(at, cursor)
@@ -68,14 +64,14 @@ export const layer = (
 ): Layer.Layer<
   Monitoring,
   never,
-  Backend | Background | Inventory | Manifest | Membership | Puller | Readiness
+  Backend | Background | Contact | Inventory | Membership | Puller | Readiness
 > =>
   Layer.effect(
     Monitoring,
     Effect.gen(function*() {
       const backend = yield* Backend
       const inventory = yield* Inventory
-      const manifest = yield* Manifest
+      const contact = yield* Contact
       const membership = yield* Membership
       const background = yield* Background
       const puller = yield* Puller
@@ -87,13 +83,14 @@ export const layer = (
       const began = yield* Clock.currentTimeMillis
       yield* Metrics.set("started", began / 1000 - process.uptime())
 
-      let contact: Contact = { head: Option.none(), answered: began, open: Option.none() }
+      let open: Open = Option.none()
 
       const status = Effect.gen(function*() {
         const status = yield* readiness.status
         const now = yield* Clock.currentTimeMillis
         const { cursor } = status
-        contact = { ...contact, open: openAt(contact.open, contact.head, cursor, now) }
+        const known = yield* contact.state
+        open = openAt(open, known.head, cursor, now)
         yield* Metrics.set("ready", status.ready ? 1 : 0)
         yield* Metrics.set("owedFiles", status.owed.files)
         yield* Metrics.set("owedBytes", status.owed.bytes)
@@ -104,11 +101,11 @@ export const layer = (
         yield* Metrics.set("verifiedBytes", status.verified.bytes)
         yield* Metrics.set("unlinkingFiles", status.unlinking)
         yield* Metrics.set("verifiedRevision", status.verifiedThrough)
-        const gap = Option.match(contact.open, { onNone: () => 0, onSome: ({ since }) => now - since })
+        const gap = Option.match(open, { onNone: () => 0, onSome: ({ since }) => now - since })
         yield* Metrics.set("gapSeconds", gap / 1000)
         const at = Option.match(cursor, { onNone: () => 0, onSome: ({ revision }) => revision })
         // An answer is older than what has been taken since.
-        const head = Option.match(contact.head, { onNone: () => at, onSome: ({ revision }) => Math.max(revision, at) })
+        const head = Option.match(known.head, { onNone: () => at, onSome: ({ revision }) => Math.max(revision, at) })
         yield* Metrics.set("cursorRevision", at)
         yield* Metrics.set("headRevision", head)
         yield* Metrics.set("gap", head - at)
@@ -134,7 +131,7 @@ export const layer = (
         yield* Metrics.set("inFlight", inFlight)
         yield* Metrics.set("paused", (yield* puller.paused).length > 0 ? 1 : 0)
         yield* Metrics.set("memory", process.memoryUsage.rss())
-        yield* Metrics.set("contact", ((yield* Clock.currentTimeMillis) - contact.answered) / 1000)
+        yield* Metrics.set("contact", ((yield* Clock.currentTimeMillis) - (yield* contact.state).answered) / 1000)
       })
 
       // One that ran beside this node has left its word in the inventory too.
@@ -149,15 +146,6 @@ export const layer = (
         { concurrency: "unbounded", discard: true }
       )
 
-      const ask = Effect.gen(function*() {
-        const head = yield* manifest.head
-        contact = { ...contact, head: Option.some(head), answered: yield* Clock.currentTimeMillis }
-      }).pipe(Effect.timeoutOption(Duration.minutes(1)), Effect.ignore)
-
-      yield* background.run(
-        "the question for the manifest's position",
-        Effect.forever(Effect.andThen(ask, Effect.sleep(interval)))
-      )
       yield* background.run("the gauges", Effect.forever(Effect.andThen(refresh, Effect.sleep(interval))))
       yield* background.run("the measure of the event loop", Effect.scoped(measureLoop))
 

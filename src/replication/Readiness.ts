@@ -11,6 +11,7 @@ import { type Cursor, Manifest } from "../ports/Manifest.ts"
 import { Membership } from "../ports/Membership.ts"
 import { Background } from "./Background.ts"
 import { CatchUp } from "./CatchUp.ts"
+import { Contact } from "./Contact.ts"
 import { LocalCheck } from "./LocalCheck.ts"
 import type { PauseReason } from "./Pauses.ts"
 import { Puller } from "./Puller.ts"
@@ -100,7 +101,7 @@ export const layer = (
 ): Layer.Layer<
   Readiness,
   never,
-  Background | CatchUp | Inventory | LocalCheck | Manifest | Membership | Puller
+  Background | CatchUp | Contact | Inventory | LocalCheck | Manifest | Membership | Puller
 > =>
   Layer.effect(
     Readiness,
@@ -110,6 +111,7 @@ export const layer = (
       const membership = yield* Membership
       const background = yield* Background
       const catchUp = yield* CatchUp
+      const contact = yield* Contact
       const localCheck = yield* LocalCheck
       const puller = yield* Puller
       const barrier = yield* SubscriptionRef.make(Option.none<Cursor>())
@@ -193,6 +195,8 @@ export const layer = (
           bytesPerSecond: rate,
           eta: Option.fromUndefinedOr(etaMillis(progress.owed.bytes, rate)),
           peers: evidence.peers,
+          manifestTrouble: (yield* contact.state).trouble,
+          membershipTrouble: yield* membership.trouble,
           catchUp: yield* catchUp.status
         } satisfies Status
       })

@@ -6,6 +6,7 @@
 import { Option, Schema } from "effect"
 import { NodeId, Revision } from "../ports/FileEntry.ts"
 import { Cursor } from "../ports/Manifest.ts"
+import { Trouble } from "../ports/Membership.ts"
 import { PauseReason } from "./Pauses.ts"
 
 const Amount = Schema.Struct({ files: Schema.Natural, bytes: Schema.Natural })
@@ -61,6 +62,10 @@ export const Status = Schema.Struct({
   eta: Schema.OptionFromNullOr(Schema.Natural),
   /** Other members that are alive and could be asked; `none` when it is not known. */
   peers: Schema.OptionFromNullOr(Schema.Natural),
+  /** Since when the manifest has not answered, and why. */
+  manifestTrouble: Schema.OptionFromNullOr(Trouble),
+  /** What keeps this node from seeing the other members or from being seen. */
+  membershipTrouble: Schema.OptionFromNullOr(Trouble),
   catchUp: CatchUp
 }).pipe(Schema.encodeKeys({
   verifiedThrough: "verified_through",
@@ -68,6 +73,8 @@ export const Status = Schema.Struct({
   inFlight: "in_flight",
   bytesPerSecond: "bytes_per_second",
   eta: "eta_ms",
+  manifestTrouble: "manifest_trouble",
+  membershipTrouble: "membership_trouble",
   catchUp: "catch_up"
 }))
 export interface Status extends Schema.Schema.Type<typeof Status> {}

@@ -26,6 +26,7 @@ import type { MembershipError } from "../ports/Membership.ts"
 import type { Ports } from "../Replication.ts"
 import * as Background from "../replication/Background.ts"
 import * as CatchUp from "../replication/CatchUp.ts"
+import * as Contact from "../replication/Contact.ts"
 import * as Leases from "../replication/Leases.ts"
 import * as LocalCheck from "../replication/LocalCheck.ts"
 import * as PathLock from "../replication/PathLock.ts"
@@ -92,6 +93,7 @@ class OfSink<E> {
 }
 
 const behaviour = Readiness.layer({ readyMaxLagMillis: 0, gated: true }).pipe(
+  Layer.provide(Contact.layer),
   Layer.provideMerge(CatchUp.layer({
     deleteGraceMillis: 500,
     enabled: true,

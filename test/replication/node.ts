@@ -16,6 +16,7 @@ import type { Membership } from "../../src/ports/Membership.ts"
 import type { Peer } from "../../src/ports/PeerResolver.ts"
 import * as Background from "../../src/replication/Background.ts"
 import * as CatchUp from "../../src/replication/CatchUp.ts"
+import * as Contact from "../../src/replication/Contact.ts"
 import * as Leases from "../../src/replication/Leases.ts"
 import * as LocalCheck from "../../src/replication/LocalCheck.ts"
 import * as PathLock from "../../src/replication/PathLock.ts"
@@ -138,6 +139,7 @@ export const manifestLayer = makeManifest(false)
 /** A node with a manifest: it publishes, follows, pulls and unlinks. */
 export const clusterLayer = (options: NodeOptions = {}) =>
   Readiness.layer({ readyMaxLagMillis: 0, gated: options.gated ?? false }).pipe(
+    Layer.provideMerge(Contact.layer),
     Layer.provideMerge(CatchUp.layer({
       deleteGraceMillis: 500,
       enabled: options.catchUp ?? true,
