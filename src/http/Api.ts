@@ -11,6 +11,7 @@ import { FileEntry, NodeId, Revision } from "../ports/FileEntry.ts"
 import { FilePath } from "../ports/FilePath.ts"
 import { Cursor } from "../ports/Manifest.ts"
 import { Address, Role, Watermark } from "../ports/Membership.ts"
+import { DrainStatus } from "../replication/Drain.ts"
 import { FileReport, LocalState, OwedState } from "../replication/FileReport.ts"
 import { PauseReason } from "../replication/Pauses.ts"
 import { Status } from "../replication/Status.ts"
@@ -194,7 +195,10 @@ export class ClusterGroup extends HttpApiGroup.make("cluster")
       params: inAddress,
       success: FileReport,
       error: refusals("BadPath", "NotFound", "Unavailable")
-    }).annotateMerge(described("All that this node knows of a file, and why it is not here"))
+    }).annotateMerge(described("All that this node knows of a file, and why it is not here")),
+    HttpApiEndpoint.get("drain", "/api/v1/cluster/drain", { success: DrainStatus }).annotateMerge(described(
+      "Whether this node is about to leave, and which of its files no other node holds"
+    ))
   )
   .annotateMerge(OpenApi.annotations({ title: "Cluster", description: "What there is, and where it stands" }))
 {}
@@ -241,7 +245,23 @@ export class OperationGroup extends HttpApiGroup.make("operation")
         "Pulls in flight end. It outlives a restart of the node."
       )),
     HttpApiEndpoint.post("resume", "/api/v1/cluster/resume", { success: Pulling, error: refusals("Unavailable") })
-      .annotateMerge(described("Pull again"))
+      .annotateMerge(described("Pull again")),
+    HttpApiEndpoint.post("drain", "/api/v1/cluster/drain", { success: DrainStatus, error: refusals("Unavailable") })
+      .annotateMerge(described(
+        "Prepare this node to leave",
+        "It is asked for files last, and its copies don't count any more. `done` says that every file that it holds is "
+          + "on another node too: then it can be stopped. It ends with the process."
+      )),
+    HttpApiEndpoint.delete("stay", "/api/v1/cluster/drain", { success: DrainStatus, error: refusals("Unavailable") })
+      .annotateMerge(described("Keep this node after all")),
+    HttpApiEndpoint.delete("removeMember", "/api/v1/cluster/members/:id", {
+      params: { id: NodeId },
+      success: Schema.Struct({ removed: NodeId }),
+      error: refusals("BadRequest", "NotRemoved", "Unavailable")
+    }).annotateMerge(described(
+      "Take a member that never comes back out of the list",
+      "No file is touched. Refused while the member is alive."
+    ))
   )
   .middleware(Authorization)
   .annotateMerge(OpenApi.annotations({ title: "Operation", description: "What changes the node or the cluster" }))

@@ -25,6 +25,8 @@ export const statuses = {
   TooSlow: 408,
   /** Other bytes are registered under this path, or a file where it would need a folder. */
   Conflict: 409,
+  /** The member is alive, or there is none, or the list is fixed. */
+  NotRemoved: 409,
   /** The path was deleted, for good. */
   Gone: 410,
   /** The body is longer than this node takes. */

@@ -29,7 +29,10 @@ export const DrainStatus = Schema.Struct({
   done: Schema.Boolean,
   /** Why the last look came to no end. */
   lastError: Schema.OptionFromNullOr(Schema.String)
-}).pipe(Schema.encodeKeys({ since: "since_ms", looked: "looked_ms", lastError: "last_error" }))
+}).pipe(
+  Schema.encodeKeys({ since: "since_ms", looked: "looked_ms", lastError: "last_error" }),
+  Schema.annotate({ identifier: "DrainStatus" })
+)
 export interface DrainStatus extends Schema.Schema.Type<typeof DrainStatus> {}
 
 export class Drain extends Context.Service<Drain, {

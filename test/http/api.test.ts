@@ -1,8 +1,9 @@
 /** Every endpoint but those for files' bytes, asked of a real node. */
 import { assert, describe, layer } from "@effect/vitest"
-import { Effect, Schedule } from "effect"
+import { Effect, Option, Schedule } from "effect"
 import { connect } from "node:net"
 import { Cluster, Files, NodeStatus, Owed } from "../../src/http/Api.ts"
+import { DrainStatus } from "../../src/replication/Drain.ts"
 import { FileReport } from "../../src/replication/FileReport.ts"
 import { ask, decode, Node, node, put, refused } from "./node.ts"
 
@@ -110,6 +111,35 @@ layer(node, { timeout: 60_000, excludeTestServices: true })("the HTTP API", (it)
         assert.isAbove(verification?.checked ?? 0, 0)
         assert.isNull(verification?.error)
         yield* refused(yield* ask("POST", "/api/v1/cluster/verify?rate=-1"), 400, "BadRequest")
+      }))
+
+    it.effect("drains, names what no other node holds, and stays after all", () =>
+      Effect.gen(function*() {
+        yield* put("drained/file", "x")
+        assert.strictEqual((yield* ask("POST", "/api/v1/cluster/drain")).status, 200)
+        const status = yield* Effect.repeat(
+          Effect.flatMap(ask("GET", "/api/v1/cluster/drain"), (answer) => decode(DrainStatus, answer)),
+          { until: ({ looked }) => Option.isSome(looked), schedule: Schedule.spaced("20 millis") }
+        )
+        assert.isFalse(status.done)
+        assert.include(status.examples.map(({ path }) => String(path)), "drained/file")
+        const { members } = yield* decode(Cluster, yield* ask("GET", "/api/v1/cluster"))
+        assert.isTrue(members[0]?.draining)
+        const stays = yield* decode(DrainStatus, yield* ask("DELETE", "/api/v1/cluster/drain"))
+        assert.deepStrictEqual(stays.since, Option.none())
+      }))
+
+    it.effect("removes no member that is alive, and none that there is not", () =>
+      Effect.gen(function*() {
+        assert.match(
+          yield* refused(yield* ask("DELETE", "/api/v1/cluster/members/node"), 409, "NotRemoved"),
+          /it is alive/
+        )
+        assert.match(
+          yield* refused(yield* ask("DELETE", "/api/v1/cluster/members/nobody"), 409, "NotRemoved"),
+          /no member goes by this id/
+        )
+        yield* refused(yield* ask("DELETE", "/api/v1/cluster/members/a%20b"), 400, "BadRequest")
       }))
 
     it.effect("pauses and resumes pulling", () =>

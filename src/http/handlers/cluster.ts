@@ -7,6 +7,7 @@ import { FilePath } from "../../ports/FilePath.ts"
 import { Inventory } from "../../ports/Inventory.ts"
 import { Manifest } from "../../ports/Manifest.ts"
 import { type Member, Membership } from "../../ports/Membership.ts"
+import { Drain } from "../../replication/Drain.ts"
 import * as FileReport from "../../replication/FileReport.ts"
 import { Puller } from "../../replication/Puller.ts"
 import { Readiness } from "../../replication/Readiness.ts"
@@ -37,6 +38,7 @@ export const clusterHandlers = HttpApiBuilder.group(Api, "cluster", (handlers) =
     const puller = yield* Puller
     const readiness = yield* Readiness
     const verifier = yield* Verifier
+    const drain = yield* Drain
     const { self } = membership
     const services = yield* Effect.context<Backend | Inventory | Manifest>()
 
@@ -136,7 +138,8 @@ export const clusterHandlers = HttpApiBuilder.group(Api, "cluster", (handlers) =
       status: () => status,
       owed: ({ query }) => owed(query.limit ?? usualLimit),
       files: ({ query: { cursor, limit = usualLimit, prefix } }) => files({ cursor, limit, prefix }),
-      file: () => file
+      file: () => file,
+      drain: () => drain.status
     })
   }))
 

@@ -4,6 +4,8 @@ import { HttpServerRequest } from "effect/http"
 import { HttpApiBuilder } from "effect/http-api"
 import { Inventory } from "../../ports/Inventory.ts"
 import { Manifest } from "../../ports/Manifest.ts"
+import { Membership } from "../../ports/Membership.ts"
+import { Drain } from "../../replication/Drain.ts"
 import { inManifest } from "../../replication/FileReport.ts"
 import { Puller } from "../../replication/Puller.ts"
 import { Registrar } from "../../replication/Registrar.ts"
@@ -23,6 +25,8 @@ export const operationHandlers = HttpApiBuilder.group(Api, "operation", (handler
     const puller = yield* Puller
     const registrar = yield* Registrar
     const verifier = yield* Verifier
+    const drain = yield* Drain
+    const membership = yield* Membership
     const services = yield* Effect.context<Inventory | Manifest>()
 
     const remove = Effect.fnUntraced(function*(reason: string) {
@@ -51,6 +55,15 @@ export const operationHandlers = HttpApiBuilder.group(Api, "operation", (handler
       remove: ({ query }) => remove(query.reason ?? "deleted over HTTP"),
       verify: ({ query }) => verifier.begin((query.rate ?? usualRate) * 1024 * 1024),
       pause: () => Effect.mapError(Effect.andThen(puller.pause("operator"), pulling), unavailable),
-      resume: () => Effect.mapError(Effect.andThen(puller.resume("operator"), pulling), unavailable)
+      resume: () => Effect.mapError(Effect.andThen(puller.resume("operator"), pulling), unavailable),
+      drain: () => Effect.mapError(Effect.andThen(drain.start, drain.status), unavailable),
+      stay: () => Effect.mapError(Effect.andThen(drain.stop, drain.status), unavailable),
+      removeMember: ({ params: { id } }) =>
+        membership.remove(id).pipe(
+          Effect.as({ removed: id }),
+          Effect.mapError((error) =>
+            error._tag === "NotRemoved" ? refuse("NotRemoved", error.message) : unavailable(error)
+          )
+        )
     })
   }))
