@@ -1,0 +1,161 @@
+/** DuckDB: writes points to Parquet, merges files, answers queries. Each call has a database of its own, in memory. */
+import {
+  type DuckDBConnection,
+  DuckDBInstance,
+  DuckDBTimestampNanosecondsValue,
+  type Json,
+  StatementType
+} from "@duckdb/node-api"
+import { Duration, Effect, Schema, type Scope } from "effect"
+import { setImmediate } from "node:timers/promises"
+import type { FieldType, Point } from "./lineProtocol.ts"
+import { columnsOf } from "./partitions.ts"
+
+/** DuckDB could not do what was asked. */
+export class DuckFailed extends Schema.TaggedError<DuckFailed>()("DuckFailed", { detail: Schema.String }) {
+  override get message(): string {
+    return this.detail
+  }
+}
+
+/** The query is not one that is answered, or has a mistake. */
+export class BadQuery extends Schema.TaggedError<BadQuery>()("BadQuery", { detail: Schema.String }) {
+  override get message(): string {
+    return this.detail
+  }
+}
+
+const identifier = (name: string) => `"${name.replaceAll("\"", "\"\"")}"`
+const literal = (text: string) => `'${text.replaceAll("'", "''")}'`
+const list = (files: ReadonlyArray<string>) => `[${files.map(literal).join(", ")}]`
+const detailOf = (cause: unknown) => (cause instanceof Error ? cause.message : String(cause))
+
+/** A connection that is closed with the scope, and not before what runs on it has ended. */
+const connect = (options: Record<string, string>): Effect.Effect<DuckDBConnection, DuckFailed, Scope.Scope> =>
+  Effect.acquireRelease(
+    Effect.tryPromise({
+      try: async () => (await DuckDBInstance.create(":memory:", options)).connect(),
+      catch: (cause) => new DuckFailed({ detail: detailOf(cause) })
+    }),
+    (connection) => Effect.sync(() => connection.closeSync())
+  )
+
+/** Runs something on a connection; when nobody waits for it any more it is interrupted, and waited for. */
+const run = <A>(connection: DuckDBConnection, body: (connection: DuckDBConnection) => Promise<A>) =>
+  Effect.callback<A, DuckFailed>((resume) => {
+    const running = body(connection).then(
+      (value) => resume(Effect.succeed(value)),
+      (cause) => resume(Effect.fail(new DuckFailed({ detail: detailOf(cause) })))
+    )
+    return Effect.promise(() => {
+      connection.interrupt()
+      return running
+    })
+  })
+
+/** One thread, so that the same points give the same bytes: what is flushed again after a crash is the same file. */
+const writing = { threads: "1", memory_limit: "512MB" }
+
+const copy = (query: string, file: string) => `COPY (${query}) TO ${literal(file)} (FORMAT parquet, COMPRESSION zstd)`
+
+export const writeParquet = Effect.fn("writeParquet")(function*(points: ReadonlyArray<Point>, file: string) {
+  const connection = yield* connect(writing)
+  const columns = columnsOf(points)
+  yield* run(connection, async () => {
+    const spelled = Array.from(columns, ([name, type]) => `${identifier(name)} ${type}`)
+    await connection.run(`CREATE TABLE points (${spelled.join(", ")})`)
+    const appender = await connection.createAppender("points")
+    for (const [n, point] of points.entries()) {
+      // Others have their turn.
+      if (n % 2000 === 1999) await setImmediate()
+      for (const [name, type] of columns) {
+        if (type === "TIMESTAMP_NS") {
+          appender.appendTimestampNanoseconds(new DuckDBTimestampNanosecondsValue(point.time))
+        } else append(appender, type, point.fields.get(name)?.value ?? point.tags.get(name))
+      }
+      appender.endRow()
+    }
+    appender.closeSync()
+    await connection.run(copy("SELECT * FROM points ORDER BY time", file))
+  })
+}, Effect.scoped)
+
+type Appender = Awaited<ReturnType<DuckDBConnection["createAppender"]>>
+
+const append = (appender: Appender, type: FieldType, value: number | bigint | string | boolean | undefined): void => {
+  if (value === undefined) appender.appendNull()
+  else if (typeof value === "number") appender.appendDouble(value)
+  else if (typeof value === "string") appender.appendVarchar(value)
+  else if (typeof value === "boolean") appender.appendBoolean(value)
+  else if (type === "UBIGINT") appender.appendUBigInt(value)
+  else appender.appendBigInt(value)
+}
+
+export const mergeParquet = Effect.fn("mergeParquet")(function*(files: ReadonlyArray<string>, file: string) {
+  const connection = yield* connect(writing)
+  const all = `SELECT * FROM read_parquet(${
+    list(files)
+  }, union_by_name = true, hive_partitioning = false) ORDER BY time`
+  yield* run(connection, () => connection.run(copy(all, file)))
+}, Effect.scoped)
+
+export interface Answer {
+  readonly columns: ReadonlyArray<string>
+  readonly rows: ReadonlyArray<ReadonlyArray<Json>>
+}
+
+/** What one query may take. */
+export interface Limits {
+  readonly rows: number
+  readonly time: Duration.Duration
+  readonly memory: string
+}
+
+const defaultLimits: Limits = { rows: 10_000, time: Duration.seconds(10), memory: "512MB" }
+
+/**
+ * Answers one SELECT over tables that are made of files. The statement is not trusted: it reaches these files and
+ * nothing else, writes nothing, can't change a setting, and is bounded in memory, time and rows.
+ */
+export const query = Effect.fn("query")(function*(
+  tables: ReadonlyMap<string, ReadonlyArray<string>>,
+  sql: string,
+  limits: Limits = defaultLimits
+) {
+  const connection = yield* connect({
+    threads: "2",
+    memory_limit: limits.memory,
+    temp_directory: "",
+    autoinstall_known_extensions: "false",
+    autoload_known_extensions: "false"
+  })
+  const files = Array.from(tables.values()).flat()
+  yield* run(connection, async () => {
+    await connection.run(`SET allowed_paths = ${list(files)}`)
+    await connection.run("SET enable_external_access = false")
+    for (const [name, own] of tables) {
+      await connection.run(
+        `CREATE VIEW ${identifier(name)} AS `
+          + `SELECT * FROM read_parquet(${list(own)}, union_by_name = true, hive_partitioning = false)`
+      )
+    }
+    await connection.run("SET lock_configuration = true")
+  })
+  const answer = yield* run(connection, async () => {
+    const statements = await connection.extractStatements(sql)
+    if (statements.count !== 1) return "send one statement"
+    const statement = await statements.prepare(0)
+    // The allowed paths may be written as well as read; only a SELECT writes nothing.
+    if (statement.statementType !== StatementType.SELECT) return "only SELECT is answered"
+    const reader = await statement.streamAndReadUntil(limits.rows + 1)
+    if (reader.currentRowCount > limits.rows) return `it has more than ${limits.rows} rows; aggregate, or add a LIMIT`
+    return { columns: reader.deduplicatedColumnNames(), rows: reader.getRowsJson() } satisfies Answer
+  }).pipe(
+    Effect.mapError(({ detail }) => new BadQuery({ detail })),
+    Effect.timeoutOrElse({
+      duration: limits.time,
+      orElse: () => Effect.fail(new BadQuery({ detail: `it took longer than ${Duration.toMillis(limits.time)} ms` }))
+    })
+  )
+  return typeof answer === "string" ? yield* new BadQuery({ detail: answer }) : answer
+}, Effect.scoped)

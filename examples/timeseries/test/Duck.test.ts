@@ -1,0 +1,80 @@
+import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
+import { Duration, Effect } from "effect"
+import { createHash } from "node:crypto"
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import { mergeParquet, query, writeParquet } from "../src/Duck.ts"
+import { parse } from "../src/lineProtocol.ts"
+
+let folder = ""
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), "duck-"))
+})
+afterAll(() => rm(folder, { recursive: true, force: true }))
+
+const points = (lines: string) => parse(lines, "ns", 0n).points
+const digest = async (file: string) => createHash("sha256").update(await readFile(file)).digest("hex")
+
+describe("DuckDB", () => {
+  it.live("writes the same points as the same bytes, and merges files of different columns", () =>
+    Effect.gen(function*() {
+      const [one, again, two, both] = ["one", "again", "two", "both"].map((name) => join(folder, `${name}.parquet`))
+      assert(one !== undefined && again !== undefined && two !== undefined && both !== undefined)
+      yield* writeParquet(points("m,host=b f=1.5,i=7i 2\nm,host=a f=2.5 1"), one)
+      yield* writeParquet(points("m,host=b f=1.5,i=7i 2\nm,host=a f=2.5 1"), again)
+      assert.strictEqual(yield* Effect.promise(() => digest(one)), yield* Effect.promise(() => digest(again)))
+      yield* writeParquet(points("m,rack=r u=9u,ok=true 3"), two)
+      yield* mergeParquet([one, two], both)
+      const sql = "SELECT epoch_ns(time), host, rack, f, i, u, ok FROM m ORDER BY time"
+      const { rows } = yield* query(new Map([["m", [both]]]), sql)
+      assert.deepStrictEqual(rows, [
+        ["1", "a", null, 2.5, null, null, null],
+        ["2", "b", null, 1.5, "7", null, null],
+        ["3", null, "r", null, null, "9", true]
+      ])
+    }))
+
+  it.live("answers nothing that reaches further than the files of the view, or changes anything", () =>
+    Effect.gen(function*() {
+      const file = join(folder, "own.parquet")
+      const secret = join(folder, "secret.csv")
+      yield* writeParquet(points("m f=1 1"), file)
+      yield* Effect.promise(() => writeFile(secret, "a\n1\n"))
+      const before = yield* Effect.promise(() => digest(file))
+      const tables = new Map([["m", [file]]])
+      for (
+        const sql of [
+          `COPY (SELECT 1) TO '${file}' (FORMAT parquet)`,
+          `COPY m TO '${join(folder, "out.csv")}'`,
+          `SELECT * FROM '${secret}'`,
+          `SELECT * FROM read_text('${secret}')`,
+          `SELECT * FROM glob('${folder}/*')`,
+          `ATTACH '${join(folder, "x.db")}'`,
+          "SET memory_limit = '100GB'",
+          "SET enable_external_access = true",
+          "INSTALL httpfs",
+          "SELECT * FROM read_parquet('https://example.com/a.parquet')",
+          "DROP VIEW m",
+          "CREATE TABLE t (i INTEGER)",
+          "SELECT 1; SELECT 2",
+          "",
+          "SELECT * FROM range(20000)",
+          "SELEKT"
+        ]
+      ) assert.strictEqual((yield* Effect.flip(query(tables, sql)))._tag, "BadQuery", sql)
+      assert.strictEqual(yield* Effect.promise(() => digest(file)), before)
+      assert.deepStrictEqual((yield* query(tables, "WITH x AS (SELECT f FROM m) SELECT f FROM x")).rows, [[1]])
+    }))
+
+  it.live("cuts a query that takes too long, and one that takes too much", () =>
+    Effect.gen(function*() {
+      const slow = "SELECT count(*) FROM range(10000000) a, range(10000000) b WHERE a.range * b.range % 7 = 3"
+      const limits = { rows: 10, time: Duration.millis(300), memory: "64MB" }
+      const error = yield* Effect.flip(query(new Map(), slow, limits))
+      assert.include(error.message, "longer than 300 ms")
+      const large = "SELECT list(range) FROM range(200000000)"
+      const refused = yield* Effect.flip(query(new Map(), large, { ...limits, time: Duration.minutes(1) }))
+      assert.include(refused.message, "Out of Memory")
+    }), 60_000)
+})

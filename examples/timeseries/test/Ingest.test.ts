@@ -1,0 +1,179 @@
+/** Taking points in, on a node in memory: what this application stands on is the library's own, without its disk. */
+import { NodeServices } from "@effect/platform-node"
+import { assert, describe, it } from "@effect/vitest"
+import { Effect, Exit, Layer, Option, Scope } from "effect"
+import { Manifest, Membership, PeerResolver, Registrar } from "effect-file-replication"
+import { Cluster } from "effect-file-replication/testing"
+import { cp, mkdtemp, readdir, rm } from "node:fs/promises"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import * as Ingest from "../src/Ingest.ts"
+import { folderOf } from "../src/partitions.ts"
+import * as SameRack from "../src/sameRack.ts"
+
+const temporary = Effect.acquireRelease(
+  Effect.promise(() => mkdtemp(join(tmpdir(), "ingest-"))),
+  (folder) => Effect.promise(() => rm(folder, { recursive: true, force: true }))
+)
+
+const ingestOn = (folder: string) =>
+  Ingest.layer({ folder, flushPoints: 1000, flushMillis: 3_600_000, maxPoints: 2000 })
+
+/** One life of the application on a node that stays; it ends without a flush, as a crash does. */
+const living = <A, E, R>(folder: string, body: (ingest: Ingest.Ingest["Service"]) => Effect.Effect<A, E, R>) =>
+  Effect.gen(function*() {
+    const scope = yield* Scope.make()
+    const registrar = yield* Registrar.Registrar
+    const context = yield* Layer.buildWithScope(
+      ingestOn(folder).pipe(
+        Layer.provide(Layer.succeed(Registrar.Registrar, registrar)),
+        Layer.provide(NodeServices.layer)
+      ),
+      scope
+    )
+    const outcome = yield* Effect.exit(Effect.flatMap(Ingest.Ingest, body).pipe(Effect.provide(context)))
+    yield* Scope.close(scope, Exit.void)
+    return yield* outcome
+  })
+
+const files = Effect.flatMap(
+  Manifest.Manifest,
+  (manifest) => Effect.map(manifest.page(Option.none(), 100), (page) => page.files.map(({ entry }) => entry))
+)
+const segments = (folder: string) =>
+  Effect.map(Effect.promise(() => readdir(folder)), (names) => names.filter((name) => name.endsWith(".wal")).length)
+
+const hour = 3_600_000_000_000n
+const line = (measurement: string, time: bigint) => `${measurement},host=a f=1 ${time}`
+
+describe("Ingest", () => {
+  it.live("publishes a file for each measurement and hour, by its layout", () =>
+    Effect.gen(function*() {
+      const folder = yield* temporary
+      yield* living(folder, (ingest) =>
+        Effect.gen(function*() {
+          const lines = [line("cpu", 0n), line("cpu", hour), line("my/mem", 5n), line("cpu", 1n)].join("\n")
+          assert.strictEqual(yield* ingest.write("db", "ns", lines), 4)
+          assert.strictEqual(yield* ingest.flush, 3)
+          assert.strictEqual(yield* ingest.flush, 0)
+        }))
+      const all = yield* files
+      assert.deepStrictEqual(
+        all.map(({ measurement, partition_time, path }) => [
+          path.slice(0, path.lastIndexOf("/")),
+          measurement,
+          partition_time
+        ]),
+        [
+          ["db/cpu/1970/01/01/00", "cpu", "1970-01-01T00:00:00Z"],
+          ["db/cpu/1970/01/01/01", "cpu", "1970-01-01T01:00:00Z"],
+          ["db/my%2Fmem/1970/01/01/00", "my/mem", "1970-01-01T00:00:00Z"]
+        ]
+      )
+      assert.strictEqual(folderOf("db", "..", 0n), "db/%2E./1970/01/01/00")
+    }).pipe(Effect.provide(Cluster.layerMemory)))
+
+  it.live("has after a crash what it acknowledged before it, once", () =>
+    Effect.gen(function*() {
+      const folder = yield* temporary
+      yield* living(folder, (ingest) => ingest.write("db", "ns", line("cpu", 0n)))
+      assert.deepStrictEqual(yield* files, [])
+      yield* living(folder, () => Effect.void)
+      assert.strictEqual((yield* files).length, 1)
+      // Its empty segments are all that is left.
+      yield* living(folder, (ingest) => ingest.flush)
+      assert.strictEqual((yield* files).length, 1)
+    }).pipe(Effect.provide(Cluster.layerMemory)))
+
+  it.live("publishes nothing twice when it crashed between publishing and forgetting, even if it was merged since", () =>
+    Effect.gen(function*() {
+      const folder = yield* temporary
+      const aside = yield* temporary
+      const registrar = yield* Registrar.Registrar
+      yield* living(folder, (ingest) => ingest.write("db", "ns", line("cpu", 0n)))
+      yield* Effect.promise(() => cp(folder, aside, { recursive: true }))
+      // The log as it was before the segment was forgotten.
+      const restore = Effect.promise(() => cp(aside, folder, { recursive: true }))
+      yield* living(folder, () => Effect.void)
+      const [entry] = yield* files
+      assert(entry !== undefined)
+      yield* restore
+      yield* living(folder, () => Effect.void)
+      assert.deepStrictEqual(yield* files, [entry])
+      yield* registrar.replace(
+        [{ path: "db/cpu/1970/01/01/00/merged.parquet", bytes: new Uint8Array([1]) }],
+        [{ path: entry.path, reason: "merged" }]
+      )
+      yield* restore
+      yield* living(folder, () => Effect.void)
+      assert.deepStrictEqual((yield* files).map(({ path }) => path.endsWith("merged.parquet")), [true])
+    }).pipe(Effect.provide(Cluster.layerMemory)))
+
+  it.live("takes nothing of a request with a line that is wrong, or that does not fit what was written before", () =>
+    Effect.gen(function*() {
+      const folder = yield* temporary
+      yield* living(folder, (ingest) =>
+        Effect.gen(function*() {
+          yield* ingest.write("db", "ns", "cpu,host=a f=1 1")
+          for (
+            const [lines, expected] of [
+              ["cpu,host=a f=2 2\ncpu f= 3", "line 2"],
+              ["mem x=1 1\ncpu,host=a f=1i 2", "line 2: \"f\" of cpu is BIGINT, and was DOUBLE before"],
+              ["cpu host=1 1", "\"host\" of cpu is DOUBLE, and was tag before"],
+              ["cpu F=1 1", "\"F\" is written \"f\""],
+              ["CPU f=1 1", "the measurement \"CPU\" is written \"cpu\""]
+            ] as const
+          ) {
+            const error = yield* Effect.flip(ingest.write("db", "ns", lines))
+            assert.strictEqual(error._tag, "Rejected")
+            assert.include(error.message, expected)
+          }
+        }))
+      // What columns are is known after a restart, too.
+      yield* living(folder, (ingest) =>
+        Effect.gen(function*() {
+          assert.strictEqual((yield* Effect.flip(ingest.write("db", "ns", "cpu f=true 1")))._tag, "Rejected")
+          assert.strictEqual(yield* ingest.write("db", "ns", "mem x=true 1"), 1)
+        }))
+    }).pipe(Effect.provide(Cluster.layerMemory)))
+
+  it.live("says that it is busy when more waits than may, and keeps what it took", () =>
+    Effect.gen(function*() {
+      const folder = yield* temporary
+      yield* living(folder, (ingest) =>
+        Effect.gen(function*() {
+          const many = (from: number) => Array.from({ length: 900 }, (_, n) => line("cpu", BigInt(from + n))).join("\n")
+          yield* ingest.write("db", "ns", many(0))
+          const all = Array.from({ length: 1200 }, (_, n) => line("cpu", BigInt(n))).join("\n")
+          assert.strictEqual((yield* Effect.flip(ingest.write("db", "ns", all)))._tag, "Busy")
+          yield* ingest.flush
+          assert.strictEqual(yield* segments(folder), 1)
+        }))
+    }).pipe(Effect.provide(Cluster.layerMemory)))
+})
+
+describe("the resolver of this application", () => {
+  it.live("asks the peers of its own rack first, and leaves nobody out", () =>
+    Effect.gen(function*() {
+      const cluster = yield* Cluster.make(["a.writer", "b.reader-1", "a.reader-2", "b.reader-3"])
+      const node = yield* Layer.build(
+        Layer.fresh(SameRack.layer).pipe(Layer.provideMerge(cluster.layerTest("b.reader-1")))
+      )
+      const { candidates } = yield* Effect.provide(Effect.service(PeerResolver.PeerResolver), node)
+      const { members } = yield* Effect.provide(Effect.service(Membership.Membership), node)
+      assert.strictEqual((yield* members).length, 4)
+      const [entry] = yield* Effect.provide(
+        Effect.andThen(
+          Effect.flatMap(Registrar.Registrar, (registrar) => registrar.publish({ path: "x" }, new Uint8Array([1]))),
+          files
+        ),
+        node
+      )
+      assert(entry !== undefined)
+      const origin = (yield* members).find(({ id }) => id === "a.writer")
+      assert(origin !== undefined)
+      const order = (yield* candidates(origin.id, entry.path)).map(({ id }) => id)
+      assert.deepStrictEqual(order.map((id) => id.split(".")[0]), ["b", "a", "a"])
+      assert.deepStrictEqual(order.slice(1, 2), [origin.id])
+    }))
+})

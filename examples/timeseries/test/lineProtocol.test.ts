@@ -1,0 +1,74 @@
+import { describe, expect, it } from "vitest"
+import { parse, precisionOf } from "../src/lineProtocol.ts"
+
+const now = 1_775_916_000_123_456_789n
+const one = (line: string, precision = "ns") => {
+  const { errors, points } = parse(line, precisionOf(precision) ?? "ns", now)
+  expect(errors).toEqual([])
+  expect(points.length).toBe(1)
+  return points[0]
+}
+const why = (text: string) => parse(text, "ns", now).errors.map(({ line, reason }) => `${line}: ${reason}`)
+
+describe("line protocol", () => {
+  it("reads every type of field, and a timestamp in nanoseconds", () => {
+    const point = one("m f=1.5,e=-1e3,i=-42i,u=18446744073709551615u,s=\"text\",t=T,b=false 7")
+    expect(Object.fromEntries(point?.fields ?? [])).toEqual({
+      f: { type: "DOUBLE", value: 1.5 },
+      e: { type: "DOUBLE", value: -1000 },
+      i: { type: "BIGINT", value: -42n },
+      u: { type: "UBIGINT", value: 18446744073709551615n },
+      s: { type: "VARCHAR", value: "text" },
+      t: { type: "BOOLEAN", value: true },
+      b: { type: "BOOLEAN", value: false }
+    })
+    expect(point?.time).toBe(7n)
+  })
+
+  it("reads escapes where they stand for something, and leaves other back-slashes alone", () => {
+    const point = one(String.raw`my\,\ m,a\=b\ c=d\,\ \=e\x f\ g="a \"b\" \\ \n c, d e=f" 1`)
+    expect(point?.measurement).toBe("my, m")
+    expect(Array.from(point?.tags ?? [])).toEqual([["a=b c", String.raw`d, =e\x`]])
+    expect(point?.fields.get("f g")?.value).toBe(String.raw`a "b" \ \n c, d e=f`)
+  })
+
+  it("counts time in the unit of the request, backwards too", () => {
+    expect(one("m f=1 2", "s")?.time).toBe(2_000_000_000n)
+    expect(one("m f=1 -2", "ms")?.time).toBe(-2_000_000n)
+    expect(one("m f=1", "s")?.time).toBe(1_775_916_000_000_000_000n)
+    expect(precisionOf("n")).toBe("ns")
+    expect(precisionOf("week")).toBeUndefined()
+  })
+
+  it("goes over comments and empty lines, and counts them", () => {
+    const { errors, points } = parse("# it's \"a comment\n\n  \r\nm f=1 1\r\nm f=2 2", "ns", now)
+    expect(errors).toEqual([])
+    expect(points.map(({ line }) => line)).toEqual([4, 5])
+  })
+
+  it("lets a string hold a line's end, and goes on counting", () => {
+    const { errors, points } = parse("m s=\"one\ntwo\" 1\nm f=oops\n", "ns", now)
+    expect(points[0]?.fields.get("s")?.value).toBe("one\ntwo")
+    expect(errors.map(({ line }) => line)).toEqual([3])
+  })
+
+  it("names each line that is wrong, and why", () => {
+    expect(why("m f=1\nm f=\nm f=1i2\nm\nm,t f=1\nm f=1 now\n,t=1 f=1\nm f=\"open\nm f=1 1 1\nm time=1\nm f=1,f=2"))
+      .toEqual([
+        "2: the value of the field \"f\" is missing at column 5",
+        "3: the field \"f\" has no valid value: 1i2",
+        "4: it has no field",
+        "5: \"=\" is missing behind a tag's name \"t\"",
+        "6: \"now\" is no timestamp: an integer is",
+        "7: the measurement is missing at column 1",
+        "8: a string has no closing quote",
+        "9: \"1 1\" is no timestamp: an integer is",
+        "10: \"time\" is reserved for the timestamp",
+        "11: the field \"f\" stands twice"
+      ])
+  })
+
+  it("refuses numbers that do not fit, instead of changing them", () => {
+    expect(why("m f=9223372036854775808i\nm f=-1u\nm f=1e999\nm f=NaN\nm f=1 99999999999999999999").length).toBe(5)
+  })
+})
