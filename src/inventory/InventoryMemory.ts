@@ -3,6 +3,7 @@ import { Clock, Effect, Layer, Option, PubSub, Stream } from "effect"
 import type { FileEntry, Registered } from "../ports/FileEntry.ts"
 import { Revision } from "../ports/FileEntry.ts"
 import type { FilePath } from "../ports/FilePath.ts"
+import { isGiant } from "../ports/giant.ts"
 import {
   type Brief,
   type Change,
@@ -212,9 +213,11 @@ const make = (written: PubSub.PubSub<void>): Inventory["Service"] => {
     due: (now, limit) =>
       Effect.sync(() => {
         const owed = due(now).filter((row) => row._tag === "Owed")
-        const fresh = owed.filter(({ rounds }) => rounds === 0)
+        const fresh = owed.filter(({ rounds }) => rounds === 0).sort((a, b) => b.file.revision - a.file.revision)
+        const small = fresh.filter(({ file }) => !isGiant(file.entry.size_bytes))
+        const giant = fresh.filter(({ file }) => isGiant(file.entry.size_bytes))
         const again = owed.filter(({ rounds }) => rounds > 0)
-        return [...fresh.slice(0, limit), ...again.slice(0, limit)]
+        return [small, giant, again].flatMap((rows) => rows.slice(0, limit))
       }),
     dueUnlinks: (now, limit) => Effect.sync(() => due(now).filter((row) => row._tag === "Unlinking").slice(0, limit)),
     nextDue: (now) =>

@@ -1,5 +1,6 @@
 /** What is asked of the inventory's file. Runs on the database's own thread. */
 import type { SQLOutputValue } from "node:sqlite"
+import { giantBytes } from "../ports/giant.ts"
 import { connect, migrate, transaction } from "../sqlite/connect.ts"
 import type { Totals } from "./transition.ts"
 import { makeWriter, type StoredCursor, type StoredRow, type StoredSpan, type Write } from "./writeOperations.ts"
@@ -67,6 +68,11 @@ const migrations = [
   `
   CREATE INDEX inventory_fresh ON inventory_file (due, revision) WHERE state = 'Owed' AND rounds = 0;
   CREATE INDEX inventory_again ON inventory_file (due, revision) WHERE state = 'Owed' AND rounds > 0;
+`,
+  `
+  DROP INDEX inventory_fresh;
+  CREATE INDEX inventory_small ON inventory_file (revision) WHERE state = 'Owed' AND rounds = 0 AND size < 8388608;
+  CREATE INDEX inventory_giant ON inventory_file (revision) WHERE state = 'Owed' AND rounds = 0 AND size >= 8388608;
 `
 ]
 
@@ -83,12 +89,15 @@ export const open = (path: string) => {
   const columns = "path, state, revision, entry, since, rounds, due, reason, answers, mtime, inode"
 
   const select = database.prepare(`SELECT ${columns} FROM inventory_file WHERE path = ?`)
-  const ready = (which: string, condition: string, order: string) => `
-    SELECT ${columns} FROM inventory_file WHERE ${which} AND due IS NOT NULL AND due ${condition} AND NOT EXISTS (
+  const ready = (which: string, condition: string, order: string, index = "") => `
+    SELECT ${columns} FROM inventory_file ${index} WHERE ${which} AND due IS NOT NULL AND due ${condition} AND NOT EXISTS (
       SELECT 1 FROM inventory_pending WHERE inventory_pending.path = inventory_file.path AND state = 'Owed'
     ) ORDER BY ${order} LIMIT ?
   `
-  const selectFresh = database.prepare(ready("state = 'Owed' AND rounds = 0", "<= ?", "due, revision"))
+  const fresh = (size: string, index: string) =>
+    ready(`state = 'Owed' AND rounds = 0 AND size ${size}`, "<= ?", "revision DESC", `INDEXED BY ${index}`)
+  const selectSmall = database.prepare(fresh(`< ${giantBytes}`, "inventory_small"))
+  const selectGiant = database.prepare(fresh(`>= ${giantBytes}`, "inventory_giant"))
   const selectAgain = database.prepare(ready("state = 'Owed' AND rounds > 0", "<= ?", "due, revision"))
   const selectUnlinks = database.prepare(ready("state = 'Unlinking'", "<= ?", "due, revision"))
   const selectNext = database.prepare(ready("state = ?", "> ?", "due"))
@@ -122,7 +131,8 @@ export const open = (path: string) => {
     look: (paths: ReadonlyArray<string>): Array<StoredLocal> =>
       paths.map((path) => ({ row: select.get(path), pending: selectPending.get(path) })),
     due: (now: number, limit: number): Array<StoredRow> => [
-      ...selectFresh.all(now, limit),
+      ...selectSmall.all(now, limit),
+      ...selectGiant.all(now, limit),
       ...selectAgain.all(now, limit)
     ],
     dueUnlinks: (now: number, limit: number): Array<StoredRow> => selectUnlinks.all(now, limit),

@@ -184,8 +184,8 @@ export class Inventory extends Context.Service<Inventory, {
   /** The file that is verified here under a path. Asked for every request that a peer makes. */
   readonly verified: (path: FilePath) => Effect.Effect<Option.Option<Verified>, InventoryError>
   /**
-   * Owed files whose time has come: at most `limit` that have not failed yet, the earliest first, then at most `limit`
-   * that have. One that is pending here is left out: its
+   * Owed files whose time has come: at most `limit` small ones that have not failed yet, then as many giants, the newest
+   * revision first, then at most `limit` that have failed, the earliest first. One that is pending here is left out: its
    * bytes are sealed on this disk, and whoever wrote it finishes it.
    */
   readonly due: (now: number, limit: number) => Effect.Effect<ReadonlyArray<Owed>, InventoryError>

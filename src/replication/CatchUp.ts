@@ -39,7 +39,10 @@ export interface CatchUpOptions {
   readonly enabled: boolean
   /** How long a start waits for the manifest's newest position before a warning, milliseconds. */
   readonly barrierTimeoutMillis: number
-  /** A walk pauses while more files wait for a worker than this. */
+  /**
+   * A walk pauses while more small files wait for a worker than this. What has failed and what is a giant does not stop
+   * it: behind those, small files could wait for very long.
+   */
   readonly highWater: number
   /** Between two walks over the whole manifest, milliseconds, jittered by a tenth; 0: none but when it must be. */
   readonly walkIntervalMillis: number
@@ -185,7 +188,7 @@ export const layer = (
 
       // The queue tells nobody that it has become shorter, and a walk is in no hurry.
       const room = Effect.repeat(puller.stats, {
-        until: ({ queuedFirst }) => queuedFirst <= options.highWater,
+        until: ({ queuedSmall }) => queuedSmall <= options.highWater,
         schedule: Schedule.spaced(breath)
       }).pipe(Effect.asVoid)
 

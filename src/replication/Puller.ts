@@ -1,7 +1,10 @@
 /**
- * Pulls what this node owes: a `Stream` over a bounded queue, a fixed number of workers, and `Inventory` as the truth
- * behind both. What does not fit into the queue is not lost, it stays owed and is read again once there is room. What
- * failed before waits behind what did not, and is tried sooner when a peer appears.
+ * Pulls what this node owes: a bounded queue, a fixed number of workers, and `Inventory` as the truth
+ * behind both. What does not fit into the queue is not lost, it stays owed and is read again once there is room. The
+ * newest goes first; what failed before waits behind what did not, and is tried sooner when a peer appears.
+ *
+ * Where there are several workers, one of them is for small files that have not failed, so that neither giants nor
+ * peers that take long to fail ever hold all of them. A first round of attempts ends early when others wait.
  *
  * A worker's effect never fails: its outcome is a receipt and a row of `Inventory`. Closing the scope interrupts every
  * pull at once and in parallel; it counts as no failure, and the partial files stay.
@@ -21,7 +24,7 @@ import { latest, wrongBytes } from "./answers.ts"
 import * as Attempt from "./attempt.ts"
 import { Background } from "./Background.ts"
 import { isVerified } from "./decide.ts"
-import { type Lane, make as makeLanes } from "./lanes.ts"
+import { type Lane, laneOf, lanes, make as makeLanes } from "./lanes.ts"
 import * as Parked from "./Parked.ts"
 import * as Pauses from "./Pauses.ts"
 import { Placement } from "./Placement.ts"
@@ -59,9 +62,9 @@ export interface PullerOptions extends Retry.RetryOptions {
 /** The feed looks at what is due at least this often, milliseconds. */
 const longestWait = 60_000
 
-/** Whether another attempt of the same round can do better. */
-const hasSomebodyToAsk = (error: Attempt.AttemptFailed | Attempt.NoRoom | InventoryError): boolean =>
-  error._tag === "AttemptFailed" && error.notBefore === undefined
+/** Whether another attempt of the same round can do no better. */
+const isVain = (error: Attempt.AttemptFailed | Attempt.NoRoom | InventoryError): boolean =>
+  error._tag !== "AttemptFailed" || error.notBefore !== undefined
 
 /** What the trace of a file tells of one try to pull it. */
 const toldOf = (receipt: Receipt): Readonly<Record<string, unknown>> => {
@@ -93,8 +96,6 @@ export const layer = (
     Puller,
     Effect.gen(function*() {
       const inventory = yield* Inventory
-      // What has failed a whole round before costs one attempt an interval.
-      const once = { ...options, maxAttempts: 1 }
       const { self } = yield* Membership
       const placement = yield* Placement
       const room = yield* Room
@@ -102,17 +103,16 @@ export const layer = (
       const attempt = yield* Attempt.make((times) => Retry.pauseMillis(options, times))
 
       const pauses = yield* Pauses.make(inventory, background)
-      const queue = yield* makeLanes<Place>(options.queueSize)
+      const queue = makeLanes<Place>(options.queueSize, ({ file }) => file.revision)
       const places = new Map<FilePath, Place>()
       // They keep their place while they wait, so that the others, which fit, go on.
       const parked = Parked.make<Place>()
       const receipts = yield* PubSub.unbounded<Receipt>()
       const wake = yield* Queue.sliding<void>(1)
       // More may be owed and due than a lane of the queue had room for.
-      const more: Record<Lane, boolean> = { first: true, again: true }
+      const more: Record<Lane, boolean> = { small: true, giant: true, again: true }
       const lookAgain = (): void => {
-        more.first = true
-        more.again = true
+        for (const lane of lanes) more[lane] = true
       }
 
       const counts = {
@@ -135,7 +135,18 @@ export const layer = (
       // Into the queue
       // ---------------------------------------------------------------------
 
-      const queueUp = (file: Registered, lane: Lane = "first"): Enqueued => {
+      /** Gives whether it waits for a worker now. An older one may have given way to it, and is read again later. */
+      const admit = (place: Place, lane: Lane): boolean => {
+        const left = queue.offer(place, lane)
+        if (left === place) return false
+        if (left === undefined) return true
+        places.delete(left.file.entry.path)
+        more[lane] = true
+        counts.dropped++
+        return true
+      }
+
+      const queueUp = (file: Registered, lane: Lane = laneOf(file, 0)): Enqueued => {
         const { path } = file.entry
         const place = places.get(path)
         // What was replaced waits for no room any more.
@@ -147,12 +158,13 @@ export const layer = (
           return "SkippedDuplicate"
         }
         const taken: Place = { file, withdrawn: Deferred.makeUnsafe(), inFlight: false }
-        if (!queue.offer(taken, lane)) {
+        places.set(path, taken)
+        if (!admit(taken, lane)) {
+          places.delete(path)
           more[lane] = true
           counts.dropped++
           return "Dropped"
         }
-        places.set(path, taken)
         counts.enqueued++
         return "Enqueued"
       }
@@ -187,16 +199,15 @@ export const layer = (
         const now = yield* Clock.currentTimeMillis
         // Its time may have come while something else woke this.
         if (now >= promised) lookAgain()
-        if (hasRoom("first") || hasRoom("again")) {
+        if (lanes.some(hasRoom)) {
           // Before the question: whatever comes behind it sets this again.
-          more.first = false
-          more.again = false
+          for (const lane of lanes) more[lane] = false
           // What is queued or in flight is owed and due as well; behind it come those that are not.
           const limit = places.size + options.queueSize
           const due = yield* inventory.due(now, limit)
-          const found = { first: 0, again: 0 }
+          const found = { small: 0, giant: 0, again: 0 }
           for (const { file, rounds } of due) {
-            const lane = rounds === 0 ? "first" : "again"
+            const lane = laneOf(file, rounds)
             if (++found[lane] === limit) more[lane] = true
             if (places.has(file.entry.path)) continue
             if (queue.room(lane) === 0) more[lane] = true
@@ -247,7 +258,7 @@ export const layer = (
         const answers = new Map(owed.answers.map((answer) => [answer.peer, answer]))
         const began = yield* Clock.currentTimeMillis
         let again = owed.rounds > 0
-        const outcome = yield* Effect.suspend(() => {
+        const once = Effect.suspend(() => {
           counts.attempts++
           const counted = Metrics.attempted(again)
           again = true
@@ -257,10 +268,11 @@ export const layer = (
             Effect.sync(() => {
               if (error._tag === "AttemptFailed" && error.kind === "NoPeer") counts.peerLookupFailures++
             })
-          ),
-          Effect.retry({ schedule: Retry.immediate(owed.rounds === 0 ? options : once), while: hasSomebodyToAsk }),
-          Effect.result
+          )
         )
+        // What has failed a whole round before costs one attempt an interval.
+        const attempts = owed.rounds > 0 ? once : Retry.immediately(options, once, queue.hasNew, isVain)
+        const outcome = yield* Effect.result(attempts)
         if (outcome._tag === "Success") {
           const { bytes, from, placed } = outcome.success
           if (placed === "Withdrawn") return { _tag: "Withdrawn", file } satisfies Receipt
@@ -350,7 +362,7 @@ export const layer = (
         yield* Effect.sleep("5 seconds")
         const free = yield* Effect.orElseSucceed(room.free, () => 0)
         // The queue may be full of what waits behind them: then it has to go on first.
-        if (parked.release(free, (place) => queue.offer(place, "first"))) pauses.release("disk")
+        if (parked.release(free, (place) => admit(place, laneOf(place.file, 0)))) pauses.release("disk")
         else holdForRoom()
         if (parked.size() === 0) yield* Effect.logInfo("the disk has room again for what is owed")
       })
@@ -383,12 +395,13 @@ export const layer = (
         lookAgain()
       }, (effect, place) => Effect.ensuring(effect, giveBack(place)))
 
+      const worker = (quick: boolean) => Effect.forever(Effect.flatMap(queue.take(quick), work))
       yield* background.run(
         "the workers of the puller",
-        Stream.fromEffectRepeat(queue.take).pipe(
-          Stream.flatMap((place) => Stream.fromEffect(work(place)), { concurrency: options.workers, bufferSize: 1 }),
-          Stream.runDrain
-        )
+        Effect.forEach(Array.from({ length: options.workers }), (_, n) => worker(n === 0 && options.workers > 1), {
+          concurrency: "unbounded",
+          discard: true
+        })
       )
 
       return {
@@ -419,7 +432,7 @@ export const layer = (
           return {
             ...counts,
             wrongBytes: new Map(wrongBytesOf),
-            queuedFirst: options.queueSize - queue.room("first"),
+            queuedSmall: options.queueSize - queue.room("small"),
             queueDepth: places.size - inFlight,
             inFlight
           }

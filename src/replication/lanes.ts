@@ -1,32 +1,93 @@
 /**
- * A bounded queue of two lanes: what waits for the first time goes before what has failed before, so that files that
- * nobody can deliver never keep others from a worker.
+ * A bounded queue of three lanes. Small files and giants that wait for the first time go newest first, and before what
+ * has failed before, so that files that nobody can deliver never keep others from a worker. A full lane of these gives
+ * its oldest away for a newer one; what has failed before waits in the order in which it came.
+ *
+ * A quick worker takes small files only: there is always one soon that no giant holds, and nothing that has failed.
  */
-import { Effect, Queue } from "effect"
+import { Effect } from "effect"
+import * as Bell from "../internal/Bell.ts"
+import type { Registered } from "../ports/FileEntry.ts"
+import { isGiant } from "../ports/giant.ts"
 
-export type Lane = "first" | "again"
+export const lanes = ["small", "giant", "again"] as const
+export type Lane = (typeof lanes)[number]
+
+/** `rounds`: how many rounds of attempts have ended without the file. */
+export const laneOf = ({ entry }: Registered, rounds: number): Lane =>
+  rounds > 0 ? "again" : isGiant(entry.size_bytes) ? "giant" : "small"
 
 export interface Lanes<A> {
-  /** Gives `false`, and takes nothing, when the lane is full. */
-  readonly offer: (item: A, lane: Lane) => boolean
-  /** Waits for the next. */
-  readonly take: Effect.Effect<A>
+  /** Gives what found no room: nothing, the item itself, or an older one that gave way to it. */
+  readonly offer: (item: A, lane: Lane) => A | undefined
+  /** Waits for the next, for a quick worker or for any other. */
+  readonly take: (quick: boolean) => Effect.Effect<A>
   /** How many a lane can still take. */
   readonly room: (lane: Lane) => number
+  /** Whether something waits that has not failed before. */
+  readonly hasNew: () => boolean
 }
 
-/** `capacity`: of each lane. */
-export const make = Effect.fnUntraced(function*<A>(capacity: number): Effect.fn.Return<Lanes<A>> {
-  const lanes = { first: yield* Queue.dropping<A>(capacity), again: yield* Queue.dropping<A>(capacity) }
-  // One for each that waits, in whichever lane.
-  const tickets = yield* Queue.unbounded<void>()
-  const take: Effect.Effect<A> = Effect.flatMap(
-    Queue.take(tickets),
-    () => Queue.takeUnsafe(lanes.first) ?? Queue.takeUnsafe(lanes.again) ?? take
-  )
-  return {
-    offer: (item, lane) => Queue.offerUnsafe(lanes[lane], item) && Queue.offerUnsafe(tickets, undefined),
-    take,
-    room: (lane) => capacity - Queue.sizeUnsafe(lanes[lane])
+/** `capacity`: of each lane. `age`: the larger, the newer. */
+export const make = <A>(capacity: number, age: (item: A) => number): Lanes<A> => {
+  // The newest of `small` and `giant` and the first of `again` is the last of its list, which costs least to take.
+  const waiting: Record<Lane, Array<A>> = { small: [], giant: [], again: [] }
+  const bell = Bell.make()
+
+  /** Behind all that are older, before all that are as old: those came first and are taken first. */
+  const placeOf = (lane: ReadonlyArray<A>, item: A): number => {
+    const own = age(item)
+    let low = 0
+    let high = lane.length
+    while (low < high) {
+      const middle = (low + high) >>> 1
+      const there = lane[middle]
+      if (there !== undefined && age(there) < own) low = middle + 1
+      else high = middle
+    }
+    return low
   }
-})
+
+  const enter = (item: A, name: Lane): A | undefined => {
+    const lane = waiting[name]
+    if (name === "again") {
+      if (lane.length >= capacity) return item
+      lane.unshift(item)
+      return undefined
+    }
+    const place = placeOf(lane, item)
+    if (lane.length < capacity) {
+      lane.splice(place, 0, item)
+      return undefined
+    }
+    if (place === 0) return item
+    lane.splice(place, 0, item)
+    return lane.shift()
+  }
+
+  const pick = (quick: boolean): A | undefined => {
+    const small = waiting.small.at(-1)
+    const giant = waiting.giant.at(-1)
+    if (quick || (small !== undefined && (giant === undefined || age(giant) <= age(small)))) return waiting.small.pop()
+    return giant === undefined ? waiting.again.pop() : waiting.giant.pop()
+  }
+
+  return {
+    offer: (item, lane) => {
+      const left = enter(item, lane)
+      if (left !== item) bell.ring()
+      return left
+    },
+    take: Effect.fnUntraced(function*(quick) {
+      while (true) {
+        const rung = yield* bell.next
+        const item = pick(quick)
+        if (item !== undefined) return item
+        // Whoever offers goes on first.
+        yield* Effect.andThen(rung, Effect.yieldNow)
+      }
+    }),
+    room: (lane) => capacity - waiting[lane].length,
+    hasNew: () => waiting.small.length + waiting.giant.length > 0
+  }
+}

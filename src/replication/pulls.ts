@@ -19,7 +19,7 @@ export interface PullerStats {
   readonly pulled: number
   /** Rounds of attempts that ended without the file. */
   readonly failed: number
-  /** Not accepted because the queue was full. */
+  /** Not accepted because the queue was full, or given away for a newer one. */
   readonly dropped: number
   /** Attempts to pull a file, each of which may ask several peers. */
   readonly attempts: number
@@ -33,8 +33,8 @@ export interface PullerStats {
   readonly badOffsets: number
   /** Bytes that came over the wire, those of pulls in flight included. */
   readonly bytes: number
-  /** Of those that wait for a worker now, the ones that have not failed before. */
-  readonly queuedFirst: number
+  /** Of those that wait for a worker now, the small ones that have not failed before. */
+  readonly queuedSmall: number
   /** Files that wait for a worker now. */
   readonly queueDepth: number
   /** Files that a worker has taken up now. */

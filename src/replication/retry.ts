@@ -1,5 +1,5 @@
 /** When to try again. */
-import { Duration, Effect, Random, Schedule } from "effect"
+import { Duration, Effect, Option, Random, Schedule } from "effect"
 
 /** No wait between two immediate attempts is longer than this, before jitter. */
 const immediateCap = Duration.seconds(30)
@@ -23,6 +23,24 @@ export const immediate = (options: RetryOptions) =>
     Schedule.jittered,
     Schedule.upTo({ times: options.maxAttempts - 1 })
   )
+
+/**
+ * The attempts of one round: until one succeeds, the last has failed, or another can do no better. `othersWait`: a
+ * worker must not be kept from others for that long, so the round ends early behind an attempt or a wait.
+ */
+export const immediately = <A, E, R>(
+  options: RetryOptions,
+  attempt: Effect.Effect<A, E, R>,
+  othersWait: () => boolean,
+  isVain: (error: E) => boolean
+): Effect.Effect<A, E, R> =>
+  Effect.suspend(() => {
+    let last = Option.none<E>()
+    return Effect.suspend(() => Option.isSome(last) && othersWait() ? Effect.fail(last.value) : attempt).pipe(
+      Effect.tapError((error) => Effect.sync(() => void (last = Option.some(error)))),
+      Effect.retry({ schedule: immediate(options), while: (error) => !isVain(error) && !othersWait() })
+    )
+  })
 
 /** How long a file rests behind its nth round without success, in milliseconds, before jitter. */
 export const restMillis = (options: RetryOptions, rounds: number): number =>

@@ -2,6 +2,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Fiber, Layer, Option, type Scope, Stream } from "effect"
 import { TestClock } from "effect/testing"
+import { giantBytes } from "../../src/ports/giant.ts"
 import { Inventory, type InventoryError } from "../../src/ports/Inventory.ts"
 import { changes } from "./suiteChanges.ts"
 import { cursorAt, file, forget, heldOf, owe, pathOf, revision } from "./support.ts"
@@ -220,7 +221,7 @@ export const suite = (name: string, fresh: Layer.Layer<Inventory, InventoryError
         assert.isTrue(Option.isSome(yield* inventory.why(pathOf("b"))))
       }))
 
-    test("gives what is due, the earliest first and then the oldest, and says when the next is", (inventory) =>
+    test("gives what is due, and says when the next is", (inventory) =>
       Effect.gen(function*() {
         yield* inventory.apply([
           owe(file("a", 4), 30),
@@ -232,11 +233,31 @@ export const suite = (name: string, fresh: Layer.Layer<Inventory, InventoryError
         const due = (now: number, limit: number) =>
           Effect.map(inventory.due(now, limit), (rows) => rows.map(({ file }) => String(file.entry.path)).join(""))
         assert.strictEqual(yield* due(9, 10), "")
-        assert.strictEqual(yield* due(20, 10), "bdc")
-        assert.strictEqual(yield* due(99, 2), "bd")
+        assert.strictEqual(yield* due(20, 10), "bcd")
+        assert.strictEqual(yield* due(99, 2), "ab")
         assert.deepStrictEqual(yield* inventory.nextDue(10), Option.some(16))
         assert.deepStrictEqual(yield* inventory.nextDue(16), Option.some(20))
         assert.deepStrictEqual(yield* inventory.nextDue(30), Option.none())
+      }))
+
+    test("gives the newest first, small files before giants, and the earliest first of what has failed", (inventory) =>
+      Effect.gen(function*() {
+        const giant = (path: string, at: number) => file(path, at, "", giantBytes)
+        yield* inventory.apply([
+          owe(giant("g", 9), 0),
+          owe(file("a", 1), 0),
+          owe(file("b", 8), 3),
+          owe(file("c", 4), 1),
+          owe(giant("h", 10), 2)
+        ])
+        const failed = [[file("x", 7), 3], [giant("y", 2), 1], [file("z", 6), 2]] as const
+        yield* inventory.apply(failed.map(([file]) => owe(file, 0)))
+        for (const [file, due] of failed) yield* inventory.postpone(file, due, "", [])
+        const due = (limit: number) =>
+          Effect.map(inventory.due(9, limit), (rows) => rows.map(({ file }) => String(file.entry.path)).join(""))
+        assert.strictEqual(yield* due(9), "bcahgyzx")
+        assert.strictEqual(yield* due(1), "bhy")
+        assert.strictEqual(yield* Effect.map(inventory.due(2, 1), ([first]) => first?.file.entry.path), "c")
       }))
 
     test("postpones a debt with its reason and each peer's answer, and nothing else", (inventory) =>
@@ -303,7 +324,7 @@ export const suite = (name: string, fresh: Layer.Layer<Inventory, InventoryError
         const rows = yield* inventory.due(9999, 10)
         assert.deepStrictEqual(
           rows.map(({ due, file }) => [String(file.entry.path), due]),
-          [["a", 1000], ["b", 1000], ["c", 1200], ["d", 1400], ["e", 1450]]
+          [["e", 1450], ["d", 1400], ["c", 1200], ["b", 1000], ["a", 1000]]
         )
         assert.strictEqual((yield* inventory.dueUnlinks(8999, 10)).length, 0)
       }))

@@ -17,7 +17,14 @@ const until = Effect.fnUntraced(function*(holds: (progress: Progress) => boolean
   yield* Stream.runDrain(Stream.takeUntil(inventory.changes, holds))
 })
 const untilHeld = (files: number) => until(({ owed, verified }) => verified.files === files && owed.files === 0)
-const untilWalked = until(({ cursor }) => Option.isSome(cursor))
+/** Lets time pass, second by second, until the inventory says so: whoever sleeps again in between is woken again too. */
+const passUntil = Effect.fnUntraced(function*(holds: (progress: Progress) => boolean) {
+  const inventory = yield* Inventory
+  while (!holds(yield* inventory.progress)) {
+    yield* TestClock.adjust("1 second")
+    yield* Effect.yieldNow
+  }
+})
 
 const register = (...paths: ReadonlyArray<string>) =>
   Effect.gen(function*() {
@@ -53,7 +60,9 @@ describe("the walk over the manifest", () => {
       yield* untilHeld(2)
       // A backup from before db/b and db/c, and before db/a was deleted, with the same epoch.
       yield* control.restore(Revision.make(1))
-      yield* untilHeld(3)
+      yield* passUntil(({ cursor, owed, verified }) =>
+        Option.isSome(cursor) && owed.files === 0 && verified.files === 3
+      )
       assert.deepStrictEqual(yield* textUnder("db/a"), Option.some("db/a"))
       assert.deepStrictEqual(yield* textUnder("db/c"), Option.some("db/c"))
       assert.strictEqual((yield* (yield* CatchUp).status).orphans, 2)
@@ -144,12 +153,9 @@ describe("the walk over the manifest", () => {
         assert.deepStrictEqual([completed, running, walked], [Option.none(), true, 500])
         assert.isAtMost((yield* (yield* Puller).stats).queueDepth, 40)
         yield* gate.open
-        yield* until(({ owed }) => owed.files === 0)
-        yield* TestClock.adjust("1 second")
-        yield* until(({ owed, verified }) => owed.files === 0 && verified.files >= 1000)
-        yield* TestClock.adjust("1 second")
-        yield* untilHeld(1300)
-        yield* untilWalked
+        yield* passUntil(({ cursor, owed, verified }) =>
+          Option.isSome(cursor) && owed.files === 0 && verified.files === 1300
+        )
         assert.strictEqual((yield* (yield* CatchUp).status).walked, 1300)
         assert.strictEqual(new Set((yield* Dials).all.map(({ path }) => path)).size, (yield* Dials).all.length)
       }).pipe(Effect.provide(clusterLayer({ manifestAway: true, script: gate.script, queueSize: 20 })))
@@ -171,10 +177,9 @@ describe("the walk over the manifest", () => {
         yield* TestClock.adjust("10 seconds")
         yield* until(({ unlinking }) => unlinking === 0)
         yield* gate.open
-        yield* until(({ owed }) => owed.files === 0)
-        yield* TestClock.adjust("1 second")
-        yield* untilHeld(699)
-        yield* until(({ cursor }) => Option.exists(cursor, ({ revision }) => revision === 703))
+        yield* passUntil(({ cursor, owed, verified }) =>
+          owed.files === 0 && verified.files === 699 && Option.exists(cursor, ({ revision }) => revision === 703)
+        )
         assert.deepStrictEqual(yield* textUnder("db/00003"), Option.none())
         assert.isTrue(yield* (yield* Readiness).ready)
       }).pipe(Effect.provide(clusterLayer({ manifestAway: true, script: gate.script, queueSize: 20 })))

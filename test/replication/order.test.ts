@@ -1,11 +1,12 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Fiber, Schema } from "effect"
 import { NodeId } from "../../src/ports/FileEntry.ts"
+import { giantBytes } from "../../src/ports/giant.ts"
 import type { PeerAnswer } from "../../src/ports/Inventory.ts"
 import { answered, blamed, explainAnswers, explainPauses, latest } from "../../src/replication/answers.ts"
-import { make as makeLanes } from "../../src/replication/lanes.ts"
+import { laneOf, make as makeLanes } from "../../src/replication/lanes.ts"
 import { makeReach, plan } from "../../src/replication/order.ts"
-import { peer } from "./node.ts"
+import { fileOf, peer } from "./node.ts"
 
 const id = (name: string) => NodeId.make(name)
 const answer = (name: string, given: Partial<PeerAnswer> = {}): PeerAnswer => ({
@@ -112,18 +113,58 @@ describe("answers", () => {
 })
 
 describe("the lanes of the queue", () => {
-  it.effect("let what waits for the first time go before what failed before", () =>
+  const queueOf = (capacity: number) =>
+    makeLanes<{ readonly name: string; readonly at: number }>(capacity, ({ at }) => at)
+  const item = (name: string, at = 0) => ({ name, at })
+  const take = (lanes: ReturnType<typeof queueOf>, quick = false) => Effect.map(lanes.take(quick), ({ name }) => name)
+
+  it.effect("let what waits for the first time go before what failed before, which goes as it came", () =>
     Effect.gen(function*() {
-      const lanes = yield* makeLanes<string>(2)
-      const waiting = yield* Effect.forkChild(lanes.take, { startImmediately: true })
-      assert.isTrue(lanes.offer("poison 1", "again"))
+      const lanes = queueOf(2)
+      const waiting = yield* Effect.forkChild(take(lanes), { startImmediately: true })
+      assert.isUndefined(lanes.offer(item("poison 1"), "again"))
       assert.strictEqual(yield* Fiber.join(waiting), "poison 1")
-      for (const name of ["poison 2", "poison 3"]) assert.isTrue(lanes.offer(name, "again"))
-      assert.isFalse(lanes.offer("poison 4", "again"))
-      for (const name of ["new 1", "new 2"]) assert.isTrue(lanes.offer(name, "first"))
-      assert.isFalse(lanes.offer("new 3", "first"))
-      assert.deepStrictEqual([lanes.room("first"), lanes.room("again")], [0, 0])
-      const taken = yield* Effect.all([lanes.take, lanes.take, lanes.take, lanes.take])
+      for (const name of ["poison 2", "poison 3"]) assert.isUndefined(lanes.offer(item(name), "again"))
+      const fourth = item("poison 4", 9)
+      assert.strictEqual(lanes.offer(fourth, "again"), fourth)
+      assert.isFalse(lanes.hasNew())
+      for (const name of ["new 1", "new 2"]) assert.isUndefined(lanes.offer(item(name), "small"))
+      assert.isTrue(lanes.hasNew())
+      assert.deepStrictEqual([lanes.room("small"), lanes.room("giant"), lanes.room("again")], [0, 2, 0])
+      const taken = yield* Effect.all([take(lanes), take(lanes), take(lanes), take(lanes)])
       assert.deepStrictEqual(taken, ["new 1", "new 2", "poison 2", "poison 3"])
     }))
+
+  it.effect("let the newest go first, small or giant; a full one gives its oldest away for a newer one", () =>
+    Effect.gen(function*() {
+      const lanes = queueOf(3)
+      for (const at of [5, 1, 3]) assert.isUndefined(lanes.offer(item(`small ${at}`, at), "small"))
+      assert.strictEqual(lanes.offer(item("small 4", 4), "small")?.name, "small 1")
+      assert.strictEqual(lanes.offer(item("small 2", 2), "small")?.name, "small 2")
+      lanes.offer(item("giant 4", 4), "giant")
+      lanes.offer(item("giant 9", 9), "giant")
+      const taken = yield* Effect.all([take(lanes), take(lanes), take(lanes), take(lanes), take(lanes)])
+      assert.deepStrictEqual(taken, ["giant 9", "small 5", "small 4", "giant 4", "small 3"])
+    }))
+
+  it.effect("give a quick worker small files that have not failed, and nothing else", () =>
+    Effect.gen(function*() {
+      const lanes = queueOf(3)
+      const waiting = yield* Effect.forkChild(take(lanes, true), { startImmediately: true })
+      lanes.offer(item("giant", 9), "giant")
+      lanes.offer(item("poison"), "again")
+      yield* Effect.yieldNow
+      assert.isUndefined(waiting.pollUnsafe())
+      lanes.offer(item("small"), "small")
+      assert.strictEqual(yield* Fiber.join(waiting), "small")
+      assert.deepStrictEqual(yield* Effect.all([take(lanes), take(lanes)]), ["giant", "poison"])
+    }))
+
+  it("are chosen by how often a file has failed, then by its size", () => {
+    const { entry, revision } = fileOf("db/a")
+    const sized = (size_bytes: number) => ({ entry: { ...entry, size_bytes }, revision })
+    assert.strictEqual(laneOf(sized(giantBytes - 1), 0), "small")
+    assert.strictEqual(laneOf(sized(giantBytes), 0), "giant")
+    assert.strictEqual(laneOf(sized(giantBytes), 1), "again")
+  })
 })
