@@ -24,7 +24,7 @@ const allowed: Record<string, ReadonlyArray<string>> = {
   config: ["ports"],
   sqlite: ["internal"],
   etcd: [],
-  replication: ["ports", "telemetry"],
+  replication: ["ports", "telemetry", "internal"],
   peer: ["ports", "telemetry", "internal"],
   manifest: ["ports", "telemetry", "sqlite", "etcd", "internal"],
   membership: ["ports", "telemetry", "sqlite", "etcd", "internal"],
