@@ -53,9 +53,8 @@ export const makePages = (
         const { entry, revision } = yield* Effect.fromResult(fileOf(kv))
         files.push({ entry, revision })
       }
-      if (fence === undefined && count > cheap + wanted) {
-        yield* readAhead(kvs.at(-1)?.key ?? key)
-      }
+      // From the last file that is shown on: the next page begins right behind it.
+      if (fence === undefined && count > cheap + wanted) yield* readAhead(kvs.at(-2)?.key ?? key)
       if (files.length > limit) {
         const shown = files.slice(0, limit)
         return { files: shown, next: Option.fromUndefinedOr(shown.at(-1)?.entry.path) }

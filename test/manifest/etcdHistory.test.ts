@@ -3,6 +3,7 @@ import { assert, describe, it } from "@effect/vitest"
 import { Effect, Exit, Fiber, Option, Result, Scope, Stream } from "effect"
 import { join } from "node:path"
 import { afterAll, beforeAll } from "vitest"
+import { EtcdClient } from "../../src/etcd/EtcdClient.ts"
 import { keysOf } from "../../src/manifest/etcdKeys.ts"
 import { makePages } from "../../src/manifest/etcdPages.ts"
 import { Revision } from "../../src/ports/FileEntry.ts"
@@ -151,7 +152,16 @@ else {
       Effect.gen(function*() {
         const { manifest } = yield* fresh
         const client = yield* clientOf(cluster)
-        const page = makePages(client, keysOf(`history-${namespaces - 1}`), { ahead: 40, distance: 5, cheap: 20 })
+        const keys = keysOf(`history-${namespaces - 1}`)
+        let unbounded = 0
+        const counting = EtcdClient.of({
+          ...client,
+          range: (range) => {
+            if (range.rangeEnd === keys.filesEnd && range.keysOnly !== true) unbounded++
+            return client.range(range)
+          }
+        })
+        const page = makePages(counting, keys, { ahead: 40, distance: 5, cheap: 20 })
         const all = Array.from({ length: 300 }, (_, n) => `f/${String(n).padStart(3, "0")}`)
         yield* manifest.registerAll(all.map((path) => entryOf(path)))
         for (const limit of [1, 7, 50, 400]) {
@@ -165,6 +175,9 @@ else {
             after = next
           }
           assert.deepStrictEqual(seen, all)
+          // Every 40 keys or so one page looks at all that follows, and those do that are near the end.
+          if (limit === 7) assert.isAtMost(unbounded, 15)
+          unbounded = 0
         }
         // Around the fences that are known now.
         yield* manifest.registerAll(Array.from({ length: 100 }, (_, n) => entryOf(`f/050-${n}`)))

@@ -2,7 +2,7 @@
  * Real etcd for tests: one or three members on the loopback, in temporary folders, that can be killed, frozen, started
  * again and put back to an earlier snapshot.
  */
-import { Effect, Exit, Redacted, Scope } from "effect"
+import { Effect, Exit, Redacted, Schedule, Scope } from "effect"
 import { execFile, execFileSync, spawnSync } from "node:child_process"
 import { rm, writeFile } from "node:fs/promises"
 import { join } from "node:path"
@@ -38,6 +38,8 @@ export interface Cluster {
   /** Runs etcdctl against one or all members; gives what it prints. */
   readonly etcdctl: (...args: ReadonlyArray<string>) => Effect.Effect<string>
   readonly leader: Effect.Effect<TestMember>
+  /** Waits until one of these leads. */
+  readonly leaderAmong: (members: ReadonlyArray<TestMember>) => Effect.Effect<TestMember>
   readonly killAll: Effect.Effect<void>
   readonly startAll: Effect.Effect<void>
   readonly save: (file: string) => Effect.Effect<void>
@@ -124,6 +126,22 @@ export const startCluster = Effect.fnUntraced(function*(
     start: Effect.flatMap(begin(plan), ({ serving }) => serving).pipe(orDie)
   }))
 
+  const leaderAmong = (some: ReadonlyArray<TestMember>): Effect.Effect<TestMember> =>
+    Effect.findFirst(
+      some,
+      ({ endpoint }) =>
+        etcdctl("--endpoints", `${scheme}://${endpoint}`, "--write-out", "json", "endpoint", "status").pipe(
+          Effect.map((line) => {
+            const member = /"member_id":(\d+)/.exec(line)?.[1]
+            return member !== undefined && member === /"leader":(\d+)/.exec(line)?.[1]
+          })
+        )
+    ).pipe(
+      Effect.flatMap((found) => Effect.fromOption(found)),
+      Effect.retry(Schedule.spaced("50 millis")),
+      Effect.orDie
+    )
+
   return {
     members,
     endpoints,
@@ -131,13 +149,8 @@ export const startCluster = Effect.fnUntraced(function*(
     etcdctl,
     killAll,
     startAll,
-    leader: Effect.gen(function*() {
-      for (const member of members) {
-        const line = yield* etcdctl("--endpoints", `${scheme}://${member.endpoint}`, "endpoint", "status")
-        if (line.split(", ")[4] === "true") return member
-      }
-      return yield* Effect.die(new Error("there is no leader"))
-    }),
+    leader: leaderAmong(members),
+    leaderAmong,
     save: (file) => Effect.asVoid(etcdctl("--endpoints", `${scheme}://${endpoints[0]}`, "snapshot", "save", file)),
     restore: Effect.fnUntraced(function*(file) {
       yield* killAll
