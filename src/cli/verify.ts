@@ -1,8 +1,11 @@
 /** `file-replication verify`: every byte that this node calls verified, hashed again. */
 import { Console, Effect, Layer, Schema } from "effect"
 import { Command, Flag } from "effect/cli"
+import { join } from "node:path"
 import * as PathLock from "../replication/PathLock.ts"
 import * as Scrub from "../replication/Scrub.ts"
+import { folders, ReplicationConfig } from "../ReplicationConfig.ts"
+import * as FolderLock from "../sqlite/FolderLock.ts"
 import { size } from "./demo/display.ts"
 import { beside, config, json } from "./flags.ts"
 
@@ -24,6 +27,9 @@ export interface VerifyOptions {
 }
 
 export const verify = Effect.fn("verify")(function*(options: VerifyOptions) {
+  const { state } = folders(yield* ReplicationConfig)
+  // Two at once would share one position, and each would tell of half.
+  yield* FolderLock.acquire(join(state, "verify"), "another verify reads these files; wait until it has ended")
   const report = yield* Effect.provide(
     Effect.flatMap(
       Scrub.Scrub,
@@ -39,7 +45,7 @@ export const verify = Effect.fn("verify")(function*(options: VerifyOptions) {
       : `${checked} files checked since ${since}, ${size(bytes)} read: ${damaged} damaged, ${missing} missing`
   )
   if (damaged + missing > 0) return yield* new DamageFound({ damaged, missing })
-})
+}, Effect.scoped)
 
 export const verifyCommand = Command.make("verify", {
   config,

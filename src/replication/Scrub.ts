@@ -63,7 +63,7 @@ export const layer = (options: ScheduleOptions): Layer.Layer<Scrub, never, Requi
     Effect.gen(function*() {
       const puller = yield* Puller
       const background = yield* Background
-      const { scheduled, verify } = yield* make(options, (file) => puller.offer([file]))
+      const { scheduled, verify } = yield* make(options, "scrub.verify", (file) => puller.offer([file]))
       if (options.intervalMillis > 0) {
         yield* background.run(
           "the scrub",
@@ -113,6 +113,8 @@ const oldest = 24 * 3_600_000
 
 const make = Effect.fnUntraced(function*(
   options: Pick<ScheduleOptions, "bytesPerSecond">,
+  // Where a run on demand keeps its position: the node and a process beside it never share one.
+  demand: "scrub.verify" | "scrub.beside",
   onLost: (file: Registered) => Effect.Effect<void>
 ) {
   const backend = yield* Backend
@@ -219,8 +221,8 @@ const make = Effect.fnUntraced(function*(
   })
 
   const verify = Effect.fn("Scrub.verify")(function*({ bytesPerSecond = 0, onProgress }: VerifyOptions = {}) {
-    const from = yield* begin("scrub.verify", oldest)
-    return yield* run("scrub.verify", from, Effect.succeed(bytesPerSecond), onProgress)
+    const from = yield* begin(demand, oldest)
+    return yield* run(demand, from, Effect.succeed(bytesPerSecond), onProgress)
   }, permit.withPermit)
 
   /** One run over everything, spread over the interval, and the rest until the interval is over. */
@@ -242,5 +244,5 @@ const make = Effect.fnUntraced(function*(
 /** For a process beside the node: on demand only. */
 export const layerGuest: Layer.Layer<Scrub, never, Requirements> = Layer.effect(
   Scrub,
-  Effect.map(make({ bytesPerSecond: 0 }, () => Effect.void), ({ verify }) => ({ verify }))
+  Effect.map(make({ bytesPerSecond: 0 }, "scrub.beside", () => Effect.void), ({ verify }) => ({ verify }))
 )

@@ -4,12 +4,16 @@
  * It happens under the path's lock, so that nothing is moved away that was just replaced. What is wrong is set aside
  * first and owed afterwards: the other way round, whoever pulls it could meet the wrong file. A crash in between leaves
  * a verified file that is missing, and that the next look finds.
+ *
+ * The lock is this process's. Another one, the node beside `verify`, may heal the file while it is hashed here: so the
+ * file is moved away only as long as it is the one that was hashed, and owed only as long as its row is the one that was
+ * read. What is left of that race is the moment between a look and the deed, and costs one pull that was not needed.
  */
 import { Clock, Effect, Option } from "effect"
 import { agrees, Backend, type BackendError, type Held } from "../ports/Backend.ts"
 import type { Registered } from "../ports/FileEntry.ts"
 import type { FilePath } from "../ports/FilePath.ts"
-import { Inventory } from "../ports/Inventory.ts"
+import { Inventory, type Verified } from "../ports/Inventory.ts"
 import * as Metrics from "../telemetry/Metrics.ts"
 import { PathLock } from "./PathLock.ts"
 
@@ -19,13 +23,17 @@ export type Finding =
   | { readonly _tag: "Other" }
   | { readonly _tag: "Lost"; readonly why: "Missing" | "Damaged"; readonly file: Registered }
 
+const other: Finding = { _tag: "Other" }
+
 export const make = Effect.gen(function*() {
   const backend = yield* Backend
   const inventory = yield* Inventory
   const { withLock } = yield* PathLock
 
-  const lost = Effect.fnUntraced(function*(file: Registered, why: "Missing" | "Damaged", reason: string) {
+  const lost = Effect.fnUntraced(function*({ file, held }: Verified, why: "Missing" | "Damaged", reason: string) {
     const { path } = file.entry
+    const standing = yield* inventory.verified(path)
+    if (!Option.exists(standing, (row) => row.held.inode === held.inode && row.held.mtime === held.mtime)) return other
     yield* Effect.logWarning(`${path}: ${reason}; it is owed again`)
     const due = yield* Clock.currentTimeMillis
     const change = { _tag: "Lost", path, revision: file.revision, reason, due } as const
@@ -42,33 +50,35 @@ export const make = Effect.gen(function*() {
       Effect.catchTag("BackendError", (error) => Effect.logError(`it could not be set aside: ${error.message}`))
     )
 
-  const unreadable = Effect.fnUntraced(function*(file: Registered, error: BackendError) {
+  const unreadable = Effect.fnUntraced(function*(row: Verified, error: BackendError) {
     // Only the disk's own word that the bytes are gone moves a file away; a lack of rights or descriptors passes.
-    if (error.reason === "Unreadable") yield* setAside(file.entry.path)
-    return yield* lost(file, "Damaged", error.message)
+    if (error.reason === "Unreadable") yield* setAside(row.file.entry.path)
+    return yield* lost(row, "Damaged", error.message)
   })
 
-  const compare = Effect.fnUntraced(function*(file: Registered, held: Option.Option<Held>) {
+  const compare = Effect.fnUntraced(function*(row: Verified, held: Option.Option<Held>) {
+    const { file } = row
     const { path, sha256 } = file.entry
-    if (Option.isNone(held)) return yield* lost(file, "Missing", "it is not on this disk any more")
+    if (Option.isNone(held)) return yield* lost(row, "Missing", "it is not on this disk any more")
     if (agrees(held.value, file.entry)) {
       yield* inventory.settle(file, held.value)
       return { _tag: "Sound" } satisfies Finding
     }
+    const { inode, mtime, size } = held.value
+    if ((yield* backend.differing([{ path, inode, mtime, size }])).length > 0) return other
     yield* setAside(path)
     const reason = `its bytes on this disk have sha256 ${held.value.sha256}, not ${sha256}; set aside in quarantine`
-    return yield* lost(file, "Damaged", reason)
+    return yield* lost(row, "Damaged", reason)
   })
 
   return (path: FilePath) =>
     Effect.gen(function*() {
       const row = yield* inventory.verified(path)
-      if (Option.isNone(row)) return { _tag: "Other" } satisfies Finding
-      const { file } = row.value
+      if (Option.isNone(row)) return other
       return yield* backend.adopt(path).pipe(
         Effect.matchEffect({
-          onFailure: (error) => unreadable(file, error),
-          onSuccess: (held) => compare(file, held)
+          onFailure: (error) => unreadable(row.value, error),
+          onSuccess: (held) => compare(row.value, held)
         })
       )
     }).pipe(withLock(path))

@@ -17,8 +17,11 @@ export class FolderTaken extends Schema.TaggedError<FolderTaken>()("FolderTaken"
   }
 }
 
-/** Holds the lock until the scope closes. Makes the folder. */
-export const acquire = (folder: string): Effect.Effect<void, FolderTaken, Scope.Scope> =>
+/** Holds the lock until the scope closes. Makes the folder. `busy`: what to say when another process holds it. */
+export const acquire = (
+  folder: string,
+  busy = "another node runs on it; give each a folder of its own"
+): Effect.Effect<void, FolderTaken, Scope.Scope> =>
   Effect.acquireRelease(
     Effect.tryPromise({
       try: async () => {
@@ -33,11 +36,11 @@ export const acquire = (folder: string): Effect.Effect<void, FolderTaken, Scope.
         return database
       },
       catch: (cause) => {
-        const busy = cause instanceof Error && Reflect.get(cause, "errcode") === 5
+        const isBusy = cause instanceof Error && Reflect.get(cause, "errcode") === 5
         const said = cause instanceof Error ? cause.message : String(cause)
         return new FolderTaken({
           folder,
-          detail: busy ? "another node runs on it; give each a folder of its own" : said
+          detail: isBusy ? busy : said
         })
       }
     }),

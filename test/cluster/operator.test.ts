@@ -5,6 +5,7 @@ import { existsSync, readFileSync, rmSync, statSync, utimesSync } from "node:fs"
 import { writeFile } from "node:fs/promises"
 import { join } from "node:path"
 import { StatusReport } from "../../src/cli/status.ts"
+import * as FolderLock from "../../src/sqlite/FolderLock.ts"
 import { temporaryFolder } from "../support/folder.ts"
 import { lineOf, run, start } from "./command.ts"
 import { configure, list } from "./configure.ts"
@@ -144,6 +145,16 @@ describe("file-replication verify", () => {
         const sound = yield* run(["verify", "--config", config])
         assert.strictEqual(sound.code, 0)
         assert.match(sound.stdout, /^3 files checked since \d{4}-\S+Z, 51 B read: 0 damaged, 0 missing\n$/)
+
+        // Two at once would share one position.
+        const second = yield* Effect.scoped(
+          Effect.andThen(
+            FolderLock.acquire(join(data, ".replication", "verify")),
+            run(["verify", "--config", config])
+          )
+        )
+        assert.strictEqual(second.code, 1)
+        assert.include(second.stderr, "another verify reads these files; wait until it has ended")
 
         const { mtime } = statSync(join(data, "db/a"))
         yield* Effect.promise(() => writeFile(join(data, "db/a"), "the bytes of db/A"))

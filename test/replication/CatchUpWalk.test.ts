@@ -10,7 +10,7 @@ import { CatchUp } from "../../src/replication/CatchUp.ts"
 import { Puller } from "../../src/replication/Puller.ts"
 import { Readiness } from "../../src/replication/Readiness.ts"
 import { write } from "../backend/support.ts"
-import { clusterLayer, Dials, fileOf, hold, makeGate, ManifestControl, textUnder } from "./node.ts"
+import { clusterLayer, Dials, fileOf, hold, honest, makeGate, ManifestControl, type Script, textUnder } from "./node.ts"
 
 const until = Effect.fnUntraced(function*(holds: (progress: Progress) => boolean) {
   const inventory = yield* Inventory
@@ -201,6 +201,39 @@ describe("the walk over the manifest", () => {
           clusterLayer({ manifestAway: true, script: gate.script, queueSize: 20, walkIntervalMillis: 60_000 })
         )
       )
+    }))
+
+  it.effect("waits, when the history changes, for one that is being made again: two never overlap", () =>
+    Effect.gen(function*() {
+      const gate = yield* makeGate
+      let slow = false
+      const script: Script = (peer, entry, offset, sink) =>
+        slow ? gate.script(peer, entry, offset, sink) : honest(peer, entry, offset, sink)
+      yield* Effect.gen(function*() {
+        const control = yield* ManifestControl
+        const inventory = yield* Inventory
+        yield* register(...numbered(700))
+        yield* passUntil(({ owed, verified }) => owed.files === 0 && verified.files === 700)
+        // The rows of the first page are gone without an event, so that the walk has to pull and to wait for that.
+        slow = true
+        for (const path of numbered(400)) {
+          const at = FilePath.make(path)
+          yield* inventory.apply([{ _tag: "Forget", path: at, revision: Revision.make(700), due: 1e9 }])
+          yield* inventory.unlinked(at, Revision.make(700))
+          yield* (yield* Backend).remove(at)
+        }
+        yield* passUntil(({ owed }) => owed.files === 400)
+        const { started } = yield* (yield* CatchUp).status
+        assert.deepInclude(yield* (yield* CatchUp).status, { running: true, walked: 500 })
+        yield* control.changeEpoch
+        yield* passUntil(({ cursor }) => Option.isNone(cursor))
+        yield* TestClock.adjust("1 minute")
+        assert.deepInclude(yield* (yield* CatchUp).status, { started, running: true, walked: 500 })
+        yield* gate.open
+        yield* passUntil(({ cursor, owed, verified }) =>
+          Option.isSome(cursor) && owed.files === 0 && verified.files === 700
+        )
+      }).pipe(Effect.provide(clusterLayer({ script, queueSize: 20, walkIntervalMillis: 3_600_000 })))
     }))
 
   it.effect("says when the manifest has not told its newest position in time, and is made once it answers", () =>

@@ -5,7 +5,7 @@ import { Backend } from "../../src/ports/Backend.ts"
 import { FilePath } from "../../src/ports/FilePath.ts"
 import { Inventory } from "../../src/ports/Inventory.ts"
 import * as Scrub from "../../src/replication/Scrub.ts"
-import { fileOf, hold, nodeLayer } from "./node.ts"
+import { fileOf, hold, nodeLayer, textUnder } from "./node.ts"
 
 /** Every path whose bytes are read, to look at and to wait for. */
 const makeReads = Effect.gen(function*() {
@@ -29,6 +29,16 @@ const makeReads = Effect.gen(function*() {
 const scrubbing = (options: Scrub.ScheduleOptions, backend?: Layer.Layer<Backend, never, Backend>) =>
   Scrub.layer(options).pipe(Layer.provideMerge(nodeLayer(backend === undefined ? {} : { backend })))
 
+/** A disk that lets something happen right behind each hashing of what lies under a name. */
+const makeInterruptible = () => {
+  let then: Effect.Effect<void> = Effect.void
+  const backend = Layer.effect(
+    Backend,
+    Effect.map(Backend, (inner) => Backend.of({ ...inner, adopt: (path) => Effect.tap(inner.adopt(path), () => then) }))
+  )
+  return { backend, happens: (effect: Effect.Effect<void>) => Effect.sync(() => void (then = effect)) }
+}
+
 const holdAll = Effect.forEach(["db/a", "db/b", "db/c", "db/d"], (path, n) => hold(fileOf(path, n + 1)))
 
 describe("Scrub", () => {
@@ -47,6 +57,29 @@ describe("Scrub", () => {
       const report = yield* (yield* Scrub.Scrub).verify()
       assert.deepStrictEqual(report, { started: 0, checked: 4, bytes: 12, damaged: 0, missing: 1 })
     }).pipe(Effect.provide(scrubbing({ bytesPerSecond: 0, intervalMillis: 0 }))))
+
+  it.effect("leaves a file alone that another process has healed while it was hashed here", () => {
+    const { backend, happens } = makeInterruptible()
+    return Effect.gen(function*() {
+      const context = yield* Effect.context<Backend | Inventory>()
+      const file = fileOf("db/a")
+      yield* hold(file)
+      const { remove, stage } = yield* Backend
+      yield* remove(file.entry.path)
+      yield* Effect.scoped(Effect.gen(function*() {
+        const staged = yield* stage(file.entry.path)
+        yield* staged.write(new TextEncoder().encode("wrong"))
+        yield* staged.commit((yield* staged.seal).sha256)
+      }))
+      yield* happens(
+        Effect.andThen(remove(file.entry.path), hold(file)).pipe(Effect.provide(context), Effect.orDie)
+      )
+      const report = yield* (yield* Scrub.Scrub).verify()
+      assert.deepStrictEqual(report, { started: 0, checked: 1, bytes: 0, damaged: 0, missing: 0 })
+      assert.deepStrictEqual(yield* textUnder("db/a"), Option.some("db/a"))
+      assert.isTrue(Option.isSome(yield* (yield* Inventory).verified(file.entry.path)))
+    }).pipe(Effect.provide(scrubbing({ bytesPerSecond: 0, intervalMillis: 0 }, backend)))
+  })
 
   it.effect("reads no faster than it may, and goes on behind an interruption where it stopped", () =>
     Effect.gen(function*() {
