@@ -21,7 +21,10 @@ const configure = (folder: string, name: string, given: Partial<ReplicationConfi
     fsync: false,
     minFreeBytes: 0,
     ...given,
-    sharedSecret: Redacted.make("a secret of the tests")
+    sharedSecret: Option.getOrElse(
+      given.sharedSecret ?? Option.none(),
+      () => Redacted.make("a secret of the tests")
+    )
   })
 
 /** Starts a node in the scope around it. */
