@@ -95,7 +95,7 @@ const manyTrails = 16_384
 /** A peer that is asked alone and breaks goes on next time, when it has sent at least so many bytes. */
 const worthGoingOn = 1024 * 1024
 
-/** How long a peer that could not be reached, or stopped in the middle, is asked last for every file, milliseconds. */
+/** How long a peer that was not reached, stopped in the middle or rejected us is asked last for all files, milliseconds. */
 const failingMillis = 60_000
 
 /** `pauseMillis`: how long a peer rests that has sent wrong bytes for one file for the nth time. */
@@ -130,8 +130,11 @@ export const make = Effect.fnUntraced(function*(pauseMillis: (times: number) => 
     const at = Math.round(yield* Clock.currentTimeMillis)
     yield* Metrics.fetchFailed(peer.id, error)
     if (error._tag === "ChecksumMismatch") yield* Metrics.mismatched(peer.id)
-    if (error._tag === "PeerUnreachable" || error._tag === "Stalled") reach.failed(peer, at + failingMillis)
-    else if (error._tag === "PeerRejected" && error.code === "busy") {
+    const isRejected = error._tag === "PeerRejected" && error.code === "auth"
+    // Whoever rejects us is ever slower to say so.
+    if (error._tag === "PeerUnreachable" || error._tag === "Stalled" || isRejected) {
+      reach.failed(peer, at + failingMillis)
+    } else if (error._tag === "PeerRejected" && error.code === "busy") {
       reach.failed(peer, at + (error.retryAfterMillis ?? 0))
     } else reach.answered(peer)
     const { id } = peer
@@ -214,7 +217,7 @@ export const make = Effect.fnUntraced(function*(pauseMillis: (times: number) => 
     const { ask: asked, notBefore, paused } = plan(
       candidates,
       round.answers,
-      (peer) => reach.isFailing(peer, now),
+      (peer) => reach.standingOf(peer, candidates, now),
       now,
       going
     )
@@ -236,10 +239,13 @@ export const make = Effect.fnUntraced(function*(pauseMillis: (times: number) => 
         const others = origin._tag === "Mixed" || (origin._tag === "One" && origin.peer !== peer.id)
         if (alone && others) yield* restart
         const before = yield* staged.length
+        const began = yield* Clock.currentTimeMillis
         const failure = yield* ask(peer, round, staged, claim, () => {
           origin = joinedBy(origin, peer.id)
         })
+        const ended = yield* Clock.currentTimeMillis
         const sent = (yield* staged.length) - before
+        reach.sent(peer, sent, ended - began, ended)
         bytes += sent
         if (Option.isNone(failure)) {
           reach.answered(peer)

@@ -16,22 +16,25 @@ export interface Plan {
   readonly notBefore: number | undefined
 }
 
+/** How a peer has done lately, whatever the file. */
+export type Standing = "well" | "slow" | "failing"
+
 /**
- * Pure. Keeps the order of the candidates but for those that failed lately, who come last, and behind them those whose
- * bytes for this file were not the manifest's. `first` begins, if it is among them.
+ * Pure. Keeps the order of the candidates but for those that are slow, those that failed lately behind them, and last
+ * those whose bytes for this file were not the manifest's. `first` begins, if it is among them.
  */
 export const plan = (
   candidates: ReadonlyArray<Peer>,
   answers: ReadonlyMap<NodeId, PeerAnswer>,
-  isFailing: (peer: Peer) => boolean,
+  standingOf: (peer: Peer) => Standing,
   now: number,
   first?: NodeId
 ): Plan => {
   const rank = (peer: Peer): number => {
     if (peer.id === first) return 0
     const answer = answers.get(peer.id)
-    if (answer?.wrongTimes !== undefined || answer?.kind === "ChecksumMismatch") return 3
-    return isFailing(peer) ? 2 : 1
+    if (answer?.wrongTimes !== undefined || answer?.kind === "ChecksumMismatch") return 4
+    return ranks[standingOf(peer)]
   }
   const pauseOf = (peer: Peer): number => answers.get(peer.id)?.notBefore ?? 0
   const paused = candidates.filter((peer) => pauseOf(peer) > now)
@@ -43,32 +46,69 @@ export const plan = (
   }
 }
 
-/** Which peers failed lately. */
+const ranks: Record<Standing, number> = { well: 1, slow: 2, failing: 3 }
+
+/** Which peers failed lately, and which are slow. */
 export interface Reach {
   /** A peer could not be reached, or stopped in the middle, or asked to be left alone. */
   readonly failed: (peer: Peer, until: number) => void
   /** A peer answered. */
   readonly answered: (peer: Peer) => void
-  readonly isFailing: (peer: Peer, now: number) => boolean
+  /** A peer has sent so many bytes within so many milliseconds. Counts when they are enough to tell anything. */
+  readonly sent: (peer: Peer, bytes: number, millis: number, now: number) => void
+  /** `slow`: an eighth or less of what the fastest of these peers sends. */
+  readonly standingOf: (peer: Peer, among: ReadonlyArray<Peer>, now: number) => Standing
 }
+
+/** Below it a body's time is that of its answer and of our disk, bytes. */
+const tellingBytes = 1024 * 1024
+/** So many times slower than another is slow: workers that share a peer are not. */
+const slowTimes = 8
+/** How long a speed counts, milliseconds: then a slow peer has another try. */
+const speedMillis = 300_000
 
 /** More names than any cluster has; beyond it the oldest are dropped. */
 const manyPeers = 4096
 
 /** A memory of its own. What is known of a peer goes with its address: one that moved begins anew. */
 export const makeReach = (): Reach => {
-  const failing = new Map<NodeId, { readonly address: string; readonly until: number }>()
+  const failing = memory<{ readonly until: number }>()
+  const speeds = memory<{ readonly bytesPerMilli: number; readonly until: number }>()
+  const speedOf = (peer: Peer, now: number): number | undefined => {
+    const known = speeds.get(peer)
+    return known !== undefined && known.until > now ? known.bytesPerMilli : undefined
+  }
   return {
-    failed: (peer, until) => {
-      const oldest = failing.size < manyPeers ? undefined : failing.keys().next().value
-      if (oldest !== undefined) failing.delete(oldest)
-      failing.delete(peer.id)
-      failing.set(peer.id, { address: addressText(peer.address), until })
+    failed: (peer, until) => failing.set(peer, { until }),
+    answered: failing.delete,
+    sent: (peer, bytes, millis, now) => {
+      if (bytes < tellingBytes) return
+      const latest = bytes / Math.max(1, millis)
+      const before = speedOf(peer, now) ?? latest
+      speeds.set(peer, { bytesPerMilli: (before + latest) / 2, until: now + speedMillis })
     },
-    answered: (peer) => void failing.delete(peer.id),
-    isFailing: (peer, now) => {
-      const known = failing.get(peer.id)
-      return known !== undefined && known.until > now && known.address === addressText(peer.address)
+    standingOf: (peer, among, now) => {
+      if ((failing.get(peer)?.until ?? 0) > now) return "failing"
+      const speed = speedOf(peer, now)
+      if (speed === undefined) return "well"
+      return among.some((other) => (speedOf(other, now) ?? 0) >= slowTimes * speed) ? "slow" : "well"
     }
+  }
+}
+
+const memory = <A>() => {
+  const kept = new Map<NodeId, { readonly address: string; readonly value: A }>()
+  return {
+    get: (peer: Peer): A | undefined => {
+      const known = kept.get(peer.id)
+      return known?.address === addressText(peer.address) ? known.value : undefined
+    },
+    set: (peer: Peer, value: A): void => {
+      const oldest = kept.size < manyPeers ? undefined : kept.keys().next().value
+      if (oldest !== undefined) kept.delete(oldest)
+      kept.delete(peer.id)
+      kept.set(peer.id, { address: addressText(peer.address), value })
+    },
+    delete: (peer: Peer): void => void kept.delete(peer.id)
   }
 }

@@ -3,9 +3,10 @@ import { Effect, Fiber, Schema } from "effect"
 import { NodeId } from "../../src/ports/FileEntry.ts"
 import { giantBytes } from "../../src/ports/giant.ts"
 import type { PeerAnswer } from "../../src/ports/Inventory.ts"
+import type { Peer } from "../../src/ports/PeerResolver.ts"
 import { answered, blamed, explainAnswers, explainPauses, latest } from "../../src/replication/answers.ts"
 import { laneOf, make as makeLanes } from "../../src/replication/lanes.ts"
-import { makeReach, plan } from "../../src/replication/order.ts"
+import { makeReach, plan, type Reach, type Standing } from "../../src/replication/order.ts"
 import { fileOf, peer } from "./node.ts"
 
 const id = (name: string) => NodeId.make(name)
@@ -18,7 +19,8 @@ const answer = (name: string, given: Partial<PeerAnswer> = {}): PeerAnswer => ({
 })
 const known = (...answers: ReadonlyArray<PeerAnswer>) => new Map(answers.map((each) => [each.peer, each]))
 const peers = ["a", "b", "c", "d"].map(peer)
-const noneFails = () => false
+const noneFails = () => "well" as const
+const fails = (name: string) => ({ id }: { readonly id: NodeId }) => id === name ? "failing" as const : "well" as const
 const names = (some: ReadonlyArray<{ readonly id: NodeId }>) => some.map(({ id }) => String(id)).join("")
 
 describe("the order of peers", () => {
@@ -28,7 +30,13 @@ describe("the order of peers", () => {
 
   it("puts those last that failed lately, and those behind them whose bytes were wrong before", () => {
     const answers = known(answer("a", { wrongTimes: 1, notBefore: 5 }), answer("c", { kind: "ChecksumMismatch" }))
-    assert.strictEqual(names(plan(peers, answers, ({ id }) => id === "b", 5).ask), "dbac")
+    assert.strictEqual(names(plan(peers, answers, fails("b"), 5).ask), "dbac")
+  })
+
+  it("puts slow ones behind the others and before those that failed", () => {
+    const standings = new Map<string, Standing>([["a", "failing"], ["b", "slow"], ["d", "slow"]])
+    const standingOf = ({ id }: Peer) => standings.get(id) ?? "well"
+    assert.strictEqual(names(plan(peers, known(), standingOf, 0).ask), "cbda")
   })
 
   it("leaves those out that rest, and says when the first may be asked again", () => {
@@ -43,7 +51,7 @@ describe("the order of peers", () => {
   })
 
   it("begins with whom it is told to, unless that one rests", () => {
-    assert.strictEqual(names(plan(peers, known(), ({ id }) => id === "c", 0, id("c")).ask), "cabd")
+    assert.strictEqual(names(plan(peers, known(), fails("c"), 0, id("c")).ask), "cabd")
     assert.strictEqual(names(plan(peers, known(answer("c", { notBefore: 9 })), noneFails, 0, id("c")).ask), "abd")
   })
 
@@ -53,8 +61,9 @@ describe("the order of peers", () => {
     ([states]) => {
       const all = states.map((_, n) => peer(`node-${n}`))
       const answers = known(...states.flatMap(({ rests }, n) => rests ? [answer(`node-${n}`, { notBefore: 2 })] : []))
-      const isFailing = ({ id }: { readonly id: NodeId }) => states[Number(id.slice(5))]?.fails === true
-      const { ask, paused } = plan(all, answers, isFailing, 1)
+      const standingOf = ({ id }: { readonly id: NodeId }) =>
+        states[Number(id.slice(5))]?.fails === true ? "failing" as const : "well" as const
+      const { ask, paused } = plan(all, answers, standingOf, 1)
       assert.deepStrictEqual([...ask.map(({ id }) => id), ...paused].sort(), all.map(({ id }) => id).sort())
     }
   )
@@ -62,23 +71,24 @@ describe("the order of peers", () => {
 
 describe("the memory of who failed", () => {
   const a = peer("a")
+  const isFailing = (reach: Reach, peer: Peer, now: number) => reach.standingOf(peer, [peer], now) === "failing"
 
   it("holds for its time, and ends at once with an answer or another address", () => {
     const reach = makeReach()
-    assert.isFalse(reach.isFailing(a, 0))
+    assert.isFalse(isFailing(reach, a, 0))
     reach.failed(a, 100)
-    assert.isTrue(reach.isFailing(a, 99))
-    assert.isFalse(reach.isFailing(a, 100))
-    assert.isFalse(reach.isFailing({ ...a, address: { ...a.address, port: 10 } }, 99))
+    assert.isTrue(isFailing(reach, a, 99))
+    assert.isFalse(isFailing(reach, a, 100))
+    assert.isFalse(isFailing(reach, { ...a, address: { ...a.address, port: 10 } }, 99))
     reach.answered(a)
-    assert.isFalse(reach.isFailing(a, 99))
+    assert.isFalse(isFailing(reach, a, 99))
   })
 
   it("is bounded", () => {
     const reach = makeReach()
     for (let n = 0; n < 5000; n++) reach.failed(peer(`node-${n}`), 100)
-    assert.isFalse(reach.isFailing(peer("node-0"), 0))
-    assert.isTrue(reach.isFailing(peer("node-4999"), 0))
+    assert.isFalse(isFailing(reach, peer("node-0"), 0))
+    assert.isTrue(isFailing(reach, peer("node-4999"), 0))
   })
 })
 
@@ -166,5 +176,40 @@ describe("the lanes of the queue", () => {
     assert.strictEqual(laneOf(sized(giantBytes - 1), 0), "small")
     assert.strictEqual(laneOf(sized(giantBytes), 0), "giant")
     assert.strictEqual(laneOf(sized(giantBytes), 1), "again")
+  })
+})
+
+describe("the memory of who is slow", () => {
+  const [a, b, c] = [peer("a"), peer("b"), peer("c")]
+  const MiB = 1024 * 1024
+
+  it("is of bodies that tell something, and compares the candidates with each other", () => {
+    const reach = makeReach()
+    const standings = (...among: ReadonlyArray<Peer>) => among.map((peer) => reach.standingOf(peer, among, 1))
+    reach.sent(a, 80 * MiB, 1000, 0)
+    reach.sent(b, 10 * MiB, 1000, 0)
+    // So little that its time says nothing.
+    reach.sent(c, MiB - 1, 60_000, 0)
+    assert.deepStrictEqual(standings(a, b, c), ["well", "slow", "well"])
+    assert.deepStrictEqual(standings(b, c), ["well", "well"])
+    reach.sent(b, 30 * MiB, 1000, 0)
+    assert.deepStrictEqual(standings(a, b, c), ["well", "well", "well"])
+  })
+
+  it("gives a slow peer another try after a while, and whoever has moved", () => {
+    const reach = makeReach()
+    reach.sent(a, 80 * MiB, 1000, 0)
+    reach.sent(b, MiB, 1000, 0)
+    assert.strictEqual(reach.standingOf(b, [a, b], 299_999), "slow")
+    assert.strictEqual(reach.standingOf(b, [a, b], 300_000), "well")
+    const moved = { ...b, address: { ...b.address, port: 10 } }
+    assert.strictEqual(reach.standingOf(moved, [a, moved], 1), "well")
+  })
+
+  it("does not hide a failure", () => {
+    const reach = makeReach()
+    reach.sent(a, 80 * MiB, 1000, 0)
+    reach.failed(a, 10)
+    assert.strictEqual(reach.standingOf(a, [a, b], 1), "failing")
   })
 })
