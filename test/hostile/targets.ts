@@ -21,7 +21,7 @@ export interface Target {
 
 const hex = (text: string) => Buffer.from(text, "hex")
 
-/** Inputs that broke something once: one a file, named after their target, its bytes in hex. */
+/** Inputs that broke something once, or are worth trying each time: one a file, named after their target, its bytes in hex. */
 const corpus = (target: string): ReadonlyArray<Uint8Array> => {
   const folder = join(import.meta.dirname, "corpus")
   return readdirSync(folder).filter((file) => file.startsWith(`${target}-`)).map((file) =>
