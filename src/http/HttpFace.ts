@@ -5,6 +5,7 @@ import { HttpApiBuilder } from "effect/http-api"
 import type { Ports, Services } from "../Replication.ts"
 import { Api } from "./Api.ts"
 import * as Authorization from "./Authorization.ts"
+import { dashboard } from "./dashboard.ts"
 import { docs } from "./docs.ts"
 import * as Fallback from "./fallback.ts"
 import { bytesHandlers } from "./handlers/bytes.ts"
@@ -32,6 +33,7 @@ const handlers = Layer.mergeAll(nodeHandlers, clusterHandlers, operationHandlers
 
 /** Pages besides the definition. */
 const pages = [
+  { method: "GET", path: "/" },
   { method: "GET", path: "/docs" },
   { method: "GET", path: "/metrics" },
   { method: "GET", path: "/openapi.json" }
@@ -47,6 +49,7 @@ const routes = (apiToken: FaceOptions["apiToken"]) =>
       Layer.provide(handlers),
       Layer.provide(Authorization.layer(apiToken))
     ),
+    dashboard,
     docs,
     metrics,
     Fallback.layer([...endpoints, ...pages])

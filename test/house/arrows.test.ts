@@ -93,8 +93,10 @@ describe("the house", () => {
   })
 
   it("takes the time from Clock alone", () => {
+    // What runs in a browser has only the browser's.
     const own = modules.filter((file) =>
-      /Date\.now\(|new Date\(\)|performance\.now\(/.test(readFileSync(join(src, file), "utf8"))
+      file !== "http/dashboard/script.ts"
+      && /Date\.now\(|new Date\(\)|performance\.now\(/.test(readFileSync(join(src, file), "utf8"))
     )
     assert.deepStrictEqual(own, [])
   })
