@@ -6,7 +6,8 @@
  * 1. the ports: manifest, inventory, backend, membership, and the two that stand on them — closed last
  * 2. the listener — stops accepting; bodies in flight get their grace, then they are cut
  * 3. the registrar — drains its queue into the manifest
- * 4. puller, catch-up, local check and scrub — no new pulls, those in flight are interrupted at once — closed first
+ * 4. puller, catch-up, local check and scrub — no new pulls, those in flight are interrupted at once
+ * 5. the watch folder — closed first
  */
 import { Context, Effect, Layer, Option, type Scope } from "effect"
 import { dirname } from "node:path"
@@ -51,6 +52,7 @@ import * as Room from "./replication/Room.ts"
 import * as Scrub from "./replication/Scrub.ts"
 import * as Tombstones from "./replication/Tombstones.ts"
 import * as Unlinker from "./replication/Unlinker.ts"
+import * as WatchFolder from "./replication/WatchFolder.ts"
 import * as Watermark from "./replication/Watermark.ts"
 import { ConfigError, folders, ReplicationConfig, type Settings } from "./ReplicationConfig.ts"
 import * as FolderLock from "./sqlite/FolderLock.ts"
@@ -277,9 +279,18 @@ const monitoring = fromConfig((settings) =>
   Effect.succeed(Monitoring.layer({ version, scrubIntervalMillis: settings.scrubIntervalMillis }))
 )
 
+const watchFolder = fromConfig((settings) =>
+  Effect.succeed(
+    settings.watch
+      ? WatchFolder.layer({ settleMillis: 2000, walkIntervalMillis: settings.reconcileIntervalMillis })
+      : Layer.empty
+  )
+)
+
 /** A node that replicates, on ports from outside. */
 export const layerActive: Layer.Layer<Services, StartError, Ports | ReplicationConfig> = Layer.mergeAll(
   monitoring,
+  watchFolder,
   Watermark.layer,
   Tombstones.layer
 ).pipe(

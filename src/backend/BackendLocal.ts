@@ -40,6 +40,8 @@ import {
   unlink,
   unsafe
 } from "./systemCalls.ts"
+import { watch } from "./watch.ts"
+import { openForWriting } from "./writers.ts"
 
 export interface Options {
   /** The files, under their final names. Made when it is missing. */
@@ -158,6 +160,12 @@ const make = Effect.fnUntraced(function*(
     stat: (path) => orNone("stat", path, Effect.map(look(path), ({ stat }) => stat)),
     differing: (files) => threads.differing(files).pipe(Effect.mapError(toBackendError("differing", roots.data))),
     list: (folder) => list(roots, folder),
+    watch: Stream.mapError(watch(roots), toBackendError("watch", roots.data)),
+    beingWritten: (paths) =>
+      Effect.map(
+        openForWriting(new Set(paths.map((path) => join(roots.data, path)))),
+        (open) => new Set(paths.filter((path) => open.has(join(roots.data, path))))
+      ),
     dropSealed: (kept) => Effect.mapError(staging.dropSealed(kept), toBackendError("dropSealed", "staging")),
     remove: (path) => Effect.asVoid(orNone("remove", path, remove(path))),
     quarantine: (path) => Effect.asVoid(orNone("quarantine", path, quarantine(path))),

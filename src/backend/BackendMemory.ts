@@ -248,6 +248,8 @@ const make = (capacity: number): Backend["Service"] => {
         }).map(({ path }) => path)
       ),
     // Out of sight, and its memory stays taken, as a disk's would.
+    watch: Stream.concat(Stream.succeed(""), Stream.never),
+    beingWritten: () => Effect.succeed(new Set()),
     quarantine: (path) => Effect.sync(() => void take(path)),
     id: Effect.sync(() => Option.fromUndefinedOr(id)),
     claim: (wanted) => Effect.sync(() => (id ??= wanted)),

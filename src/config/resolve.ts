@@ -4,7 +4,7 @@ import { Toml } from "effect/encoding"
 import { NetAddress } from "effect/net"
 import { explain } from "../ports/explain.ts"
 import { parseAddress } from "../ports/Membership.ts"
-import { evaluate, secretKeys, type Setting, type Settings, settings, unavailable } from "./settings.ts"
+import { evaluate, secretKeys, type Setting, type Settings, settings } from "./settings.ts"
 
 export interface Input {
   /** The text of the configuration file, if there is one. */
@@ -35,7 +35,6 @@ export const environmentName = (key: string): string => prefix + key.replace("."
 
 const knownKeys: ReadonlyArray<string> = [
   ...Object.values(settings).map((setting) => setting.key),
-  ...unavailable.keys(),
   ...secretKeys.map((key) => `${key}_file`)
 ]
 
@@ -52,12 +51,6 @@ export const resolve = (input: Input): Result.Result<Resolved, ReadonlyArray<str
     if (given.has(key)) offences.push(`${key} and ${key}_file are both set; keep one`)
     else if (content === undefined) offences.push(`${key}_file: ${String(file.value)} can't be read`)
     else given.set(key, { value: content.replace(/\r?\n$/, ""), source: `${key}_file` })
-  }
-  for (const [key, fallback] of unavailable) {
-    const set = given.get(key)
-    if (set !== undefined && !same(set.value, fallback)) {
-      offences.push(`${key} is not available in this version; remove it (${set.source})`)
-    }
   }
 
   const values = evaluate((setting) => decode(setting, given.get(setting.key), offences))
@@ -197,8 +190,6 @@ const isLoopback = (host: string): boolean =>
     onFailure: () => false,
     onSuccess: NetAddress.isLoopback
   })
-
-const same = (a: unknown, b: unknown): boolean => a === b || JSON.stringify(a) === JSON.stringify(b)
 
 const nearest = (key: string): string =>
   knownKeys.reduce((best, candidate) => (distance(key, candidate) < distance(key, best) ? candidate : best))

@@ -171,6 +171,7 @@ export const settings = {
   localPath: setting("storage.local_path", Schema.NonEmptyString, "./data/arc", text),
   fsync: flag("storage.fsync", true),
   statePath: path("storage.state_path"),
+  watch: flag("storage.watch", false),
   minFreeBytes: integer("storage.min_free_bytes", 1_073_741_824, 0, Number.MAX_SAFE_INTEGER),
   serverEnabled: flag("server.enabled", true),
   serverHost: setting("server.host", Schema.NonEmptyString, "127.0.0.1", text),
@@ -191,14 +192,6 @@ export const evaluate = (value: <Value>(setting: Setting<Value>) => Value) =>
 
 /** Every setting, decoded and checked. */
 export type Settings = Readonly<ReturnType<typeof evaluate>>
-
-/**
- * Keys of the design that this version can't honour yet. Setting one to anything but its default stops the start:
- * a limit that is read and not kept would be worse than none.
- */
-export const unavailable: ReadonlyMap<string, unknown> = new Map<string, unknown>([
-  ["storage.watch", false]
-])
 
 /** Secrets that may also be given as the path of a file that holds them, under the key with `_file` behind it. */
 export const secretKeys: ReadonlyArray<string> = [

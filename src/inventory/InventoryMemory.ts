@@ -15,6 +15,7 @@ import {
   type Unlinking
 } from "../ports/Inventory.ts"
 import type { Cursor } from "../ports/Manifest.ts"
+import { leftNote } from "../ports/notes.ts"
 import {
   noTotals,
   onForget,
@@ -117,8 +118,9 @@ const make = (written: PubSub.PubSub<void>): Inventory["Service"] => {
       return
     }
     if (change._tag === "Release") {
-      if (onRelease(standingOf(rows.get(change.path)))) set(change.path, undefined)
-      return
+      if (!onRelease(standingOf(rows.get(change.path)))) return
+      notes.set(leftNote(change.path), "another history of the manifest does not know it")
+      return set(change.path, undefined)
     }
     const { due, path, revision } = change
     if (change._tag === "Lost") {

@@ -1,5 +1,6 @@
 /** What is done to the inventory's file: many writes in one transaction. Runs on the database's own thread. */
 import type { DatabaseSync, SQLOutputValue } from "node:sqlite"
+import { leftNote } from "../ports/notes.ts"
 import {
   type Bytes,
   noTotals,
@@ -224,6 +225,7 @@ export const makeWriter = (database: DatabaseSync) => {
   const release = (totals: Totals, path: string): Totals => {
     const before = standingAt(path)
     if (!onRelease(before)) return totals
+    note.run(leftNote(path), "another history of the manifest does not know it")
     remove.run(path)
     return recount(totals, before, absent)
   }

@@ -116,6 +116,14 @@ export class Backend extends Context.Service<Backend, {
   readonly differing: (files: ReadonlyArray<FileStat>) => Effect.Effect<ReadonlyArray<FilePath>, BackendError>
   /** Every file under a folder (`""`: all), without our own. Names that are no valid paths are left out. */
   readonly list: (folder: string) => Stream.Stream<FileStat, BackendError>
+  /**
+   * The names of files and folders at which something appears or changes, from now on; `""` stands for all of them, and
+   * is the first once watching has begun. A name may be one of ours, or of nothing any more, and with a system that
+   * loses track one may be missing.
+   */
+  readonly watch: Stream.Stream<string, BackendError>
+  /** Of some files, those that a program has open for writing, as far as the system tells. */
+  readonly beingWritten: (paths: ReadonlyArray<FilePath>) => Effect.Effect<ReadonlySet<FilePath>>
   /** Deletes a file and whatever is staged for it. Fine when it is absent. */
   readonly remove: (path: FilePath) => Effect.Effect<void, BackendError>
   /** Sets a file aside, out of sight and never deleted. Fine when it is absent. */

@@ -99,8 +99,8 @@ export interface Local {
  * - `Lost`: the file is not on this disk any more, or damaged there. A row that is verified at this very revision is
  *   owed again, with the same bytes; any other stays as it is.
  * - `NewHistory`: the manifest has another history. Every row's revision becomes 0, and there is no cursor any more.
- * - `Release`: the new history does not know the file. A row that is owed at revision 0 goes, and nothing on disk is
- *   touched; any other stays as it is.
+ * - `Release`: the new history does not know the file. A row that is owed at revision 0 goes, nothing on disk is
+ *   touched, and a note says that the file was known; any other stays as it is.
  */
 export type Change =
   | { readonly _tag: "Owe"; readonly file: Registered; readonly reason: string; readonly due: number }

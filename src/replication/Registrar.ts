@@ -11,7 +11,7 @@
 import { Context, Deferred, Duration, Effect, Exit, Fiber, FiberSet, Layer, Option, Queue } from "effect"
 import { Schedule, Schema, Scope, Stream } from "effect"
 import type { Cause } from "effect"
-import { agrees, Backend, BackendError, type Held, type Staged } from "../ports/Backend.ts"
+import { agrees, Backend, BackendError, type FileStat, type Held, type Staged } from "../ports/Backend.ts"
 import { explain } from "../ports/explain.ts"
 import { FileEntry, type Registered } from "../ports/FileEntry.ts"
 import { FilePath } from "../ports/FilePath.ts"
@@ -50,9 +50,10 @@ export class Registrar extends Context.Service<Registrar, {
   /**
    * Registers a file that another program has put into the data folder, whole. Nothing may write to it any more. With
    * `Conflict` the path belongs to other bytes, and the file is set aside in quarantine, because no node may show two
-   * contents; with `Gone` it stays where it is, and nobody replicates it. `BackendError` `NotFound`: nothing lies there.
+   * contents; with `Gone` it stays where it is, and nobody replicates it. `BackendError` `NotFound`: nothing lies there; `Io`: it is
+   * not, or not any more, as it was `seen`.
    */
-  readonly adopt: (file: NewFile) => Effect.Effect<Registered, PublishError>
+  readonly adopt: (file: NewFile, seen?: FileStat) => Effect.Effect<Registered, PublishError>
   /**
    * Writes files that take the place of others: nobody ever sees a part of it, on any node, at any time. At most 100
    * paths in all. `Gone`: a file that should be replaced is not in the manifest any more, or a new path was deleted
@@ -341,12 +342,24 @@ export const layer = (
         return row.file
       })
 
-      const adopt = Effect.fn("Registrar.adopt")(function*(file: NewFile): Effect.fn.Return<Registered, PublishError> {
+      const adopt = Effect.fn("Registrar.adopt")(function*(
+        file: NewFile,
+        seen?: FileStat
+      ): Effect.fn.Return<Registered, PublishError> {
         const { path } = yield* describe(file, "0".repeat(64), 0)
         const held = yield* backend.adopt(path)
         if (Option.isNone(held)) {
           const detail = "no such file in the data folder"
           return yield* new BackendError({ operation: "adopt", path, reason: "NotFound", detail })
+        }
+        const { inode, mtime, size } = held.value
+        if (seen !== undefined && (seen.inode !== inode || seen.mtime !== mtime || seen.size !== size)) {
+          return yield* new BackendError({
+            operation: "adopt",
+            path,
+            reason: "Io",
+            detail: "it is still being changed"
+          })
         }
         // From here on it is finished even when the caller does not wait.
         return yield* Effect.flatMap(FiberSet.run(finishing, withLock(path)(take(file, path, held.value))), Fiber.join)

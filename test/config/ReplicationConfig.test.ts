@@ -3,7 +3,7 @@ import { Effect, Layer, Option, Redacted, Result, Runtime } from "effect"
 import { writeFile } from "node:fs/promises"
 import { join } from "node:path"
 import { environmentName, resolve } from "../../src/config/resolve.ts"
-import { settings, unavailable } from "../../src/config/settings.ts"
+import { settings } from "../../src/config/settings.ts"
 import { ConfigError, folders, layer, load, ReplicationConfig } from "../../src/ReplicationConfig.ts"
 import { temporaryFolder } from "../support/folder.ts"
 
@@ -89,15 +89,6 @@ describe("ReplicationConfig", () => {
     const all = offences({ file: "[cluster]\ntls_enabled = true\ntls_cert_file = \"c\"\n" })
     assert.strictEqual(all.length, 2)
     assert.match(all.join(), /tls_key_file is missing.*tls_ca_file is missing/)
-  })
-
-  it("refuses a setting that this version can't honour, unless it is set to what holds anyway", () => {
-    for (const [key, fallback] of unavailable) {
-      const [table, name] = key.split(".")
-      const line = (value: unknown) => `[${table}]\n${name} = ${JSON.stringify(value)}\n`
-      assert.match(offences({ file: line(typeof fallback === "boolean" ? !fallback : 12345) }).join(), /not available/)
-      if (fallback !== undefined) assert.deepStrictEqual(offences({ file: line(fallback) }), [])
-    }
   })
 
   it("decodes every default back to itself, and gives every key one name in the environment", () => {

