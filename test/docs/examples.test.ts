@@ -74,8 +74,4 @@ describe("docs/configuration.md", () => {
     const keys = [...Object.values(settings).map(({ key }) => key), ...secretKeys.map((key) => `${key}_file`)]
     assert.deepStrictEqual([...documented].sort(), keys.sort())
   })
-
-  it("names what this version can't honour", () => {
-    const text = read("docs/configuration.md")
-  })
 })
