@@ -4,11 +4,11 @@ import { appendFile, link, readdir, readFile, rm, stat, symlink, writeFile } fro
 import { join } from "node:path"
 import * as BackendLocal from "../../src/backend/BackendLocal.ts"
 import { Backend } from "../../src/ports/Backend.ts"
+import { suite } from "../../src/testing/backend/suite.ts"
+import { bytes, pathOf, pull, sha256Of, write } from "../../src/testing/backend/support.ts"
 import { temporaryFolder } from "../support/folder.ts"
 import { startChild } from "./children.ts"
 import { type Folders, fresh, local, run } from "./local.ts"
-import { suite } from "./suite.ts"
-import { bytes, pathOf, pull, sha256Of, write } from "./support.ts"
 
 const inside = (fsync: boolean) =>
   Layer.unwrap(

@@ -2,8 +2,8 @@ import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
 import * as BackendMemory from "../../src/backend/BackendMemory.ts"
 import { Backend } from "../../src/ports/Backend.ts"
-import { suite } from "./suite.ts"
-import { bytes, pathOf, sha256Of, write } from "./support.ts"
+import { suite } from "../../src/testing/backend/suite.ts"
+import { bytes, pathOf, sha256Of, write } from "../../src/testing/backend/support.ts"
 
 suite("BackendMemory", BackendMemory.layer)
 

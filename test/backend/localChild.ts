@@ -2,7 +2,7 @@
 import { Effect, Option } from "effect"
 import * as BackendLocal from "../../src/backend/BackendLocal.ts"
 import { Backend } from "../../src/ports/Backend.ts"
-import { bytes, pathOf, pull, sha256Of, write } from "./support.ts"
+import { bytes, pathOf, pull, sha256Of, write } from "../../src/testing/backend/support.ts"
 
 const [scenario, dataFolder, stateFolder] = process.argv.slice(2)
 if (scenario === undefined || dataFolder === undefined || stateFolder === undefined) throw new Error("three arguments")

@@ -9,9 +9,9 @@ import { promisify } from "node:util"
 import { place } from "../../src/backend/commit.ts"
 import { lstat, Refused } from "../../src/backend/systemCalls.ts"
 import { Backend } from "../../src/ports/Backend.ts"
+import { bytes, collector, pathOf, pull, sha256Of, write } from "../../src/testing/backend/support.ts"
 import { temporaryFolder } from "../support/folder.ts"
 import { type Folders, fresh, local, run } from "./local.ts"
-import { bytes, collector, pathOf, pull, sha256Of, write } from "./support.ts"
 
 const mib = 1024 * 1024
 

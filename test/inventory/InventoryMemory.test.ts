@@ -1,4 +1,4 @@
 import * as InventoryMemory from "../../src/inventory/InventoryMemory.ts"
-import { suite } from "./suite.ts"
+import { suite } from "../../src/testing/inventory/suite.ts"
 
 suite("InventoryMemory", InventoryMemory.layer)

@@ -10,10 +10,10 @@ import { fileURLToPath } from "node:url"
 import * as InventoryMemory from "../../src/inventory/InventoryMemory.ts"
 import * as InventorySqlite from "../../src/inventory/InventorySqlite.ts"
 import { Inventory } from "../../src/ports/Inventory.ts"
+import { suite } from "../../src/testing/inventory/suite.ts"
+import { cursorAt, file, forget, heldOf, owe, pathOf } from "../../src/testing/inventory/support.ts"
 import { temporaryFolder } from "../support/folder.ts"
 import { randomStep, sequence } from "./random.ts"
-import { suite } from "./suite.ts"
-import { cursorAt, file, forget, heldOf, owe, pathOf } from "./support.ts"
 
 suite(
   "InventorySqlite",

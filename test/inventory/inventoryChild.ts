@@ -2,7 +2,7 @@
 import { Effect } from "effect"
 import * as InventorySqlite from "../../src/inventory/InventorySqlite.ts"
 import { Inventory } from "../../src/ports/Inventory.ts"
-import { cursorAt, file, heldOf, owe } from "./support.ts"
+import { cursorAt, file, heldOf, owe } from "../../src/testing/inventory/support.ts"
 
 const [path] = process.argv.slice(2)
 if (path === undefined) throw new Error("one argument")

@@ -1,7 +1,18 @@
 /** Random steps on an inventory, the same for the same seed. */
 import { Effect } from "effect"
 import type { Inventory, InventoryError } from "../../src/ports/Inventory.ts"
-import { cursorAt, file, forget, heldOf, lost, newHistory, owe, pathOf, release, revision } from "./support.ts"
+import {
+  cursorAt,
+  file,
+  forget,
+  heldOf,
+  lost,
+  newHistory,
+  owe,
+  pathOf,
+  release,
+  revision
+} from "../../src/testing/inventory/support.ts"
 
 export type Random = (below: number) => number
 

@@ -5,9 +5,9 @@ import * as ManifestMemory from "../../src/manifest/ManifestMemory.ts"
 import * as ManifestSqlite from "../../src/manifest/ManifestSqlite.ts"
 import type { Registered } from "../../src/ports/FileEntry.ts"
 import { type Conflict, type Cursor, type Gone, Manifest } from "../../src/ports/Manifest.ts"
+import { eventsToHead, fold } from "../../src/testing/manifest/events.ts"
 import { entryOf, pathOf } from "../support/entries.ts"
 import { temporaryFolder } from "../support/folder.ts"
-import { eventsToHead, fold } from "./events.ts"
 
 const seeds = [1, 2, 3, 4, 5, 6]
 const steps = 150

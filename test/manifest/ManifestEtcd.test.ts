@@ -3,8 +3,8 @@ import { Effect, Exit, Layer, Scope } from "effect"
 import { afterAll, beforeAll } from "vitest"
 import * as EtcdClient from "../../src/etcd/EtcdClient.ts"
 import * as ManifestEtcd from "../../src/manifest/ManifestEtcd.ts"
+import { suite } from "../../src/testing/manifest/suite.ts"
 import { type Cluster, hasEtcd, missing, startCluster } from "../support/etcd.ts"
-import { suite } from "./suite.ts"
 
 if (!hasEtcd) it("runs on real etcd", () => assert.fail(missing("the manifest on etcd")))
 else {

@@ -2,8 +2,8 @@ import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Effect, Fiber, Option, Queue, Stream } from "effect"
 import * as ManifestMemory from "../../src/manifest/ManifestMemory.ts"
 import { Revision } from "../../src/ports/FileEntry.ts"
+import { suite } from "../../src/testing/manifest/suite.ts"
 import { entryOf, pathOf } from "../support/entries.ts"
-import { suite } from "./suite.ts"
 
 suite("in memory", ManifestMemory.layer)
 

@@ -6,9 +6,9 @@ import { backup, DatabaseSync } from "node:sqlite"
 import * as ManifestSqlite from "../../src/manifest/ManifestSqlite.ts"
 import { Revision } from "../../src/ports/FileEntry.ts"
 import { type Cursor, Manifest, ManifestCollector } from "../../src/ports/Manifest.ts"
+import { suite } from "../../src/testing/manifest/suite.ts"
 import { entryOf, pathOf } from "../support/entries.ts"
 import { temporaryFolder } from "../support/folder.ts"
-import { suite } from "./suite.ts"
 
 suite(
   "SQLite",

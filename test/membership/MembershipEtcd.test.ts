@@ -5,10 +5,10 @@ import * as EtcdClient from "../../src/etcd/EtcdClient.ts"
 import * as MembershipEtcd from "../../src/membership/MembershipEtcd.ts"
 import type { NodeId } from "../../src/ports/FileEntry.ts"
 import { type Member, Membership, type MembershipError } from "../../src/ports/Membership.ts"
+import { watermark } from "../../src/testing/membership/marks.ts"
+import { find, other, self, suite, told } from "../../src/testing/membership/suite.ts"
 import { start } from "../manifest/process.ts"
 import { type Cluster, hasEtcd, missing, startCluster } from "../support/etcd.ts"
-import { watermark } from "./marks.ts"
-import { find, other, self, suite, told } from "./suite.ts"
 
 const peer = { id: other.id, role: "reader" } as const
 const here = { host: "10.0.0.1", port: 4001 }

@@ -8,10 +8,10 @@ import * as ManifestSqlite from "../../src/manifest/ManifestSqlite.ts"
 import * as MembershipSqlite from "../../src/membership/MembershipSqlite.ts"
 import { Manifest } from "../../src/ports/Manifest.ts"
 import { Membership, type MembershipError } from "../../src/ports/Membership.ts"
+import { watermark } from "../../src/testing/membership/marks.ts"
+import { find, other, self, suite, told } from "../../src/testing/membership/suite.ts"
 import { start } from "../manifest/process.ts"
 import { temporaryFolder } from "../support/folder.ts"
-import { watermark } from "./marks.ts"
-import { find, other, self, suite, told } from "./suite.ts"
 
 const database = Effect.map(temporaryFolder, (folder) => join(folder, "manifest.db"))
 

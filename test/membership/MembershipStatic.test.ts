@@ -2,7 +2,7 @@ import { assert, describe, it } from "@effect/vitest"
 import { Context, Effect, Layer } from "effect"
 import * as MembershipStatic from "../../src/membership/MembershipStatic.ts"
 import { Membership } from "../../src/ports/Membership.ts"
-import { find, other, self, suite } from "./suite.ts"
+import { find, other, self, suite } from "../../src/testing/membership/suite.ts"
 
 const open = (peers: MembershipStatic.Options["peers"]) =>
   Effect.map(Layer.build(MembershipStatic.layer({ self, peers })), (context) => Context.get(context, Membership))

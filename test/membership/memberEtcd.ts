@@ -8,7 +8,7 @@ import * as EtcdClient from "../../src/etcd/EtcdClient.ts"
 import * as MembershipEtcd from "../../src/membership/MembershipEtcd.ts"
 import { NodeId } from "../../src/ports/FileEntry.ts"
 import { Membership } from "../../src/ports/Membership.ts"
-import { watermark } from "./marks.ts"
+import { watermark } from "../../src/testing/membership/marks.ts"
 
 const [endpoint = "", namespace = "", id = ""] = process.argv.slice(2)
 const self = { id: NodeId.make(id), role: "reader" } as const

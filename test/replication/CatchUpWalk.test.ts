@@ -9,7 +9,7 @@ import { Manifest } from "../../src/ports/Manifest.ts"
 import { CatchUp } from "../../src/replication/CatchUp.ts"
 import { Puller } from "../../src/replication/Puller.ts"
 import { Readiness } from "../../src/replication/Readiness.ts"
-import { write } from "../backend/support.ts"
+import { write } from "../../src/testing/backend/support.ts"
 import { clusterLayer, Dials, fileOf, hold, honest, makeGate, ManifestControl, type Script, textUnder } from "./node.ts"
 
 const until = Effect.fnUntraced(function*(holds: (progress: Progress) => boolean) {

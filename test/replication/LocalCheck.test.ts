@@ -7,7 +7,7 @@ import { Inventory, type Progress } from "../../src/ports/Inventory.ts"
 import { Manifest } from "../../src/ports/Manifest.ts"
 import { LocalCheck } from "../../src/replication/LocalCheck.ts"
 import { Readiness } from "../../src/replication/Readiness.ts"
-import { sha256Of, write } from "../backend/support.ts"
+import { sha256Of, write } from "../../src/testing/backend/support.ts"
 import { clusterLayer, Dials, fileOf, textUnder, unreachable } from "./node.ts"
 
 const a = FilePath.make("db/a")

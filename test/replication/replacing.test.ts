@@ -5,7 +5,7 @@ import { FilePath } from "../../src/ports/FilePath.ts"
 import { Inventory } from "../../src/ports/Inventory.ts"
 import { Manifest } from "../../src/ports/Manifest.ts"
 import * as Registrar from "../../src/replication/Registrar.ts"
-import { eventsToHead } from "../manifest/events.ts"
+import { eventsToHead } from "../../src/testing/manifest/events.ts"
 import { clusterLayer, ManifestControl, manifestLayer, nodeLayer, textUnder } from "./node.ts"
 
 const text = (value: string) => new TextEncoder().encode(value)

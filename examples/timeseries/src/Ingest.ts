@@ -144,8 +144,9 @@ export const layer = (
             const file = join(options.folder, `${segment}.parquet`)
             yield* writeParquet(points, file)
             yield* registrar.publish({ path: `${folder}/${segment}.parquet`, measurement }, fs.stream(file)).pipe(
-              // It was published before the crash: it stands, or it was merged already.
-              Effect.catchTag("Gone", () => Effect.void)
+              // It was published before the crash, for the name is this segment's alone: it stands, perhaps as another
+              // version of DuckDB has written it, or it was merged already.
+              Effect.catchTag(["Conflict", "Gone"], () => Effect.void)
             )
             yield* Effect.ignore(fs.remove(file))
             files++

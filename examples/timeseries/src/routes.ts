@@ -1,5 +1,5 @@
 /** The HTTP API of a node. Everyone answers queries; a writer takes points, too. */
-import { Effect, type FileSystem, Layer, Option, Schema } from "effect"
+import { ByteSize, Effect, type FileSystem, Layer, Option, Schema } from "effect"
 import { Manifest, Membership, Readiness, Registrar, View } from "effect-file-replication"
 import { HttpRouter, HttpServerRequest, HttpServerResponse } from "effect/http"
 import { join } from "node:path"
@@ -53,9 +53,9 @@ const bodyOf = Effect.gen(function*() {
   const tooLarge = new Refused({ status: 413, code: "request too large", detail: `over ${maxBody} bytes; split it` })
   const bytes = yield* request.arrayBuffer.pipe(
     Effect.map((buffer) => new Uint8Array(buffer)),
+    Effect.provideService(HttpServerRequest.MaxBodySize, ByteSize.bytes(maxBody)),
     Effect.mapError(() => tooLarge)
   )
-  if (bytes.length > maxBody) return yield* tooLarge
   const encoding = request.headers["content-encoding"] ?? "identity"
   if (encoding !== "gzip" && encoding !== "identity") return yield* invalid(`the encoding ${encoding} is not known`)
   const plain = encoding === "identity" ? bytes : yield* Effect.tryPromise({

@@ -66,6 +66,11 @@ try {
   const bad = await post(`${writer.url}/write?db=metrics`, "cpu,host=x usage=1\ncpu,host=x usage=\n")
   same(bad.status, 400)
   match(JSON.stringify(bad.body), /line 2: the value of the field .*usage.* is missing/)
+  const bomb = new Uint8Array(gzipSync(new Uint8Array(64 * 1024 * 1024)))
+  const zipped = { "content-encoding": "gzip" }
+  same((await post(`${writer.url}/write?db=metrics`, bomb, zipped)).status, 413)
+  same((await post(`${writer.url}/write?db=metrics`, new Uint8Array(17 * 1024 * 1024))).status, 413)
+  same((await post(`${writer.url}/write?db=metrics`, "no gzip", zipped)).status, 400)
   await reached(writer, "flush")
   same(await rows(writer, counts), [["3", "2"]])
   const ahead = await ask(near, counts, revision + 1000)
@@ -78,7 +83,7 @@ try {
       "SELECT 1; SELECT 2"
     ]
   ) same((await ask(near, sql)).status, 400, sql)
-  done("a bad line is refused by its number with all of its request; statements that reach out are refused")
+  done("a bad line is refused by its number with all of its request; so are large bodies, and SQL that reaches out")
 
   await write(writer, [cpuPoint("c", 2, 3.5)])
   await stop(writer, "SIGKILL")

@@ -1,10 +1,10 @@
 /** Small helpers for tests of inventories. */
 import { createHash } from "node:crypto"
-import type { Held } from "../../src/ports/Backend.ts"
-import { NodeId, type Registered, Revision, Sha256 } from "../../src/ports/FileEntry.ts"
-import { FilePath } from "../../src/ports/FilePath.ts"
-import type { Change } from "../../src/ports/Inventory.ts"
-import type { Cursor } from "../../src/ports/Manifest.ts"
+import type { Held } from "../../ports/Backend.ts"
+import { NodeId, type Registered, Revision, Sha256 } from "../../ports/FileEntry.ts"
+import { FilePath } from "../../ports/FilePath.ts"
+import type { Change } from "../../ports/Inventory.ts"
+import type { Cursor } from "../../ports/Manifest.ts"
 
 export const pathOf = (path: string): FilePath => FilePath.make(path)
 export const revision = (number: number): Revision => Revision.make(number)

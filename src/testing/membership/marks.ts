@@ -1,6 +1,6 @@
 /** Watermarks of tests, apart from the suite: a process that is no test can have them too. */
-import { Revision } from "../../src/ports/FileEntry.ts"
-import type { Watermark } from "../../src/ports/Membership.ts"
+import { Revision } from "../../ports/FileEntry.ts"
+import type { Watermark } from "../../ports/Membership.ts"
 
 /** Everything up to a revision, of one history. */
 export const watermark = (through: number): Watermark => ({

@@ -2,9 +2,9 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, type Layer, Option, type Scope, Stream } from "effect"
 import { createHash } from "node:crypto"
-import { Backend, type BackendError } from "../../src/ports/Backend.ts"
-import { Sha256 } from "../../src/ports/FileEntry.ts"
-import { FilePath } from "../../src/ports/FilePath.ts"
+import { Backend, type BackendError } from "../../ports/Backend.ts"
+import { Sha256 } from "../../ports/FileEntry.ts"
+import { FilePath } from "../../ports/FilePath.ts"
 import { compare } from "./suiteCompare.ts"
 import { bytes, collector, pathOf, pull, sha256Of, write } from "./support.ts"
 

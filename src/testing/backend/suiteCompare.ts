@@ -1,7 +1,7 @@
 /** How every backend compares many files with what was known of them, and what id it carries. */
 import { assert } from "@effect/vitest"
 import { Effect, Option, type Scope, Stream } from "effect"
-import { Backend } from "../../src/ports/Backend.ts"
+import { Backend } from "../../ports/Backend.ts"
 import { bytes, pathOf, write } from "./support.ts"
 
 type Live = (sentence: string, body: () => Effect.Effect<void, unknown, Backend | Scope.Scope>) => void

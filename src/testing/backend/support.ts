@@ -1,9 +1,9 @@
 /** Small helpers for tests of backends. */
 import { Effect } from "effect"
 import { createHash } from "node:crypto"
-import { Backend } from "../../src/ports/Backend.ts"
-import { Sha256 } from "../../src/ports/FileEntry.ts"
-import { FilePath } from "../../src/ports/FilePath.ts"
+import { Backend } from "../../ports/Backend.ts"
+import { Sha256 } from "../../ports/FileEntry.ts"
+import { FilePath } from "../../ports/FilePath.ts"
 
 export const pathOf = (path: string): FilePath => FilePath.make(path)
 

@@ -1,6 +1,6 @@
 /** Reading a manifest's events in tests. */
 import { Effect, Stream } from "effect"
-import { type Cursor, Manifest, type ManifestEvent } from "../../src/ports/Manifest.ts"
+import { type Cursor, Manifest, type ManifestEvent } from "../../ports/Manifest.ts"
 
 /** The state that a consumer of events holds after some of them. */
 export const fold = (events: Iterable<ManifestEvent>): Map<string, string> => {

@@ -2,7 +2,7 @@
 import { assert } from "@effect/vitest"
 import { Effect, Option, type Scope } from "effect"
 import { TestClock } from "effect/testing"
-import type { Inventory } from "../../src/ports/Inventory.ts"
+import type { Inventory } from "../../ports/Inventory.ts"
 import { cursorAt, file, forget, heldOf, lost, newHistory, owe, pathOf, release, revision } from "./support.ts"
 
 type Test = (

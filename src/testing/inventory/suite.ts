@@ -2,8 +2,8 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Fiber, Layer, Option, type Scope, Stream } from "effect"
 import { TestClock } from "effect/testing"
-import { giantBytes } from "../../src/ports/giant.ts"
-import { Inventory, type InventoryError } from "../../src/ports/Inventory.ts"
+import { giantBytes } from "../../ports/giant.ts"
+import { Inventory, type InventoryError } from "../../ports/Inventory.ts"
 import { changes } from "./suiteChanges.ts"
 import { cursorAt, file, forget, heldOf, owe, pathOf, revision } from "./support.ts"
 

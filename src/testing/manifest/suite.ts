@@ -1,9 +1,9 @@
 /** What every manifest must do, whatever its engine. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Fiber, type Layer, Option, Queue, Result, Stream } from "effect"
-import { Revision } from "../../src/ports/FileEntry.ts"
-import { type Cursor, Manifest, type ManifestEvent, type Unavailable } from "../../src/ports/Manifest.ts"
-import { entryOf, pathOf } from "../support/entries.ts"
+import { Revision } from "../../ports/FileEntry.ts"
+import { type Cursor, Manifest, type ManifestEvent, type Unavailable } from "../../ports/Manifest.ts"
+import { entryOf, pathOf } from "../entries.ts"
 import { eventsToHead } from "./events.ts"
 
 const start = Effect.flatMap(Manifest, (manifest) => manifest.head)

@@ -1,8 +1,8 @@
 /** What every list of members must do, whatever keeps it. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Option, Queue, type Scope, Stream } from "effect"
-import { NodeId } from "../../src/ports/FileEntry.ts"
-import type { Address, Member, Membership, MembershipError, NodeIdTaken } from "../../src/ports/Membership.ts"
+import { NodeId } from "../../ports/FileEntry.ts"
+import type { Address, Member, Membership, MembershipError, NodeIdTaken } from "../../ports/Membership.ts"
 import { watermark } from "./marks.ts"
 
 export const self = { id: NodeId.make("node-1"), role: "writer" } as const
