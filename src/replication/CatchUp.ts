@@ -22,7 +22,7 @@ import type { Backend } from "../ports/Backend.ts"
 import type { Registered } from "../ports/FileEntry.ts"
 import type { FilePath } from "../ports/FilePath.ts"
 import { Inventory } from "../ports/Inventory.ts"
-import { Cursor, type CursorLost, Manifest, type ManifestEvent } from "../ports/Manifest.ts"
+import { Cursor, type CursorLost, Manifest, type ManifestEvent, Unavailable } from "../ports/Manifest.ts"
 import { Membership } from "../ports/Membership.ts"
 import * as Metrics from "../telemetry/Metrics.ts"
 import { Background } from "./Background.ts"
@@ -304,18 +304,27 @@ export const layer = (
               return Effect.void
             }
             return Effect.logWarning(
-              `the manifest has not told its newest position within ${options.barrierTimeoutMillis} ms; going on without`
+              `the manifest has not told its newest position within ${options.barrierTimeoutMillis} ms; this node goes on `
+                + "with what it knows, and is not ready before the manifest answers"
             )
           })
         )
       })
+
+      /** Whoever does not answer at all is asked again like one that refuses: an answer may have been lost for good. */
+      const answered = <A, E>(operation: string, question: Effect.Effect<A, E>) =>
+        Effect.timeoutOrElse(question, {
+          duration: Duration.millis(Math.max(1000, options.barrierTimeoutMillis)),
+          orElse: () =>
+            Effect.fail(new Unavailable({ operation, detail: "it does not answer" }))
+        })
 
       /** Finds out where this node stands. Gives whether a walk is needed. */
       const begin = Effect.gen(function*() {
         yield* barrier
         const { cursor } = yield* inventory.progress
         const stood = Option.isSome(cursor) ? cursor : yield* recalled
-        const lost = Option.isSome(stood) ? yield* manifest.lost(stood.value) : Option.none()
+        const lost = Option.isSome(stood) ? yield* answered("lost", manifest.lost(stood.value)) : Option.none()
         if (Option.contains(lost, "EpochChanged")) {
           yield* Effect.logWarning("the manifest has another history; it is compared with everything here")
           yield* inventory.apply([{ _tag: "NewHistory" }])
@@ -326,7 +335,7 @@ export const layer = (
           note({ barrier: "reached" })
           return false
         }
-        const at = yield* manifest.head
+        const at = yield* answered("head", manifest.head)
         note({ barrier: "reached" })
         if (!options.enabled) {
           // Where it was followed to in vain; going back to the head would leave out what came meanwhile.
@@ -356,8 +365,7 @@ export const layer = (
       yield* background.run(
         "the follower of the manifest",
         session.pipe(
-          Effect.catchTag("CursorLost", (lost) =>
-            Effect.logWarning(lost.message)),
+          Effect.catchTag("CursorLost", (lost) => Effect.logWarning(lost.message)),
           Effect.catchTag(["InventoryError", "Unavailable"], failed),
           Effect.forever
         )

@@ -7,7 +7,7 @@
  */
 import { Clock, Context, Duration, Effect, Layer, Option, Schedule, Schema, Stream, SubscriptionRef } from "effect"
 import { Inventory, type InventoryError, type Progress } from "../ports/Inventory.ts"
-import { type Cursor, Manifest } from "../ports/Manifest.ts"
+import { type Cursor, Manifest, Unavailable } from "../ports/Manifest.ts"
 import { Membership } from "../ports/Membership.ts"
 import { Background } from "./Background.ts"
 import { CatchUp } from "./CatchUp.ts"
@@ -93,6 +93,9 @@ const whyPaused: Readonly<Record<PauseReason, string>> = {
   inventory: "the inventory can't be written; see the log"
 }
 
+/** How long the manifest may take to tell its newest position before it is asked again. */
+const patience = Duration.seconds(10)
+
 /** Between two looks at what only time or the disk changes. */
 const interval = Duration.seconds(1)
 
@@ -120,7 +123,12 @@ export const layer = (
       // What it stands on
       // ---------------------------------------------------------------------
 
+      // An answer may be lost for good: whoever does not answer at all is asked again like one that refuses.
       const takeBarrier = manifest.head.pipe(
+        Effect.timeoutOrElse({
+          duration: patience,
+          orElse: () => Effect.fail(new Unavailable({ operation: "head", detail: "it does not answer" }))
+        }),
         Effect.tapError((error) => Effect.logDebug(error.message)),
         Effect.retry(Schedule.min([Schedule.exponential("100 millis"), Schedule.spaced("5 seconds")])),
         Effect.flatMap((head) => SubscriptionRef.set(barrier, Option.some(head))),

@@ -252,6 +252,35 @@ describe("the walk over the manifest", () => {
       assert.deepStrictEqual([barrier, lastError, walked], ["reached", Option.none(), 1])
     }).pipe(Effect.provide(clusterLayer({ manifestAway: true }))))
 
+  it.effect("is made once a manifest answers that did not answer at all; meanwhile what is owed is pulled", () => {
+    let silent = true
+    const ask = <A, E>(question: Effect.Effect<A, E>) => Effect.suspend(() => silent ? Effect.never : question)
+    return Effect.gen(function*() {
+      const catchUp = yield* CatchUp
+      const readiness = yield* Readiness
+      yield* register("db/old", "db/a")
+      // What an earlier life has left owed is the view at hand.
+      yield* untilHeld(1)
+      yield* TestClock.adjust("11 seconds")
+      assert.strictEqual((yield* catchUp.status).barrier, "timedOut")
+      yield* TestClock.adjust("12 seconds")
+      assert.include(Option.getOrElse((yield* catchUp.status).lastError, () => ""), "it does not answer")
+      assert.isFalse(yield* readiness.ready)
+      assert.strictEqual((yield* readiness.status).reason, "the manifest has not answered yet")
+      // The answers that were waited for never come; those to later questions do.
+      silent = false
+      yield* passUntil(({ cursor, verified }) => Option.isSome(cursor) && verified.files === 2)
+      yield* TestClock.adjust("20 seconds")
+      assert.isTrue(yield* readiness.ready)
+    }).pipe(Effect.provide(clusterLayer({
+      before: Effect.flatMap(
+        Inventory,
+        (inventory) => inventory.apply([{ _tag: "Owe", file: fileOf("db/old"), reason: "", due: 0 }])
+      ),
+      manifest: (inner) => ({ ...inner, head: ask(inner.head), lost: (cursor) => ask(inner.lost(cursor)) })
+    })))
+  })
+
   it.effect("can be switched off: new files are pulled, older ones not, and the node does not become ready", () =>
     Effect.gen(function*() {
       yield* prepare(register("db/a"))

@@ -90,6 +90,8 @@ export interface NodeOptions extends Partial<Puller.PullerOptions> {
   readonly reconcileIntervalMillis?: number
   /** The manifest does not answer until its control says otherwise. */
   readonly manifestAway?: boolean
+  /** Stands between the node and the manifest. */
+  readonly manifest?: (inner: Manifest["Service"]) => Manifest["Service"]
   /** The gate is shut while the node is not ready. */
   readonly gated?: boolean
   /** Stands between the puller and the disk. */
@@ -127,11 +129,11 @@ export class ManifestControl
   extends Context.Service<ManifestControl, ManifestMemory.Control>()("test/ManifestControl")
 {}
 
-const makeManifest = (away: boolean) =>
+const makeManifest = (away: boolean, between = (inner: Manifest["Service"]) => inner) =>
   Layer.unwrap(Effect.gen(function*() {
     const { control, manifest } = yield* ManifestMemory.make
     if (away) yield* control.setUnavailable(Option.some("away"))
-    return Layer.merge(Layer.succeed(Manifest, manifest), Layer.succeed(ManifestControl, control))
+    return Layer.merge(Layer.succeed(Manifest, between(manifest)), Layer.succeed(ManifestControl, control))
   }))
 
 export const manifestLayer = makeManifest(false)
@@ -155,7 +157,7 @@ export const clusterLayer = (options: NodeOptions = {}) =>
       Registrar.layer({ queueSize: 8, drainMillis: 1000, finishesPending: true, reconcileIntervalMillis: 60_000 })
     ),
     Layer.provideMerge(nodeLayer(options)),
-    Layer.provideMerge(makeManifest(options.manifestAway ?? false))
+    Layer.provideMerge(makeManifest(options.manifestAway ?? false, options.manifest))
   )
 
 /** Runs a test on a node of its own. */
