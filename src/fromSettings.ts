@@ -3,7 +3,7 @@ import { Effect, Option, Redacted } from "effect"
 import { mkdir, readFile } from "node:fs/promises"
 import { networkInterfaces } from "node:os"
 import type * as EtcdClient from "./etcd/EtcdClient.ts"
-import type { TlsIdentity } from "./peer/transport/Tls.ts"
+import { type ReadIdentity, type TlsIdentity, TlsInvalid } from "./peer/transport/Tls.ts"
 import { type Address, parseAddress } from "./ports/Membership.ts"
 import { ConfigError, type Settings } from "./ReplicationConfig.ts"
 
@@ -45,17 +45,26 @@ export const ownAddresses = (interfaces: ReturnType<typeof networkInterfaces>): 
   return outer.filter((one) => one.family === family).map(({ address }) => address)
 }
 
+/**
+ * How this node's identity is read, and read again; `undefined` without TLS. Fails with what a start must say when a file
+ * can't be read.
+ */
 export const tlsIdentity = Effect.fnUntraced(function*(settings: Settings) {
   const { tlsCaFile, tlsCertFile, tlsKeyFile } = settings
   if (!settings.tlsEnabled || Option.isNone(tlsCaFile) || Option.isNone(tlsCertFile) || Option.isNone(tlsKeyFile)) {
     return undefined
   }
-  const identity: TlsIdentity = {
-    certificate: yield* readText("cluster.tls_cert_file", tlsCertFile.value),
-    key: Redacted.make(yield* readText("cluster.tls_key_file", tlsKeyFile.value)),
-    authority: yield* readText("cluster.tls_ca_file", tlsCaFile.value)
-  }
-  return identity
+  const read = Effect.map(
+    Effect.all([
+      readText("cluster.tls_cert_file", tlsCertFile.value),
+      readText("cluster.tls_key_file", tlsKeyFile.value),
+      readText("cluster.tls_ca_file", tlsCaFile.value)
+    ]),
+    ([certificate, key, authority]): TlsIdentity => ({ certificate, key: Redacted.make(key), authority })
+  )
+  yield* read
+  const again: ReadIdentity = Effect.mapError(read, ({ offences }) => new TlsInvalid({ detail: offences.join("; ") }))
+  return again
 })
 
 const unusable = (offence: string) => (cause: unknown) =>

@@ -24,7 +24,7 @@ export interface Connections {
   readonly drop: (peer: Peer) => Effect.Effect<void>
 }
 
-export interface ConnectionsOptions extends Omit<DialOptions, "address"> {
+export interface ConnectionsOptions extends Omit<DialOptions, "address" | "node"> {
   /** How long a connection is kept idle. Shorter than peers do, so that they seldom close first. */
   readonly idleMillis: number
 }
@@ -91,7 +91,7 @@ export const make = Effect.fnUntraced(function*(options: ConnectionsOptions) {
   const open = (peer: Peer, restore: <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>) =>
     Effect.gen(function*() {
       const scope = yield* Scope.make()
-      const connection = yield* restore(dial({ ...options, address: peer.address })).pipe(
+      const connection = yield* restore(dial({ ...options, address: peer.address, node: peer.id })).pipe(
         Scope.provide(scope),
         Effect.onError((cause) => Scope.close(scope, Exit.failCause(cause)))
       )

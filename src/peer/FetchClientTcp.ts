@@ -29,7 +29,7 @@ import { laneOf, RateLimits } from "./RateLimits.ts"
 import { refusalOf } from "./refusals.ts"
 import { type Connection, makeProgress } from "./transport/Connection.ts"
 import * as ReceiveBuffers from "./transport/ReceiveBuffers.ts"
-import { prepare, type TlsIdentity, type TlsInvalid } from "./transport/Tls.ts"
+import { follow, type ReadIdentity, type TlsInvalid } from "./transport/Tls.ts"
 
 export interface Options {
   /** Who asks. */
@@ -40,7 +40,7 @@ export interface Options {
   /** A peer may still sign its answers with it. */
   readonly previousSecret?: Redacted.Redacted<string> | undefined
   /** Peers must then show a certificate of the same authority that names their address. */
-  readonly tls?: TlsIdentity | undefined
+  readonly tls?: ReadIdentity | undefined
   /** A body ends when so many milliseconds pass in which less than 64 KiB of it arrives. */
   readonly fetchTimeoutMillis: number
   /** Refuses answers that are not signed. */
@@ -74,7 +74,7 @@ const pooledBuffers = 32
 
 const make = Effect.fnUntraced(function*(options: Options) {
   const { pull } = yield* RateLimits
-  const tls = options.tls === undefined ? undefined : yield* prepare(options.tls)
+  const tls = options.tls === undefined ? undefined : yield* follow(options.tls)
   const secrets = configuredSecrets(options.secret, options.previousSecret)
   const ackTimeoutMillis = options.ackTimeoutMillis ?? 10_000
   const connections = yield* Connections.make({

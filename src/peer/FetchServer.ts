@@ -35,7 +35,7 @@ import { laneOf, RateLimits } from "./RateLimits.ts"
 import * as Strikes from "./Strikes.ts"
 import { type Connection, ConnectionLost, makeProgress, pieceBytes } from "./transport/Connection.ts"
 import { type Bound, listen, type ListenFailed } from "./transport/listen.ts"
-import { prepare, type TlsIdentity, type TlsInvalid } from "./transport/Tls.ts"
+import { follow, type ReadIdentity, type TlsInvalid } from "./transport/Tls.ts"
 
 export class FetchServer extends Context.Service<FetchServer, {
   /** Where it listens, in numbers: what `Membership.announce` tells the others unless they reach us under another. */
@@ -53,7 +53,7 @@ export interface Options {
   /** Still accepted from peers, never used to sign. */
   readonly previousSecret?: Redacted.Redacted<string> | undefined
   /** Peers must then show a certificate of the same authority. */
-  readonly tls?: TlsIdentity | undefined
+  readonly tls?: ReadIdentity | undefined
   /** A body ends when so many milliseconds pass in which the peer takes less than 64 KiB. */
   readonly serveTimeoutMillis: number
   /** How long a new connection may take to send its first request, and a TLS handshake; 10 000 unless told. */
@@ -79,7 +79,7 @@ export const layer = (
     const address = yield* listen({
       host: options.host,
       port: options.port,
-      tls: options.tls === undefined ? undefined : yield* prepare(options.tls),
+      tls: options.tls === undefined ? undefined : yield* follow(options.tls),
       graceMillis: 2000,
       handshakeMillis: options.requestTimeoutMillis ?? defaultRequestTimeoutMillis,
       admit: admission.connect,
@@ -254,6 +254,11 @@ const makeHandler = Effect.fnUntraced(function*(
     if (verdict._tag === "Refused") {
       if (verdict.code === "auth") yield* Metrics.authRejected(verdict.cause)
       return yield* new Refused({ code: verdict.code, reason: verdict.reason })
+    }
+    const certified = connection.certified()
+    if (certified !== undefined && certified !== request.node_id) {
+      yield* Metrics.authRejected("certificate")
+      return yield* new Refused({ code: "auth", reason: `${certified}'s certificate, and a request of another node` })
     }
     place.trust()
     const granted = yield* check(request)

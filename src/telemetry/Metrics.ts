@@ -176,11 +176,11 @@ export const fetchFailed = (peer: string, error: FetchError): Effect.Effect<void
     error._tag === "PeerRejected" && error.code === "auth" ? rejectionsCounted.add({}) : Effect.void
   ], { discard: true })
 
-const authCauses = ["secret", "clock", "nonce", "replay"] as const
+const authCauses = ["secret", "clock", "nonce", "replay", "certificate"] as const
 export type AuthCause = typeof authCauses[number]
 const authCounted = counters(
   "auth_rejections_total",
-  "Messages of others that were refused, by what was wrong: the secret or cluster name, the clock, the nonce, a replay.",
+  "Messages of others that were refused, by what was wrong: the secret or cluster name, the clock, the nonce, a replay, another node's certificate.",
   authCauses.map((cause) => ({ cause }))
 )
 

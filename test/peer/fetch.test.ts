@@ -1,8 +1,10 @@
 /** Our client against our server, over plain TCP and over mutual TLS. */
 import { assert, describe, it, vi } from "@effect/vitest"
 import { Effect, Exit, Queue, Redacted, Scope } from "effect"
+import { TestClock } from "effect/testing"
 import { connect } from "node:tls"
-import type { TlsIdentity } from "../../src/peer/transport/Tls.ts"
+import { nodeUri, type TlsIdentity } from "../../src/peer/transport/Tls.ts"
+import type { Peer } from "../../src/ports/PeerResolver.ts"
 import { makeAuthority } from "./support/certificates.ts"
 import { allBytes, entryOf, sha256Of } from "./support/doubles.ts"
 import { collector, makeClient, rawClient, rawPeer, secret, startServer } from "./support/nodes.ts"
@@ -227,6 +229,49 @@ describe("mutual TLS", () => {
         const error = yield* Effect.flip(client.fetch(peer, file, 0, collector()))
         assert.strictEqual(error._tag, "PeerUnreachable")
       }
+    }))
+
+  it.effect("uses a certificate that was renewed, and keeps the old one while the new one can't be used", () =>
+    Effect.gen(function*() {
+      const ours = yield* makeAuthority
+      const elsewhere = ours("IP:127.0.0.2")
+      let identity = elsewhere
+      const peer = yield* startServer({ files: [{ entry: file }] }, { tls: Effect.sync(() => identity) })
+      const fetched = Effect.flatMap(
+        makeClient({ tls: ours("IP:127.0.0.1") }),
+        (client) => Effect.result(client.fetch(peer, file, 0, collector()))
+      )
+      assert.strictEqual((yield* fetched)._tag, "Failure")
+      const renewed = ours("IP:127.0.0.1")
+      // Replaced by halves: a key that does not belong to the certificate.
+      identity = { ...renewed, key: elsewhere.key }
+      yield* TestClock.adjust("10 seconds")
+      assert.strictEqual((yield* fetched)._tag, "Failure")
+      identity = renewed
+      yield* TestClock.adjust("10 seconds")
+      assert.strictEqual((yield* fetched)._tag, "Success")
+    }))
+
+  it.live("refuses a node whose certificate was made for another, on both sides", () =>
+    Effect.gen(function*() {
+      const ours = yield* makeAuthority
+      const made = (node: string) => ours(`IP:127.0.0.1,URI:${nodeUri(node)}`)
+      const logs: Array<string> = []
+      const server = (tls: TlsIdentity) => startServer({ files: [{ entry: file }] }, { tls }, logs)
+      const fetched = Effect.fnUntraced(function*(peer: Peer, tls: TlsIdentity) {
+        return yield* Effect.result((yield* makeClient({ tls })).fetch(peer, file, 0, collector()))
+      })
+      // The server is node-a, the client node-b.
+      const right = yield* server(made("node-a"))
+      assert.strictEqual((yield* fetched(right, made("node-b")))._tag, "Success")
+      assert.strictEqual((yield* fetched(right, ours("IP:127.0.0.1")))._tag, "Success")
+      const thief = yield* fetched(right, made("node-c"))
+      assert(thief._tag === "Failure")
+      assert.deepInclude(thief.failure, { _tag: "PeerRejected", code: "auth" })
+      assert.include(logs.join("\n"), "node-c's certificate")
+      const wrong = yield* fetched(yield* server(made("node-c")), made("node-b"))
+      assert(wrong._tag === "Failure" && wrong.failure._tag === "PeerUnreachable")
+      assert.include(wrong.failure.detail, "node-c")
     }))
 
   it.live("says at its start that a certificate can't be used", () =>

@@ -20,7 +20,9 @@ describe("dial", () => {
       const { peer } = yield* rawPeer((socket) => socket.resume())
       const pool = ReceiveBuffers.makePool(8)
       for (const turn of turns) {
-        const dialled = yield* Effect.scoped(dial({ address: peer.address, tls: undefined, pool, timeoutMillis: 1000 }))
+        const dialled = yield* Effect.scoped(
+          dial({ address: peer.address, node: "peer", tls: undefined, pool, timeoutMillis: 1000 })
+        )
           .pipe(Effect.provideService(Scheduler.MaxOpsBeforeYield, turn), Effect.result)
         assert.isTrue(Result.isSuccess(dialled), `a turn of ${turn}`)
       }
@@ -47,16 +49,17 @@ describe("dial", () => {
       }
       const { peer } = yield* rawPeer((socket) => socket.write("abc"))
       const reading = yield* Deferred.make<void>()
-      const fiber = yield* dial({ address: peer.address, tls: undefined, pool, timeoutMillis: 1000 }).pipe(
-        Effect.flatMap((connection) =>
-          connection.read().pipe(
-            Effect.andThen(Deferred.succeed(reading, undefined)),
-            Effect.andThen(connection.read())
-          )
-        ),
-        Effect.scoped,
-        Effect.forkChild
-      )
+      const fiber = yield* dial({ address: peer.address, node: "peer", tls: undefined, pool, timeoutMillis: 1000 })
+        .pipe(
+          Effect.flatMap((connection) =>
+            connection.read().pipe(
+              Effect.andThen(Deferred.succeed(reading, undefined)),
+              Effect.andThen(connection.read())
+            )
+          ),
+          Effect.scoped,
+          Effect.forkChild
+        )
       yield* Deferred.await(reading)
       yield* Fiber.interrupt(fiber)
       assert.deepStrictEqual(yield* Deferred.await(given), { sockets: 1, closed: 1 })

@@ -1,6 +1,7 @@
 /** One connection to another node: bytes in, bytes out, each as an effect. */
 import { Clock, Effect, Option, Schema } from "effect"
 import type { Socket } from "node:net"
+import { certifiedNode } from "./Tls.ts"
 
 /** The connection broke. What was sent last may or may not have arrived. */
 export class ConnectionLost extends Schema.TaggedError<ConnectionLost>()("ConnectionLost", { detail: Schema.String }) {
@@ -19,6 +20,8 @@ export class NoProgress extends Schema.TaggedError<NoProgress>()("NoProgress", {
 export interface Connection {
   /** Address and port of the other side, for the log. */
   readonly remote: string
+  /** The node that the other side's certificate was made for, when it says so. */
+  readonly certified: () => string | undefined
   /** The next bytes, lent until the next `read`; `none` once the other side has ended. */
   readonly read: (progress?: Progress) => Effect.Effect<Option.Option<Uint8Array>, ConnectionLost>
   /**
@@ -131,6 +134,7 @@ export const fromSocket = (socket: Socket, received: Received): SocketConnection
 
   const connection: Connection = {
     remote: `${socket.remoteAddress ?? "?"}:${socket.remotePort ?? "?"}`,
+    certified: () => certifiedNode(socket),
     read: (progress) =>
       // Looks and begins to wait in one step: what arrived in between would wake nobody.
       Effect.callback<Option.Option<Uint8Array>, ConnectionLost>((resume) => {

@@ -5,7 +5,7 @@ import { connect as connectTls } from "node:tls"
 import { type Address, addressText } from "../../ports/Membership.ts"
 import { type Connection, fromSocket } from "./Connection.ts"
 import * as ReceiveBuffers from "./ReceiveBuffers.ts"
-import type { TlsMaterial } from "./Tls.ts"
+import type { Followed } from "./Tls.ts"
 
 /** Nobody answers there, or not somebody whom we trust. */
 export class DialFailed extends Schema.TaggedError<DialFailed>()("DialFailed", {
@@ -19,13 +19,16 @@ export class DialFailed extends Schema.TaggedError<DialFailed>()("DialFailed", {
 
 export interface DialOptions {
   readonly address: Address
-  readonly tls: TlsMaterial | undefined
+  /** Who is expected there. */
+  readonly node: string
+  readonly tls: Followed | undefined
   readonly pool: ReceiveBuffers.BufferPool
   readonly timeoutMillis: number
 }
 
 /**
- * Connects; with TLS, the peer's certificate must be signed by our authority and name the address that is dialled.
+ * Connects; with TLS, the peer's certificate must be signed by our authority and name the address that is dialled. One
+ * that names a node must name the one that is expected.
  * Closing the scope, or interrupting, destroys the connection at once.
  */
 export const dial = (options: DialOptions): Effect.Effect<Connection, DialFailed, Scope.Scope> => {
@@ -50,6 +53,10 @@ export const dial = (options: DialOptions): Effect.Effect<Connection, DialFailed
         orElse: () => Effect.fail(failed(`no answer within ${options.timeoutMillis} ms`))
       })
     )
+    const certified = connection.certified()
+    if (certified !== undefined && certified !== options.node) {
+      return yield* failed(`its certificate is that of ${certified}, not of ${options.node}`)
+    }
     return connection
   })
 }
@@ -80,7 +87,9 @@ const open = (options: DialOptions): Opened => {
       }
     }
   }
-  const socket = options.tls === undefined ? connectTcp(settings) : connectTls({ ...options.tls, ...settings })
+  const socket = options.tls === undefined
+    ? connectTcp(settings)
+    : connectTls({ ...options.tls.current(), ...settings })
   const { arrived, connection } = fromSocket(socket, { take: buffers.take, demand: () => undefined })
   const connected = Deferred.makeUnsafe<void, string>()
   socket.once(options.tls === undefined ? "connect" : "secureConnect", () => {

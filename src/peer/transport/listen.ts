@@ -10,7 +10,7 @@ import { createServer as createTlsServer } from "node:tls"
 import { addressText } from "../../ports/Membership.ts"
 import * as Metrics from "../../telemetry/Metrics.ts"
 import { type Connection, fromSocket } from "./Connection.ts"
-import type { TlsMaterial } from "./Tls.ts"
+import type { Followed } from "./Tls.ts"
 
 /** The address can't be listened on. */
 export class ListenFailed extends Schema.TaggedError<ListenFailed>()("ListenFailed", {
@@ -43,7 +43,7 @@ export interface ListenOptions<A extends Admitted, R> {
   readonly host: string
   /** 0 takes a free one. */
   readonly port: number
-  readonly tls: TlsMaterial | undefined
+  readonly tls: Followed | undefined
   /** How long handlers may go on after the scope began to close. */
   readonly graceMillis: number
   /** How long a TLS handshake may take. */
@@ -93,12 +93,13 @@ export const listen = <A extends Admitted, R>(
     const endsOf = (socket: Socket) => `${socket.remoteAddress} ${socket.remotePort} ${socket.localAddress}`
 
     const secure = options.tls === undefined ? undefined : createTlsServer({
-      ...options.tls,
+      ...options.tls.current(),
       allowHalfOpen: true,
       requestCert: true,
       rejectUnauthorized: true,
       handshakeTimeout: options.handshakeMillis
     })
+    options.tls?.onRenewed((material) => secure?.setSecureContext({ ...material }))
     secure?.on("secureConnection", (socket) => {
       const admitted = shaking.get(endsOf(socket))
       if (admitted === undefined) socket.destroy()

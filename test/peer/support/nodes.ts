@@ -4,6 +4,7 @@ import { connect, createServer, type Socket } from "node:net"
 import * as FetchClientTcp from "../../../src/peer/FetchClientTcp.ts"
 import * as FetchServer from "../../../src/peer/FetchServer.ts"
 import * as RateLimits from "../../../src/peer/RateLimits.ts"
+import type { ReadIdentity, TlsIdentity } from "../../../src/peer/transport/Tls.ts"
 import type { ByteSink } from "../../../src/ports/ByteSink.ts"
 import { FetchClient } from "../../../src/ports/FetchClient.ts"
 import { NodeId } from "../../../src/ports/FileEntry.ts"
@@ -14,6 +15,14 @@ export const secret = Redacted.make("a secret of the tests")
 export const clusterName = "test-cluster"
 export const nodeA = NodeId.make("node-a")
 
+/** TLS with one identity for ever, or one that is read again. */
+export interface TlsOption {
+  readonly tls?: TlsIdentity | ReadIdentity | undefined
+}
+
+const reading = ({ tls }: TlsOption): ReadIdentity | undefined =>
+  tls === undefined || Effect.isEffect(tls) ? tls : Effect.succeed(tls)
+
 const noLimits = RateLimits.layer({ pullBytesPerSecond: 0, serveBytesPerSecond: 0 })
 const layerLimits = (limits: RateLimits.RateLimits["Service"] | undefined) =>
   limits === undefined ? noLimits : Layer.succeed(RateLimits.RateLimits, limits)
@@ -21,7 +30,7 @@ const layerLimits = (limits: RateLimits.RateLimits["Service"] | undefined) =>
 /** Starts a server on a free port of this machine. What it logs goes to `logs`. */
 export const startServer = (
   doubles: Parameters<typeof ports>[0],
-  options: Partial<FetchServer.Options> = {},
+  options: Omit<Partial<FetchServer.Options>, "tls"> & TlsOption = {},
   logs: Array<string> = [],
   limits?: RateLimits.RateLimits["Service"]
 ) =>
@@ -34,7 +43,8 @@ export const startServer = (
       serveTimeoutMillis: 5000,
       maxConnections: 64,
       maxServes: 8,
-      ...options
+      ...options,
+      tls: reading(options)
     }).pipe(
       Layer.provide(ports(doubles)),
       Layer.provide(layerLimits(limits)),
@@ -46,7 +56,7 @@ export const startServer = (
   )
 
 export const makeClient = (
-  options: Partial<FetchClientTcp.Options> = {},
+  options: Omit<Partial<FetchClientTcp.Options>, "tls"> & TlsOption = {},
   limits?: RateLimits.RateLimits["Service"]
 ) =>
   Layer.build(
@@ -56,7 +66,8 @@ export const makeClient = (
       secret,
       fetchTimeoutMillis: 5000,
       requireSignedAcks: false,
-      ...options
+      ...options,
+      tls: reading(options)
     }).pipe(Layer.provide(layerLimits(limits)))
   ).pipe(Effect.flatMap((context) => FetchClient.pipe(Effect.provide(context))))
 
