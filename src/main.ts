@@ -9,6 +9,7 @@ import { manifestCommand } from "./cli/manifest.ts"
 import { nodeCommand } from "./cli/node.ts"
 import { publishCommand } from "./cli/publish.ts"
 import { statusCommand } from "./cli/status.ts"
+import { tlsCommand } from "./cli/tls.ts"
 import { verifyCommand } from "./cli/verify.ts"
 import { whyCommand } from "./cli/why.ts"
 import { version } from "./version.ts"
@@ -23,6 +24,7 @@ const cli = Command.make("file-replication").pipe(
     forgetCommand,
     publishCommand,
     manifestCommand,
+    tlsCommand,
     demoCommand
   ])
 )

@@ -1,0 +1,70 @@
+/** Certificates made by the command, and nodes that use them. */
+import { assert, describe, it } from "@effect/vitest"
+import { Context, Effect, Option } from "effect"
+import { X509Certificate } from "node:crypto"
+import { readFile, stat } from "node:fs/promises"
+import { join } from "node:path"
+import { Puller } from "../../src/replication/Puller.ts"
+import { temporaryFolder } from "../support/folder.ts"
+import { publish, start, untilComplete } from "../support/realNode.ts"
+import { run } from "./command.ts"
+
+const text = (folder: string, name: string) => Effect.promise(() => readFile(join(folder, name), "utf8"))
+
+describe("tls init", () => {
+  it.live("makes what two nodes need to trust each other, and nobody else", () =>
+    Effect.gen(function*() {
+      const folder = yield* temporaryFolder
+      const certificates = join(folder, "tls")
+      const nodes = ["--node", "writer=127.0.0.1,localhost", "--node", "reader=127.0.0.1"]
+      const made = yield* run(["tls", "init", certificates, ...nodes])
+      assert.strictEqual(made.code, 0, made.stderr)
+      assert.include(made.stdout, "tls_enabled = true")
+      for (const key of ["ca.key", "writer.key", "reader.key"]) {
+        assert.strictEqual((yield* Effect.promise(() => stat(join(certificates, key)))).mode & 0o777, 0o600)
+      }
+      const certificate = new X509Certificate(yield* text(certificates, "writer.pem"))
+      assert.isTrue(certificate.verify(new X509Certificate(yield* text(certificates, "ca.pem")).publicKey))
+      assert.strictEqual(certificate.checkIP("127.0.0.1"), "127.0.0.1")
+      assert.strictEqual(certificate.checkHost("localhost"), "localhost")
+      assert.isFalse(certificate.ca)
+
+      const tls = (name: string, files = name) => ({
+        tlsEnabled: true,
+        tlsCaFile: Option.some(join(certificates, "ca.pem")),
+        tlsCertFile: Option.some(join(certificates, `${files}.pem`)),
+        tlsKeyFile: Option.some(join(certificates, `${files}.key`))
+      })
+      const writer = yield* start(folder, "writer", tls("writer"))
+      yield* publish(writer, "db/a", "bytes")
+      const reader = yield* start(folder, "reader", tls("reader"))
+      yield* untilComplete(reader)
+
+      // Another node with a certificate that was made for the reader gets nothing.
+      const thief = yield* start(folder, "thief", { ...tls("thief", "reader"), retryMaxAttempts: 1 })
+      const receipts = yield* Context.get(thief, Puller).stats.pipe(
+        Effect.repeat({ until: ({ failed, pulled }) => failed + pulled > 0 })
+      )
+      assert.strictEqual(receipts.pulled, 0)
+    }))
+
+  it.live("adds nodes to an authority that is there, and replaces a certificate only when it is told to", () =>
+    Effect.gen(function*() {
+      const folder = yield* temporaryFolder
+      const init = (...args: ReadonlyArray<string>) => run(["tls", "init", folder, ...args])
+      yield* init("--node", "a=10.0.0.1")
+      const [authority, first] = [yield* text(folder, "ca.pem"), yield* text(folder, "a.pem")]
+      const again = yield* init("--node", "a=10.0.0.1", "--node", "b=db.example")
+      assert.include(again.stdout, "is there already")
+      assert.deepStrictEqual([yield* text(folder, "ca.pem"), yield* text(folder, "a.pem")], [authority, first])
+      assert.isTrue(
+        new X509Certificate(yield* text(folder, "b.pem")).verify(new X509Certificate(authority).publicKey)
+      )
+      yield* init("--node", "a=10.0.0.1", "--renew")
+      assert.notStrictEqual(yield* text(folder, "a.pem"), first)
+      for (const wrong of ["a", "a=", "a b=10.0.0.1", "ca=10.0.0.1", "a=10.0.0.1,-\n", "a=..//"]) {
+        const refused = yield* init("--node", wrong)
+        assert.strictEqual(refused.code, 2, wrong)
+      }
+    }))
+})
