@@ -1,6 +1,6 @@
 /** Certificates made by the command, and nodes that use them. */
 import { assert, describe, it } from "@effect/vitest"
-import { Context, Effect, Option } from "effect"
+import { Context, Effect, Option, Schedule } from "effect"
 import { X509Certificate } from "node:crypto"
 import { readFile, stat } from "node:fs/promises"
 import { join } from "node:path"
@@ -43,7 +43,7 @@ describe("tls init", () => {
       // Another node with a certificate that was made for the reader gets nothing.
       const thief = yield* start(folder, "thief", { ...tls("thief", "reader"), retryMaxAttempts: 1 })
       const receipts = yield* Context.get(thief, Puller).stats.pipe(
-        Effect.repeat({ until: ({ failed, pulled }) => failed + pulled > 0 })
+        Effect.repeat({ until: ({ failed, pulled }) => failed + pulled > 0, schedule: Schedule.spaced("20 millis") })
       )
       assert.strictEqual(receipts.pulled, 0)
     }))
