@@ -5,8 +5,7 @@
  */
 import { DateTime, Effect, Schema } from "effect"
 import { randomBytes, webcrypto } from "node:crypto"
-import { isIP } from "node:net"
-import { nodeUri } from "../peer/transport/Tls.ts"
+import { isNumeric, nodeUri } from "../peer/transport/Tls.ts"
 
 /** A certificate could not be made, or what was given is none. */
 export class CertificateFailed extends Schema.TaggedError<CertificateFailed>()("CertificateFailed", {
@@ -113,7 +112,7 @@ export const issue = Effect.fn("issue")(function*(options: {
         new x509.KeyUsagesExtension(x509.KeyUsageFlags.digitalSignature, true),
         new x509.ExtendedKeyUsageExtension([x509.ExtendedKeyUsage.serverAuth, x509.ExtendedKeyUsage.clientAuth]),
         new x509.SubjectAlternativeNameExtension([
-          ...options.hosts.map((host) => ({ type: isIP(host) === 0 ? "dns" : "ip", value: host } as const)),
+          ...options.hosts.map((host) => ({ type: isNumeric(host) ? "ip" : "dns", value: host } as const)),
           { type: "url", value: nodeUri(options.node) }
         ]),
         await x509.AuthorityKeyIdentifierExtension.create(issuer)

@@ -1,8 +1,8 @@
 /** `file-replication tls init`: an authority and node certificates for a first cluster. */
 import { Console, Effect, FileSystem, Schema } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
-import { isIP } from "node:net"
 import { join, resolve } from "node:path"
+import { isNumeric } from "../peer/transport/Tls.ts"
 import { NodeId } from "../ports/FileEntry.ts"
 import { issue, type Issued, makeAuthority } from "./certificates.ts"
 import { fileFailed } from "./userFiles.ts"
@@ -12,8 +12,7 @@ const Node = Schema.String.check(
   Schema.makeFilter((text: string) => parseNode(text) !== undefined || "a node such as reader-1=10.0.0.2,db.example")
 )
 
-const isHost = (text: string): boolean =>
-  isIP(text) !== 0 || /^(?=.{1,253}$)[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*$/.test(text)
+const isHost = (text: string): boolean => isNumeric(text) || /^(?=.{1,253}$)[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*$/.test(text)
 
 const parseNode = (text: string): { readonly id: string; readonly hosts: ReadonlyArray<string> } | undefined => {
   const at = text.indexOf("=")

@@ -1,6 +1,6 @@
 /** Mutual TLS between nodes: one certificate a node, one authority for all. */
 import { Duration, Effect, Redacted, Schema, type Scope } from "effect"
-import type { Socket } from "node:net"
+import { isIP, type Socket } from "node:net"
 import { createSecureContext, TLSSocket } from "node:tls"
 
 /** What a node shows and whom it trusts, as PEM text. */
@@ -98,6 +98,9 @@ export const follow = Effect.fnUntraced(function*(
 export const nodeUri = (id: string): string => `urn:file-replication:node:${id}`
 
 const namedNode = /(?:^|, )URI:urn:file-replication:node:([A-Za-z0-9._-]{1,128})(?=,|$)/
+
+/** Whether a host is an address in numbers: a certificate holds those apart from names. */
+export const isNumeric = (host: string): boolean => isIP(host) !== 0
 
 /**
  * The node that the other side's certificate was made for; `undefined` without TLS, and for a certificate that names
