@@ -49,14 +49,25 @@ export const layer = (
     })
   )
 
-/**
- * Settings from a file and the environment. Without `file`, `ARC_CONFIG` names it, and without that there is none.
- * Warnings are logged; every offence is in one {@link ConfigError}.
- */
-export const load = (options: {
+/** Where settings are read from. */
+export interface LoadOptions {
+  /** Without it `ARC_CONFIG` names it, and without that there is none. */
   readonly file: Option.Option<string>
   readonly environment: Readonly<Record<string, string | undefined>>
-}): Effect.Effect<Settings, ConfigError> =>
+}
+
+/**
+ * Settings from a file and the environment. Warnings are logged; every offence is in one {@link ConfigError}.
+ */
+export const load = (options: LoadOptions): Effect.Effect<Settings, ConfigError> =>
+  Effect.gen(function*() {
+    const { settings, warnings } = yield* inspect(options)
+    yield* Effect.forEach(warnings, (warning) => Effect.logWarning(warning), { discard: true })
+    return settings
+  })
+
+/** The same, with what was ignored and what set each key; nothing is logged. */
+export const inspect = (options: LoadOptions): Effect.Effect<Resolve.Resolved, ConfigError> =>
   Effect.gen(function*() {
     const path = Option.orElse(options.file, () => Option.fromUndefinedOr(options.environment["ARC_CONFIG"]))
     const file = Option.isNone(path) ? {} : { file: yield* readText(path.value, "the configuration file") }
@@ -67,8 +78,7 @@ export const load = (options: {
     }
     const resolved = Resolve.resolve({ ...input, secretFiles })
     if (Result.isFailure(resolved)) return yield* new ConfigError({ offences: resolved.failure })
-    yield* Effect.forEach(resolved.success.warnings, (warning) => Effect.logWarning(warning), { discard: true })
-    return resolved.success.settings
+    return resolved.success
   })
 
 const readText = (path: string, what: string): Effect.Effect<string, ConfigError> =>

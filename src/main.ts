@@ -1,12 +1,15 @@
 #!/usr/bin/env node
 /** The command `file-replication`. Exit codes: 0 done, 1 failed, 2 wrong configuration or usage, 130 interrupted. */
-import { NodeRuntime, NodeServices } from "@effect/platform-node"
-import { Cause, Console, Effect, Exit, Logger, Runtime } from "effect"
+import { NodeHttpClient, NodeRuntime, NodeServices } from "@effect/platform-node"
+import { Cause, Console, Effect, Exit, Layer, Logger, Runtime } from "effect"
 import { CliError, Command } from "effect/cli"
+import { configCommand } from "./cli/config.ts"
 import { demoCommand } from "./cli/demo/demo.ts"
+import { filesCommand } from "./cli/files.ts"
 import { forgetCommand } from "./cli/forget.ts"
 import { manifestCommand } from "./cli/manifest.ts"
 import { nodeCommand } from "./cli/node.ts"
+import { pauseCommand, resumeCommand } from "./cli/pause.ts"
 import { publishCommand } from "./cli/publish.ts"
 import { statusCommand } from "./cli/status.ts"
 import { tlsCommand } from "./cli/tls.ts"
@@ -19,12 +22,16 @@ const cli = Command.make("file-replication").pipe(
   Command.withSubcommands([
     nodeCommand,
     statusCommand,
+    filesCommand,
     whyCommand,
     verifyCommand,
+    pauseCommand,
+    resumeCommand,
     forgetCommand,
     publishCommand,
     manifestCommand,
     tlsCommand,
+    configCommand,
     demoCommand
   ])
 )
@@ -44,7 +51,7 @@ const teardown: Runtime.Teardown = (exit, onExit) => {
 
 Command.run(cli, { version }).pipe(
   Effect.tapError(explain),
-  Effect.provide(NodeServices.layer),
+  Effect.provide(Layer.merge(NodeServices.layer, NodeHttpClient.layerNodeHttp)),
   Effect.provideService(Logger.LogToStderr, true),
   NodeRuntime.runMain({ teardown, disableErrorReporting: true })
 )

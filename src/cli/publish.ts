@@ -1,7 +1,9 @@
 /** `file-replication publish`: files of this machine, published by this node. */
-import { Console, Duration, Effect, Layer, Option, Schema } from "effect"
+import { Console, Duration, Effect, FileSystem, Layer, Option, Schema, Stream } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
 import { basename } from "node:path"
+import { Registration } from "../http/Api.ts"
+import * as ExactJson from "../ports/ExactJson.ts"
 import type { Registered } from "../ports/FileEntry.ts"
 import { layerGuestBackend, layerPorts, layerRoom, type StartError } from "../Replication.ts"
 import * as Background from "../replication/Background.ts"
@@ -11,8 +13,10 @@ import * as Placement from "../replication/Placement.ts"
 import * as Registrar from "../replication/Registrar.ts"
 import { folders, ReplicationConfig, type Settings } from "../ReplicationConfig.ts"
 import * as FolderLock from "../sqlite/FolderLock.ts"
-import { config, configured } from "./flags.ts"
-import { fileBytes } from "./userFiles.ts"
+import { type Client, fileAddress, place } from "./client.ts"
+import { json, nodeFlags } from "./flags.ts"
+import { showing } from "./progress.ts"
+import { fileBytes, type FileFailed } from "./userFiles.ts"
 
 /** The arguments don't fit each other. */
 export class Misused extends Schema.TaggedError<Misused>()("Misused", { detail: Schema.String }) {
@@ -77,6 +81,7 @@ export interface PublishOptions {
   /** How many nodes must hold each file, this one included. */
   readonly wait: Option.Option<number>
   readonly timeoutMillis: number
+  readonly json: boolean
 }
 
 /** Waits until all of them are on so many nodes. */
@@ -96,26 +101,69 @@ const untilCopied = Effect.fnUntraced(function*(files: ReadonlyArray<Registered>
   if (few.length > 0) return yield* new TooFewCopies({ wanted, timeoutMillis: millis, files: few })
 })
 
-export const publish = Effect.fn("publish")(function*(files: ReadonlyArray<string>, options: PublishOptions) {
-  const registrar = yield* Registrar.Registrar
-  if (files.length === 0) return yield* new Misused({ detail: "name at least one file to publish" })
+const tell = ({ entry, revision }: Registered, json: boolean) =>
+  Console.log(
+    json
+      ? ExactJson.stringify({ entry, revision })
+      : `${entry.path}  ${entry.size_bytes} bytes  sha256 ${entry.sha256}  revision ${revision}`
+  )
+
+/** Publishes files, one after the other, and says each as soon as it is. */
+const publish = Effect.fn("publish")(function*<E, R>(
+  files: ReadonlyArray<string>,
+  options: PublishOptions,
+  put: (path: string, bytes: Stream.Stream<Uint8Array, FileFailed>, length: number | undefined) => Effect.Effect<
+    Registered,
+    E,
+    R
+  >
+) {
+  const fs = yield* FileSystem.FileSystem
   const published: Array<Registered> = []
   for (const { file, path } of targets(files, options.as)) {
-    const registered = yield* registrar.publish({ path }, fileBytes(file))
-    const { entry, revision } = registered
+    // A pipe has no length, and so no end in sight.
+    const info = yield* Effect.option(fs.stat(file))
+    const total = Option.isSome(info) && info.value.type === "File" ? Number(info.value.size) : undefined
+    let done = 0
+    const bytes = fileBytes(file).pipe(
+      Stream.provideService(FileSystem.FileSystem, fs),
+      Stream.tap((chunk) => Effect.sync(() => (done += chunk.length)))
+    )
+    const registered = yield* showing(path, () => ({ done, total }), put(path, bytes, total))
     published.push(registered)
-    yield* Console.log(`${entry.path}  ${entry.size_bytes} bytes  sha256 ${entry.sha256}  revision ${revision}`)
+    yield* tell(registered, options.json)
   }
+  return published
+})
+
+const copied = Effect.fnUntraced(function*(published: ReadonlyArray<Registered>, options: PublishOptions) {
   if (Option.isNone(options.wait)) return
   yield* untilCopied(published, options.wait.value, options.timeoutMillis)
-  yield* Console.log(`on ${options.wait.value} nodes, verified`)
+  if (!options.json) yield* Console.log(`on ${options.wait.value} nodes, verified`)
 })
+
+/** By a running node, over HTTP. */
+const publishRunning = (client: Client, files: ReadonlyArray<string>, options: PublishOptions) =>
+  publish(
+    files,
+    options,
+    (path, bytes, length) => client.send(fileAddress("/api/v1/files", path), bytes, length, Registration)
+  )
+
+/** Beside a node that can't be asked, or without one. */
+const publishBeside = (files: ReadonlyArray<string>, options: PublishOptions) =>
+  Effect.gen(function*() {
+    const registrar = yield* Registrar.Registrar
+    const published = yield* publish(files, options, (path, bytes) => registrar.publish({ path }, bytes))
+    yield* copied(published, options)
+  })
 
 const copies = Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 10_000 }, { expected: "a number of nodes" }))
 const seconds = Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 86_400 }, { expected: "1 to 86400 seconds" }))
 
 export const publishCommand = Command.make("publish", {
-  config,
+  ...nodeFlags,
+  json,
   files: Argument.String("FILE").pipe(Argument.withDescription("A file to publish"), Argument.atLeast(1)),
   as: Flag.String("as").pipe(
     Flag.withDescription("The path to publish it under; for several files, the folder"),
@@ -133,9 +181,25 @@ export const publishCommand = Command.make("publish", {
     Flag.withDescription("How long to wait for that; then it fails and says who does not hold them"),
     Flag.withDefault(60)
   )
-}, ({ as, config, files, timeout, wait }) =>
+}, ({ as, files, json, timeout, wait, ...flags }) =>
   Effect.gen(function*() {
-    const settings = yield* configured(config)
-    const layer = layerRegistrar(settings).pipe(Layer.provide(Layer.succeed(ReplicationConfig, settings)))
-    yield* Effect.provide(publish(files, { as, wait, timeoutMillis: timeout * 1000 }), layer)
+    if (files.length === 0) return yield* new Misused({ detail: "name at least one file to publish" })
+    const options = { as, json, wait, timeoutMillis: timeout * 1000 }
+    const found = yield* place(flags)
+    if (found._tag === "Files") {
+      const config = Layer.succeed(ReplicationConfig, found.settings)
+      return yield* Effect.provide(publishBeside(files, options), Layer.provide(layerRegistrar(found.settings), config))
+    }
+    if (found.settings === undefined && Option.isSome(wait)) {
+      return yield* new Misused({
+        detail: "--wait asks the other nodes itself and needs the node's --config, not --url"
+      })
+    }
+    const published = yield* publishRunning(found.client, files, options)
+    if (found.settings === undefined || Option.isNone(wait)) return
+    const ports = Layer.provide(
+      layerPorts({ backend: layerGuestBackend }),
+      Layer.succeed(ReplicationConfig, found.settings)
+    )
+    yield* Effect.provide(copied(published, options), Layer.provide(Copies.layer, ports))
   })).pipe(Command.withDescription("Write files into this node and register them, so that every node pulls them"))

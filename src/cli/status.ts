@@ -1,16 +1,16 @@
 /** `file-replication status`: where a node stands, from its own files and, while it runs, from itself. */
-import { Clock, Console, Duration, Effect, Option, Schema } from "effect"
-import { Command } from "effect/cli"
-import { FetchHttpClient, HttpClient, HttpClientResponse } from "effect/http"
+import { Clock, Console, Duration, Effect, Option, Schema, Stdio } from "effect"
+import { Command, Flag } from "effect/cli"
+import { NodeStatus } from "../http/Api.ts"
 import { NodeId, Revision } from "../ports/FileEntry.ts"
 import { Inventory } from "../ports/Inventory.ts"
 import { Cursor, Manifest } from "../ports/Manifest.ts"
-import { addressText, Membership } from "../ports/Membership.ts"
+import { Membership } from "../ports/Membership.ts"
 import { Status } from "../replication/Status.ts"
-import { ReplicationConfig, type Settings } from "../ReplicationConfig.ts"
+import { type Client, faceOf, makeClient, patience, urlOf } from "./client.ts"
 import { size } from "./demo/display.ts"
-import { beside, config, json } from "./flags.ts"
-import { moment, sheet } from "./operator.ts"
+import { configured, json, nodeFlags } from "./flags.ts"
+import { layerBeside, moment, sheet } from "./operator.ts"
 
 const Amount = Schema.Struct({ files: Schema.Natural, bytes: Schema.Natural })
 
@@ -34,39 +34,44 @@ type StatusReport = typeof StatusReport.Type
 
 const encodeReport = Schema.encodeSync(Schema.fromJsonString(StatusReport))
 
-const patience = Duration.seconds(2)
+/** What a running node says. */
+const said = (client: Client) => client.call("GET", "/api/v1/cluster/status", NodeStatus)
 
-/** Where the running node is asked; `undefined` when its address is not known from outside. */
-const faceOf = (settings: Settings): string | undefined => {
-  if (!settings.serverEnabled || settings.serverPort === 0) return undefined
-  const anywhere = settings.serverHost === "0.0.0.0" || settings.serverHost === "::"
-  return `http://${
-    addressText({ host: anywhere ? "127.0.0.1" : settings.serverHost, port: settings.serverPort })
-  }/ready`
-}
+/** A node that is asked over HTTP alone: everything is its own word. */
+const fromNode = ({ head, node, status }: typeof NodeStatus.Type): StatusReport => ({
+  node,
+  head: Option.fromNullOr(head),
+  cursor: status.cursor,
+  verifiedThrough: status.verifiedThrough,
+  verified: status.verified,
+  owed: status.owed,
+  oldestOwed: status.oldestOwed,
+  failed: status.failed,
+  unlinking: status.unlinking,
+  live: Option.some(status)
+})
 
-/** Another node may listen there, or another program: only this node's own answer counts. */
-const ask = (url: string, node: NodeId) =>
-  HttpClient.get(url).pipe(
-    Effect.flatMap(HttpClientResponse.schemaBodyJson(Status)),
-    Effect.timeout(patience),
-    Effect.option,
-    Effect.map(Option.filter((status) => status.node === node)),
-    Effect.provide(FetchHttpClient.layer)
-  )
-
-const gather = Effect.gen(function*() {
-  const settings = yield* ReplicationConfig
+/** A node's files, and with them what it says of itself when it answers. */
+const fromFiles = Effect.fnUntraced(function*(client: Option.Option<Client>) {
   const inventory = yield* Inventory
   const { self } = yield* Membership
   const head = yield* Effect.option((yield* Manifest).head)
-  const face = faceOf(settings)
+  const live = yield* Option.match(client, {
+    onNone: () => Effect.succeed(Option.none()),
+    // Another node may listen there, or another program: only this node's own answer counts.
+    onSome: (client) =>
+      said(client).pipe(
+        Effect.timeout(patience),
+        Effect.option,
+        Effect.map(Option.filter(({ node }) => node === self.id))
+      )
+  })
   return {
     node: self.id,
     head,
     ...(yield* inventory.progress),
     failed: yield* inventory.failed,
-    live: face === undefined ? Option.none() : yield* ask(face, self.id)
+    live: Option.map(live, ({ status }) => status)
   } satisfies StatusReport
 })
 
@@ -139,15 +144,72 @@ const render = (report: StatusReport, face: string | undefined, now: number): st
   return `${report.node}\n${sheet(lines)}`
 }
 
-export const status = Effect.fn("status")(function*(options: { readonly json: boolean }) {
-  const report = yield* gather
-  const now = yield* Clock.currentTimeMillis
-  const face = faceOf(yield* ReplicationConfig)
-  yield* Console.log(options.json ? encodeReport(report) : render(report, face, now))
+/** Pure: a line for a log or a bar, of what a glance is for. */
+export const summary = ({ live, node, owed, verified }: StatusReport): string => {
+  const rate = Option.match(live, { onNone: () => "", onSome: (status) => `; ${pulls(status)}` })
+  const state = Option.match(live, {
+    onNone: () => "no answer",
+    onSome: ({ ready, reason }) => ready ? "ready" : `not ready: ${reason}`
+  })
+  return `${node}: ${files(verified.files)} verified, ${size(verified.bytes)}; ${files(owed.files)} owed, `
+    + `${size(owed.bytes)}${rate}; ${state}`
+}
+
+const cells = 40
+
+const bar = ({ owed, verified }: StatusReport): string => {
+  const total = verified.bytes + owed.bytes
+  const share = total === 0 ? 1 : verified.bytes / total
+  const filled = Math.floor(share * cells)
+  return `  ${"█".repeat(filled)}${"░".repeat(cells - filled)} ${Math.floor(share * 100)} % of ${size(total)}`
+}
+
+const interval = { terminal: Duration.seconds(1), plain: Duration.seconds(5) }
+
+/** Shows it again and again: redrawn in place on a terminal, a line each time otherwise. */
+const watch = Effect.fnUntraced(function*<E, R>(
+  look: Effect.Effect<StatusReport, E, R>,
+  face: string | undefined,
+  json: boolean
+) {
+  const terminal = yield* (yield* Stdio.Stdio).stdoutIsTerminal
+  const draw = Effect.gen(function*() {
+    const report = yield* look
+    if (json) return yield* Console.log(encodeReport(report))
+    if (!terminal) return yield* Console.log(summary(report))
+    const text = `${render(report, face, yield* Clock.currentTimeMillis)}\n\n${bar(report)}`
+    yield* Effect.sync(() => process.stdout.write(`\u001b[H\u001b[2J${text}\n`))
+  })
+  return yield* draw.pipe(
+    Effect.andThen(Effect.sleep(terminal ? interval.terminal : interval.plain)),
+    Effect.forever
+  )
 })
 
-export const statusCommand = Command.make(
-  "status",
-  { config, json },
-  ({ config, json }) => beside(config, status({ json }))
-).pipe(Command.withDescription("Say where this node stands: what it holds, what it owes, whether it is ready"))
+export const statusCommand = Command.make("status", {
+  ...nodeFlags,
+  json,
+  watch: Flag.Boolean("watch").pipe(
+    Flag.withAlias("w"),
+    Flag.withDescription("Show it again and again until interrupted"),
+    Flag.withDefault(false)
+  )
+}, ({ json, watch: again, ...flags }) =>
+  Effect.gen(function*() {
+    const show = Effect.fnUntraced(function*<E, R>(look: Effect.Effect<StatusReport, E, R>, face: string | undefined) {
+      if (again) return yield* watch(look, face, json)
+      const report = yield* look
+      yield* Console.log(json ? encodeReport(report) : render(report, face, yield* Clock.currentTimeMillis))
+    })
+    const url = urlOf(flags)
+    if (Option.isSome(url)) {
+      const client = yield* makeClient(url.value, Option.none())
+      return yield* show(Effect.map(said(client), fromNode), client.url)
+    }
+    const settings = yield* configured(flags.config)
+    const face = faceOf(settings)
+    const client = face === undefined ? Option.none() : Option.some(yield* makeClient(face, Option.none()))
+    yield* Effect.provide(show(fromFiles(client), face), layerBeside(settings))
+  })).pipe(
+    Command.withDescription("Say where this node stands: what it holds, what it owes, whether it is ready")
+  )

@@ -1,13 +1,18 @@
 /** `file-replication verify`: every byte that this node calls verified, hashed again. */
-import { Console, Effect, Layer, Schema } from "effect"
+import { Console, Duration, Effect, Layer, Schedule, Schema } from "effect"
 import { Command, Flag } from "effect/cli"
 import { join } from "node:path"
+import { NodeStatus, Verification } from "../http/Api.ts"
+import { Inventory } from "../ports/Inventory.ts"
 import * as PathLock from "../replication/PathLock.ts"
 import * as Scrub from "../replication/Scrub.ts"
 import { folders, ReplicationConfig } from "../ReplicationConfig.ts"
 import * as FolderLock from "../sqlite/FolderLock.ts"
+import { type Client, place } from "./client.ts"
 import { size } from "./demo/display.ts"
-import { beside, config, json } from "./flags.ts"
+import { json, nodeFlags } from "./flags.ts"
+import { layerBeside } from "./operator.ts"
+import { showing } from "./progress.ts"
 
 /** Something was damaged or missing. */
 export class DamageFound extends Schema.TaggedError<DamageFound>()("DamageFound", {
@@ -20,41 +25,87 @@ export class DamageFound extends Schema.TaggedError<DamageFound>()("DamageFound"
   }
 }
 
-export interface VerifyOptions {
+/** The verification ended before its end. */
+export class VerifyFailed extends Schema.TaggedError<VerifyFailed>()("VerifyFailed", { detail: Schema.String }) {
+  override get message(): string {
+    return `the verification ended before its end: ${this.detail}; say it again to go on with it`
+  }
+}
+
+interface VerifyOptions {
   readonly json: boolean
   /** How fast files are read at most; 0: as fast as it goes. */
   readonly mebibytesPerSecond: number
 }
 
-export const verify = Effect.fn("verify")(function*(options: VerifyOptions) {
-  const { state } = folders(yield* ReplicationConfig)
-  // Two at once would share one position, and each would tell of half.
-  yield* FolderLock.acquire(join(state, "verify"), "another verify reads these files; wait until it has ended")
-  const report = yield* Effect.provide(
-    Effect.flatMap(
-      Scrub.Scrub,
-      ({ verify }) => verify({ bytesPerSecond: options.mebibytesPerSecond * 1024 * 1024 })
-    ),
-    Layer.provide(Scrub.layerGuest, PathLock.layer)
-  )
-  const { bytes, checked, damaged, missing, started } = report
+type Found = Pick<Scrub.ScrubReport, "started" | "checked" | "bytes" | "damaged" | "missing">
+
+const tell = Effect.fnUntraced(function*({ bytes, checked, damaged, missing, started }: Found, json: boolean) {
   const since = new Date(started).toISOString()
   yield* Console.log(
-    options.json
+    json
       ? JSON.stringify({ checked, bytes, damaged, missing, since })
       : `${checked} files checked since ${since}, ${size(bytes)} read: ${damaged} damaged, ${missing} missing`
   )
   if (damaged + missing > 0) return yield* new DamageFound({ damaged, missing })
+})
+
+/** Beside a node, or without one. */
+const verify = Effect.fn("verify")(function*({ json, mebibytesPerSecond }: VerifyOptions) {
+  const { state } = folders(yield* ReplicationConfig)
+  // Two at once would share one position, and each would tell of half.
+  yield* FolderLock.acquire(join(state, "verify"), "another verify reads these files; wait until it has ended")
+  const { verified } = yield* (yield* Inventory).progress
+  let done = 0
+  const work = Effect.flatMap(Scrub.Scrub, ({ verify }) =>
+    verify({
+      bytesPerSecond: mebibytesPerSecond * 1024 * 1024,
+      onProgress: ({ bytes }) => (done = bytes)
+    })).pipe(Effect.provide(Layer.provide(Scrub.layerGuest, PathLock.layer)))
+  yield* tell(yield* showing("verifying", () => ({ done, total: verified.bytes }), work), json)
 }, Effect.scoped)
 
+/** Between two looks at how it goes. */
+const interval = Duration.millis(200)
+
+/** By a running node. */
+const verifyRunning = Effect.fn("verify")(function*(client: Client, { json, mebibytesPerSecond }: VerifyOptions) {
+  yield* client.call("POST", `/api/v1/cluster/verify?rate=${mebibytesPerSecond}`, Verification)
+  let done = 0
+  let total: number | undefined
+  const look = client.call("GET", "/api/v1/cluster/status", NodeStatus).pipe(
+    Effect.tap(({ status, verification }) =>
+      Effect.sync(() => {
+        done = verification?.bytes ?? 0
+        total = status.verified.bytes
+      })
+    ),
+    Effect.repeat({
+      until: ({ verification }) => verification?.running !== true,
+      schedule: Schedule.spaced(interval)
+    })
+  )
+  const { verification } = yield* showing("verifying", () => ({ done, total }), look)
+  if (verification === null) return yield* new VerifyFailed({ detail: "the node was started anew meanwhile" })
+  if (verification.error !== null) return yield* new VerifyFailed({ detail: verification.error })
+  yield* tell({ ...verification, started: verification.started_ms }, json)
+})
+
 export const verifyCommand = Command.make("verify", {
-  config,
+  ...nodeFlags,
   json,
   rate: Flag.Int("rate").pipe(
     Flag.withDescription("Read at most so many MiB per second, 0: as fast as it goes"),
     Flag.withSchema(Schema.Natural),
     Flag.withDefault(128)
   )
-}, ({ config, json, rate }) => beside(config, verify({ json, mebibytesPerSecond: rate }))).pipe(
-  Command.withDescription("Hash every file of this node again; what is damaged is set aside and pulled again")
-)
+}, ({ json, rate, ...flags }) =>
+  Effect.gen(function*() {
+    const options = { json, mebibytesPerSecond: rate }
+    const found = yield* place(flags)
+    yield* found._tag === "Running"
+      ? verifyRunning(found.client, options)
+      : Effect.provide(verify(options), layerBeside(found.settings))
+  })).pipe(
+    Command.withDescription("Hash every file of this node again; what is damaged is set aside and pulled again")
+  )

@@ -2,11 +2,11 @@
 import { Clock, Console, Effect } from "effect"
 import { Command } from "effect/cli"
 import * as ExactJson from "../ports/ExactJson.ts"
-import type { FileReport, InManifest } from "../replication/FileReport.ts"
-import { report } from "../replication/FileReport.ts"
+import { FileReport, type InManifest, report } from "../replication/FileReport.ts"
+import { fileAddress, place } from "./client.ts"
 import { size } from "./demo/display.ts"
-import { beside, config, json, path } from "./flags.ts"
-import { moment, parsePath, sheet } from "./operator.ts"
+import { json, nodeFlags, path } from "./flags.ts"
+import { layerBeside, moment, parsePath, sheet } from "./operator.ts"
 
 type Line = readonly [string, string]
 
@@ -72,13 +72,20 @@ const render = (known: FileReport, now: number): string =>
     ])
   }`
 
-export const why = Effect.fn("why")(function*(path: string, options: { readonly json: boolean }) {
-  const known = yield* report(yield* Effect.fromResult(parsePath(path)))
-  yield* Console.log(options.json ? ExactJson.stringify(known) : render(known, yield* Clock.currentTimeMillis))
+const show = Effect.fnUntraced(function*(known: FileReport, { json }: { readonly json: boolean }) {
+  yield* Console.log(json ? ExactJson.stringify(known) : render(known, yield* Clock.currentTimeMillis))
 })
 
 export const whyCommand = Command.make(
   "why",
-  { config, json, path },
-  ({ config, json, path }) => beside(config, why(path, { json }))
+  { ...nodeFlags, json, path },
+  ({ json, path, ...flags }) =>
+    Effect.gen(function*() {
+      const parsed = yield* Effect.fromResult(parsePath(path))
+      const found = yield* place(flags)
+      const known = yield* found._tag === "Running"
+        ? found.client.call("GET", fileAddress("/api/v1/cluster/files", parsed), FileReport)
+        : Effect.provide(report(parsed), layerBeside(found.settings))
+      yield* show(known, { json })
+    })
 ).pipe(Command.withDescription("Say all that this node knows of a file, and why it is not here"))

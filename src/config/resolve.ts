@@ -19,6 +19,8 @@ export interface Resolved {
   readonly settings: Settings
   /** Sentences about what was ignored. */
   readonly warnings: ReadonlyArray<string>
+  /** By key, what set it: `file`, the name of an environment variable, or the `_file` key of a secret; absent: nothing. */
+  readonly sources: ReadonlyMap<string, string>
 }
 
 /** What a key is set to and where; `decode` turns it into a setting's value. */
@@ -55,7 +57,8 @@ export const resolve = (input: Input): Result.Result<Resolved, ReadonlyArray<str
 
   const values = evaluate((setting) => decode(setting, given.get(setting.key), offences))
   offences.push(...rules(values))
-  return offences.length > 0 ? Result.fail(offences) : Result.succeed({ settings: values, warnings })
+  const sources = new Map([...given].map(([key, { source }]) => [key, source]))
+  return offences.length > 0 ? Result.fail(offences) : Result.succeed({ settings: values, warnings, sources })
 }
 
 /** What is wrong with settings that a program gives, each with its key: `[]` when nothing is. */

@@ -5,14 +5,15 @@
  * Times are milliseconds since 1970, and what is not known is `null`. Whatever is refused is refused in the one shape
  * of `refusals.ts`. A log sequence number beyond 2^53 is a string, because most programs would round it.
  */
-import { Schema, Struct } from "effect"
+import { Schema } from "effect"
 import { HttpApi, HttpApiEndpoint, HttpApiGroup, HttpApiSchema, OpenApi } from "effect/http-api"
 import { FileEntry, NodeId, Revision } from "../ports/FileEntry.ts"
 import { FilePath } from "../ports/FilePath.ts"
 import { Cursor } from "../ports/Manifest.ts"
 import { Address, Role, Watermark } from "../ports/Membership.ts"
 import { DrainStatus } from "../replication/Drain.ts"
-import { FileReport, LocalState, OwedState } from "../replication/FileReport.ts"
+import { Files, Owed } from "../replication/FileList.ts"
+import { FileReport } from "../replication/FileReport.ts"
 import { PauseReason } from "../replication/Pauses.ts"
 import { Status } from "../replication/Status.ts"
 import { version } from "../version.ts"
@@ -114,30 +115,6 @@ const Limit = (fallback: number) =>
     Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 1000 }, { expected: "an integer from 1 to 1000" }))
       .annotate({ default: fallback })
   )
-
-export const ListedFile = Schema.Struct({ entry: FileEntry, revision: Revision, local: LocalState }).annotate({
-  identifier: "ListedFile"
-})
-
-export const Files = Schema.Struct({
-  files: Schema.Array(ListedFile),
-  /** Where the next page begins: `?cursor=` of the next call. `null` behind the last. */
-  next: Schema.NullOr(FilePath)
-})
-
-export const OwedFile = Schema.Struct({
-  path: FilePath,
-  size_bytes: Schema.Natural,
-  origin_node_id: NodeId,
-  ...Struct.omit(OwedState.fields, ["state"])
-}).annotate({ identifier: "OwedFile" })
-
-export const Owed = Schema.Struct({
-  /** How many there are in all. */
-  total: Schema.Natural,
-  bytes: Schema.Natural,
-  files: Schema.Array(OwedFile)
-})
 
 export const Registration = Schema.Struct({ entry: FileEntry, revision: Revision }).annotate({
   identifier: "Registration"

@@ -2,8 +2,9 @@
 import { assert, describe, layer } from "@effect/vitest"
 import { Effect, Option, Schedule } from "effect"
 import { connect } from "node:net"
-import { Cluster, Files, NodeStatus, Owed } from "../../src/http/Api.ts"
+import { Cluster, NodeStatus } from "../../src/http/Api.ts"
 import { DrainStatus } from "../../src/replication/Drain.ts"
+import { Files, Owed } from "../../src/replication/FileList.ts"
 import { FileReport } from "../../src/replication/FileReport.ts"
 import { ask, decode, Node, node, put, refused } from "./node.ts"
 

@@ -128,6 +128,8 @@ export const bytesHandlers = HttpApiBuilder.group(Api, "bytes", (handlers) =>
       const { held } = row.value
       const differing = yield* backend.differing([{ path, size: held.size, mtime: held.mtime, inode: held.inode }])
       if (differing.length === 0) return send(row.value, request)
+      // It may have been deleted between the two looks.
+      if (Option.isNone(yield* inventory.verified(path))) return yield* absent(path)
       yield* doubt(path)
       return notVerified(`${path} is not on this disk as it was; it is being looked at`)
     }).pipe(

@@ -1,0 +1,176 @@
+/**
+ * A running node, asked over HTTP. Commands find it by `--url`, or by the configuration's `server.host` and
+ * `server.port`, where only the node of this very configuration counts: another may listen there as well.
+ */
+import { Duration, Effect, Option, Redacted, Schema, type Stream } from "effect"
+import { HttpBody, HttpClient, HttpClientRequest, type HttpClientResponse } from "effect/http"
+import { readFile } from "node:fs/promises"
+import { join } from "node:path"
+import { Health } from "../http/Api.ts"
+import type { Code } from "../http/refusals.ts"
+import { addressText } from "../ports/Membership.ts"
+import { folders, type Settings } from "../ReplicationConfig.ts"
+import { configured, type NodeFlags } from "./flags.ts"
+
+/** Nothing answers there. */
+export class NoAnswer
+  extends Schema.TaggedError<NoAnswer>()("NoAnswer", { url: Schema.String, detail: Schema.String })
+{
+  override get message(): string {
+    return `no node answers at ${this.url}: ${this.detail}; is it running, and is this its server.host and server.port?`
+  }
+}
+
+/** The node has refused. `code` is one of the HTTP API's. */
+export class Refused extends Schema.TaggedError<Refused>()("Refused", {
+  code: Schema.String,
+  detail: Schema.String
+}) {
+  override get message(): string {
+    return this.code === ("Unauthorized" satisfies Code)
+      ? `${this.detail}; give it by --token, FILE_REPLICATION_TOKEN or the node's own --config`
+      : this.detail
+  }
+}
+
+export interface Client {
+  readonly url: string
+  /** Calls, and reads the answer as a schema says. */
+  readonly call: <A>(
+    method: "GET" | "POST" | "DELETE",
+    path: string,
+    schema: Schema.Codec<A, unknown>
+  ) => Effect.Effect<A, NoAnswer | Refused>
+  /** Sends a file of `length` bytes as it is read. */
+  readonly send: <A, E>(
+    path: string,
+    bytes: Stream.Stream<Uint8Array, E>,
+    length: number | undefined,
+    schema: Schema.Codec<A, unknown>
+  ) => Effect.Effect<A, NoAnswer | Refused>
+}
+
+/** The address of a file: slashes stay, all else is encoded. */
+export const fileAddress = (prefix: string, path: string): string =>
+  `${prefix}/${path.split("/").map(encodeURIComponent).join("/")}`
+
+const Refusal = Schema.Struct({ error: Schema.Struct({ code: Schema.String, message: Schema.String }) })
+
+const detailOf = (cause: unknown): string => {
+  if (!(cause instanceof Error)) return String(cause)
+  const { cause: below } = cause
+  return below instanceof Error && below.message !== "" ? below.message : cause.message
+}
+
+export const makeClient = Effect.fnUntraced(function*(url: string, token: Option.Option<Redacted.Redacted>) {
+  const http = yield* HttpClient.HttpClient
+  const silent = (cause: unknown) => new NoAnswer({ url, detail: detailOf(cause) })
+
+  const answered = Effect.fnUntraced(function*<A>(
+    response: HttpClientResponse.HttpClientResponse,
+    schema: Schema.Codec<A, unknown>
+  ) {
+    const text = yield* Effect.mapError(response.text, silent)
+    if (response.status >= 200 && response.status < 300) {
+      return yield* Schema.decodeUnknownEffect(Schema.fromJsonString(Schema.toCodecJson(schema)))(text).pipe(
+        Effect.mapError((error) =>
+          silent(new Error(`it answers otherwise than this version expects: ${error.message}`))
+        )
+      )
+    }
+    const refusal = Schema.decodeOption(Schema.fromJsonString(Refusal))(text)
+    return yield* Option.match(refusal, {
+      onNone: () => silent(new Error(`it answers with status ${response.status}, as no node would`)),
+      onSome: ({ error }) => new Refused({ code: error.code, detail: error.message })
+    })
+  })
+
+  const run = <A>(request: HttpClientRequest.HttpClientRequest, schema: Schema.Codec<A, unknown>) =>
+    http.execute(
+      Option.match(token, {
+        onNone: () => request,
+        onSome: (token) => HttpClientRequest.bearerToken(request, token)
+      })
+    ).pipe(
+      Effect.mapError(silent),
+      Effect.flatMap((response) => answered(response, schema))
+    )
+
+  const client: Client = {
+    url,
+    call: (method, path, schema) => run(HttpClientRequest.make(method)(url + path), schema),
+    send: (path, bytes, length, schema) =>
+      run(
+        HttpClientRequest.put(url + path).pipe(
+          HttpClientRequest.setBody(HttpBody.stream(bytes, "application/octet-stream", length))
+        ),
+        schema
+      )
+  }
+  return client
+})
+
+/** Where the node of a configuration serves; `undefined` when its address is not known from outside. */
+export const faceOf = (settings: Settings): string | undefined => {
+  if (!settings.serverEnabled || settings.serverPort === 0) return undefined
+  const anywhere = settings.serverHost === "0.0.0.0" || settings.serverHost === "::"
+  return `http://${addressText({ host: anywhere ? "127.0.0.1" : settings.serverHost, port: settings.serverPort })}`
+}
+
+/** How long a node may take to say who it is. */
+export const patience = Duration.seconds(2)
+
+/** The name of the node of a configuration, when it has run. */
+const nameOf = (settings: Settings) =>
+  Option.isSome(settings.nodeId)
+    ? Effect.succeed<string>(settings.nodeId.value)
+    : Effect.tryPromise(() => readFile(join(folders(settings).state, "node-id"), "utf8")).pipe(
+      Effect.map((text) => text.trim()),
+      Effect.orElseSucceed(() => undefined)
+    )
+
+const environment = (name: string) => Option.fromUndefinedOr(process.env[name])
+
+/** The node that was named by its address. */
+export const urlOf = (flags: NodeFlags): Option.Option<string> =>
+  Option.orElse(flags.url, () => environment("FILE_REPLICATION_URL")).pipe(
+    Option.map((url) => (/^https?:\/\//.test(url) ? url : `http://${url}`).replace(/\/+$/, ""))
+  )
+
+/** Where a node is asked: over HTTP, or from its files. */
+export type Place =
+  | { readonly _tag: "Running"; readonly client: Client; readonly settings: Settings | undefined }
+  | { readonly _tag: "Files"; readonly settings: Settings }
+
+export const place = Effect.fn("place")(function*(flags: NodeFlags): Effect.fn.Return<
+  Place,
+  Effect.Error<ReturnType<typeof configured>>,
+  HttpClient.HttpClient
+> {
+  const given = Option.orElse(flags.token, () => Option.map(environment("FILE_REPLICATION_TOKEN"), Redacted.make))
+  const url = urlOf(flags)
+  if (Option.isSome(url)) {
+    const client = yield* makeClient(url.value, given)
+    return { _tag: "Running", client, settings: undefined }
+  }
+  const settings = yield* configured(flags.config)
+  const face = faceOf(settings)
+  if (face === undefined) return { _tag: "Files", settings }
+  const client = yield* makeClient(face, Option.orElse(given, () => settings.apiToken))
+  const name = yield* nameOf(settings)
+  const health = yield* client.call("GET", "/health", Health).pipe(Effect.timeout(patience), Effect.option)
+  return name !== undefined && Option.exists(health, ({ node }) => node === name)
+    ? { _tag: "Running", client, settings }
+    : { _tag: "Files", settings }
+})
+
+/** For what only a running node can do. */
+export const running = Effect.fn("running")(function*(flags: NodeFlags) {
+  const found = yield* place(flags)
+  if (found._tag === "Running") return found.client
+  const face = faceOf(found.settings)
+  return yield* new NoAnswer({
+    url: face ?? "the node's address",
+    detail: face === undefined ? "server.enabled is off or server.port is 0" : "the node of this configuration does not"
+  })
+})
