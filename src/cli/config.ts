@@ -32,7 +32,7 @@ const check = Effect.fn("config check")(function*(file: Option.Option<string>, a
   }))
   if (asJson) return yield* Console.log(JSON.stringify({ settings: lines, warnings }))
   const keys = Math.max(...lines.map(({ key }) => key.length))
-  const shown = lines.map((line) => ({ ...line, value: text(line.value) }))
+  const shown = lines.map(({ from, key, value }) => ({ from, key, value: text(value) }))
   const width = Math.min(40, Math.max(...shown.map(({ value }) => value.length)))
   for (const { from, key, value } of shown) {
     yield* Console.log(`${key.padEnd(keys)}  ${value.padEnd(width)}  ${from}`)

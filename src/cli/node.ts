@@ -1,5 +1,5 @@
 /** `file-replication node`: one node as a process, until a signal or until whoever supervises it leaves. */
-import { Console, Context, Duration, Effect, Layer, type Option } from "effect"
+import { Console, Context, Duration, Effect, Layer, Option } from "effect"
 import { Command, Flag } from "effect/cli"
 import * as HttpFace from "../http/HttpFace.ts"
 import { FetchServer } from "../peer/FetchServer.ts"
@@ -8,51 +8,80 @@ import { layer as replicationLayer, Replication } from "../Replication.ts"
 import { Background } from "../replication/Background.ts"
 import { ReplicationConfig } from "../ReplicationConfig.ts"
 import { config, configured } from "./flags.ts"
+import * as Logs from "./logs.ts"
 import { supervised } from "./supervised.ts"
 
 export interface NodeOptions {
   readonly config: Option.Option<string>
   /** Speak the protocol of `Supervision.ts` over standard input and output. */
   readonly supervised: boolean
+  /** `none`: readable lines on a terminal, JSON otherwise. */
+  readonly logFormat: Option.Option<Logs.LogFormat>
 }
 
-export const runNode = Effect.fnUntraced(function*(options: NodeOptions) {
-  const settings = yield* configured(options.config)
-  return yield* Effect.gen(function*() {
-    const replication = yield* Replication
-    if (replication._tag === "Inactive") {
-      yield* Console.error(`replication is off: ${replication.reason}; nothing to do`)
-      return
+export const runNode = Effect.fnUntraced(
+  function*(options: NodeOptions) {
+    const settings = yield* configured(options.config)
+    yield* leaveOnSignals(settings.shutdownTimeoutMillis)
+    return yield* Effect.gen(function*() {
+      const replication = yield* Replication
+      if (replication._tag === "Inactive") {
+        yield* Console.error(`replication is off: ${replication.reason}; nothing to do`)
+        return
+      }
+      const { services } = replication
+      const { self } = Context.get(services, Membership)
+      const { address } = Context.get(services, FetchServer)
+      yield* Effect.logInfo(`node ${self.id} (${self.role}) listens on ${addressText(address)}`)
+      if (settings.serverEnabled) {
+        const face = HttpFace.layer({
+          host: settings.serverHost,
+          port: settings.serverPort,
+          apiToken: settings.apiToken
+        })
+        const http = yield* Layer.build(face).pipe(Effect.provide(services))
+        yield* Effect.logInfo(`it serves ${Context.get(http, HttpFace.HttpFace).url}/health and /ready`)
+      }
+      yield* giveUpAfter(settings.shutdownTimeoutMillis)
+      const failure = Context.get(services, Background).failure
+      yield* Effect.raceFirst(options.supervised ? Effect.provide(supervised, services) : Effect.never, failure)
+    }).pipe(
+      // This scope closes before the graph below it does.
+      Effect.scoped,
+      Effect.provide(replicationLayer().pipe(Layer.provide(Layer.succeed(ReplicationConfig, settings))))
+    )
+  },
+  (run, options) => Effect.provide(run, Logs.layer(Option.getOrUndefined(options.logFormat)))
+)
+
+/**
+ * The first signal makes the node leave, which whoever runs it takes care of, and it must have left in time; the second
+ * one ends the process at once. They are listened for until the process ends: its shutdown must hear them too.
+ */
+const leaveOnSignals = (millis: number) =>
+  Effect.sync(() => {
+    let told = false
+    const listen = (signal: NodeJS.Signals) => {
+      if (told) {
+        process.stderr.write(`a second signal, ${signal}: leaving at once\n`)
+        process.exit(signal === "SIGINT" ? 130 : 143)
+      }
+      told = true
+      leaveWithin(millis)
     }
-    const { services } = replication
-    const { self } = Context.get(services, Membership)
-    const { address } = Context.get(services, FetchServer)
-    yield* Effect.logInfo(`node ${self.id} (${self.role}) listens on ${addressText(address)}`)
-    if (settings.serverEnabled) {
-      const face = HttpFace.layer({ host: settings.serverHost, port: settings.serverPort, apiToken: settings.apiToken })
-      const http = yield* Layer.build(face).pipe(Effect.provide(services))
-      yield* Effect.logInfo(`it serves ${Context.get(http, HttpFace.HttpFace).url}/health and /ready`)
-    }
-    yield* giveUpAfter(settings.shutdownTimeoutMillis)
-    const failure = Context.get(services, Background).failure
-    yield* Effect.raceFirst(options.supervised ? Effect.provide(supervised, services) : Effect.never, failure)
-  }).pipe(
-    // This scope closes before the graph below it does.
-    Effect.scoped,
-    Effect.provide(replicationLayer().pipe(Layer.provide(Layer.succeed(ReplicationConfig, settings))))
-  )
-})
+    process.on("SIGINT", listen)
+    process.on("SIGTERM", listen)
+  })
+
+const leaveWithin = (millis: number): void => {
+  setTimeout(() => {
+    process.stderr.write(`shutdown has not ended within ${Duration.format(Duration.millis(millis))}; leaving\n`)
+    process.exit(1)
+  }, millis).unref()
+}
 
 /** A shutdown that hangs, on a disk that does not answer for example, ends all the same. */
-const giveUpAfter = (millis: number) =>
-  Effect.addFinalizer(() =>
-    Effect.sync(() => {
-      setTimeout(() => {
-        process.stderr.write(`shutdown has not ended within ${Duration.format(Duration.millis(millis))}; leaving\n`)
-        process.exit(1)
-      }, millis).unref()
-    })
-  )
+const giveUpAfter = (millis: number) => Effect.addFinalizer(() => Effect.sync(() => leaveWithin(millis)))
 
 export const nodeCommand = Command.make("node", {
   config,
@@ -61,5 +90,11 @@ export const nodeCommand = Command.make("node", {
       "Take commands and give reports as JSON lines over standard input and output, and leave with it"
     ),
     Flag.withDefault(false)
+  ),
+  logFormat: Flag.Literals("log-format", ["text", "json"]).pipe(
+    Flag.withDescription(
+      "Readable lines or one JSON object a line; without it, lines on a terminal and JSON otherwise"
+    ),
+    Flag.optional
   )
 }, runNode).pipe(Command.withDescription("Run a node until it is told to stop"))

@@ -13,7 +13,7 @@ import * as Placement from "../replication/Placement.ts"
 import * as Registrar from "../replication/Registrar.ts"
 import { folders, ReplicationConfig, type Settings } from "../ReplicationConfig.ts"
 import * as FolderLock from "../sqlite/FolderLock.ts"
-import { type Client, fileAddress, place } from "./client.ts"
+import { type Client, fileAddress, type NoAnswer, place } from "./client.ts"
 import { json, nodeFlags } from "./flags.ts"
 import { showing } from "./progress.ts"
 import { fileBytes, type FileFailed } from "./userFiles.ts"
@@ -144,11 +144,14 @@ const copied = Effect.fnUntraced(function*(published: ReadonlyArray<Registered>,
 
 /** By a running node, over HTTP. */
 const publishRunning = (client: Client, files: ReadonlyArray<string>, options: PublishOptions) =>
-  publish(
-    files,
-    options,
-    (path, bytes, length) => client.send(fileAddress("/api/v1/files", path), bytes, length, Registration)
-  )
+  publish(files, options, (path, bytes, length) => {
+    // A file that can't be read ends the request as well: what is said is the cause.
+    let unread: FileFailed | undefined
+    const watched = Stream.tapError(bytes, (error) => Effect.sync(() => (unread = error)))
+    return client.send(fileAddress("/api/v1/files", path), watched, length, Registration).pipe(
+      Effect.catchTag("NoAnswer", (error): Effect.Effect<never, NoAnswer | FileFailed> => Effect.fail(unread ?? error))
+    )
+  })
 
 /** Beside a node that can't be asked, or without one. */
 const publishBeside = (files: ReadonlyArray<string>, options: PublishOptions) =>

@@ -42,7 +42,7 @@ describe("file-replication", () => {
       const node = yield* start(["node", "--config", yield* configure(folder, "node-1")])
       const line = yield* lineOf(node, /listens on/)
       assert.match(line, /node node-1 \(reader\) listens on 127\.0\.0\.1:\d+/)
-      const port = Number(/:(\d+)$/.exec(line)?.[1])
+      const port = Number(/127\.0\.0\.1:(\d+)/.exec(line)?.[1])
       node.child.kill("SIGTERM")
       assert.strictEqual(yield* node.exit, 0)
       const refused = yield* Effect.callback<string>((resume) => {
@@ -57,7 +57,7 @@ describe("file-replication", () => {
     Effect.gen(function*() {
       const folder = yield* temporaryFolder
       const first = yield* start(["node", "--config", yield* configure(folder, "first")])
-      const port = /:(\d+)$/.exec(yield* lineOf(first, /listens on/))?.[1]
+      const port = /127\.0\.0\.1:(\d+)/.exec(yield* lineOf(first, /listens on/))?.[1]
       const config = yield* configure(folder, "second")
       const { code, stderr } = yield* run(["node", "--config", config], {
         ARC_CLUSTER_COORDINATOR_ADDR: `127.0.0.1:${port}`

@@ -90,7 +90,18 @@ export const startNode = Effect.fn("startNode")(function*(options: {
   const commands = yield* Queue.unbounded<string>()
   const process_ = yield* ChildProcess.make(
     process.execPath,
-    ["--disable-warning=ExperimentalWarning", main, "node", "--config", config, "--supervised", "--log-level", "warn"],
+    [
+      "--disable-warning=ExperimentalWarning",
+      main,
+      "node",
+      "--config",
+      config,
+      "--supervised",
+      "--log-level",
+      "warn",
+      "--log-format",
+      "text"
+    ],
     {
       env: { PATH: process.env["PATH"] },
       extendEnv: false,

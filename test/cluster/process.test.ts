@@ -1,0 +1,108 @@
+/** `config check`, completions, and what a node says and does as a process: its logs, its signals. */
+import { assert, describe, it } from "@effect/vitest"
+import { Effect, Schema } from "effect"
+import { writeFile } from "node:fs/promises"
+import { join } from "node:path"
+import { temporaryFolder } from "../support/folder.ts"
+import { lineOf, run, start } from "./command.ts"
+import { configure } from "./configure.ts"
+
+describe("file-replication config check", () => {
+  it.live("prints every setting, where it came from, and no secret", () =>
+    Effect.gen(function*() {
+      const folder = yield* temporaryFolder
+      const token = join(folder, "token")
+      yield* Effect.promise(() => writeFile(token, "a hidden token\n"))
+      const environment = { ARC_SERVER_PORT: "1234", ARC_SERVER_API_TOKEN_FILE: token, ARC_CLUSTER_NODE_IDD: "x" }
+      const config = yield* configure(folder, "node")
+      const shown = yield* run(["config", "check", "--config", config], environment)
+      assert.strictEqual(shown.code, 0, shown.stderr)
+      assert.match(shown.stdout, /^cluster\.node_id +"node" +file$/m)
+      assert.match(shown.stdout, /^cluster\.shared_secret +"\(hidden\)" +file$/m)
+      assert.match(shown.stdout, /^server\.api_token +"\(hidden\)" +server\.api_token_file$/m)
+      assert.match(shown.stdout, /^server\.port +1234 +ARC_SERVER_PORT$/m)
+      assert.match(shown.stdout, /^cluster\.role +"reader" +default$/m)
+      assert.match(shown.stderr, /warning: ARC_CLUSTER_NODE_IDD is unknown/)
+      assert.notMatch(shown.stdout + shown.stderr, /a hidden token|a secret of the tests/)
+
+      const json = yield* run(["config", "check", "--json", "--config", config], environment)
+      const printed = yield* Schema.decodeUnknownEffect(Schema.fromJsonString(Schema.Struct({
+        settings: Schema.Array(Schema.Struct({ key: Schema.String, value: Schema.Unknown, from: Schema.String })),
+        warnings: Schema.Array(Schema.String)
+      })))(json.stdout)
+      assert.deepInclude(printed.settings, { key: "server.port", value: 1234, from: "ARC_SERVER_PORT" })
+      assert.lengthOf(printed.warnings, 1)
+    }), 20_000)
+
+  it.live("ends with 2 and names all that is wrong", () =>
+    Effect.gen(function*() {
+      const folder = yield* temporaryFolder
+      const config = yield* configure(folder, "node", "role = \"king\"\nreplication_pull_workers = 0")
+      const { code, stderr, stdout } = yield* run(["config", "check", "--config", config], {
+        ARC_SERVER_HOST: "0.0.0.0"
+      })
+      assert.deepStrictEqual([code, stdout], [2, ""])
+      for (const offence of ["cluster.role (file)", "cluster.replication_pull_workers (file)", "server.api_token"]) {
+        assert.include(stderr, offence)
+      }
+    }), 20_000)
+})
+
+describe("file-replication", () => {
+  it.live("completes commands in a shell", () =>
+    Effect.gen(function*() {
+      for (const shell of ["bash", "zsh", "fish"]) {
+        const { code, stdout } = yield* run(["--completions", shell])
+        assert.strictEqual(code, 0)
+        for (const word of ["publish", "status", "files", "verify", "config"]) assert.include(stdout, word)
+      }
+    }), 20_000)
+})
+
+const LogLine = Schema.fromJsonString(
+  Schema.Struct({ message: Schema.String, level: Schema.String, timestamp: Schema.String })
+)
+
+describe("a node as a process", () => {
+  it.live("logs one JSON object a line, or readable lines when told to", () =>
+    Effect.gen(function*() {
+      const folder = yield* temporaryFolder
+      const config = yield* configure(folder, "node")
+      const node = yield* start(["node", "--config", config])
+      yield* lineOf(node, /it serves/)
+      node.child.kill("SIGINT")
+      assert.strictEqual(yield* node.exit, 0)
+      const lines = node.output().stderr.trimEnd().split("\n")
+      const first = yield* Schema.decodeUnknownEffect(LogLine)(lines[0])
+      assert.match(first.message, /^node node \(reader\) listens on /)
+      for (const line of lines) yield* Schema.decodeUnknownEffect(LogLine)(line)
+
+      const readable = yield* start(["node", "--config", config, "--log-format", "text"])
+      assert.match(yield* lineOf(readable, /listens on/), /^\d\d:\d\d:\d\d INFO {2}node node \(reader\) listens on 127/)
+    }), 30_000)
+
+  it.live("ends at once on a second signal", () =>
+    Effect.gen(function*() {
+      const folder = yield* temporaryFolder
+      const node = yield* start(["node", "--config", yield* configure(folder, "node")])
+      yield* lineOf(node, /it serves/)
+      // Stopped, it takes both signals together when it goes on.
+      node.child.kill("SIGSTOP")
+      node.child.kill("SIGTERM")
+      node.child.kill("SIGINT")
+      node.child.kill("SIGCONT")
+      assert.include([130, 143], yield* node.exit)
+      assert.include(node.output().stderr, "a second signal")
+    }), 30_000)
+
+  it.live("says in one sentence that another process has its folder", () =>
+    Effect.gen(function*() {
+      const folder = yield* temporaryFolder
+      const config = yield* configure(folder, "node")
+      const first = yield* start(["node", "--config", config])
+      yield* lineOf(first, /it serves/)
+      const { code, stderr } = yield* run(["node", "--config", config])
+      assert.strictEqual(code, 1)
+      assert.match(stderr, /^file-replication: [^\n]+\n$/)
+    }), 30_000)
+})

@@ -1,0 +1,164 @@
+/** The commands that ask a running node. One node serves them all. */
+import { assert, layer } from "@effect/vitest"
+import { Context, Effect, Layer, Schema } from "effect"
+import { readFileSync } from "node:fs"
+import { writeFile } from "node:fs/promises"
+import { join } from "node:path"
+import { StatusReport } from "../../src/cli/status.ts"
+import { Registration } from "../../src/http/Api.ts"
+import * as FileList from "../../src/replication/FileList.ts"
+import { FileReport } from "../../src/replication/FileReport.ts"
+import { temporaryFolder } from "../support/folder.ts"
+import { lineOf, run, start } from "./command.ts"
+import { configure, entryLine } from "./configure.ts"
+
+class Node extends Context.Service<Node, {
+  readonly folder: string
+  readonly url: string
+  /** The command, told to find the node by its configuration, as on the node's own machine. */
+  readonly here: (...args: ReadonlyArray<string>) => ReturnType<typeof run>
+  /** The same by its address, as from elsewhere. */
+  readonly there: (...args: ReadonlyArray<string>) => ReturnType<typeof run>
+}>()("test/Node") {}
+
+const token = "a token of the tests"
+
+const node = Layer.effect(
+  Node,
+  Effect.gen(function*() {
+    const folder = yield* temporaryFolder
+    const config = yield* configure(folder, "node", `[server]\napi_token = "${token}"`)
+    const manifest = join(folder, "manifest.jsonl")
+    yield* Effect.promise(() => writeFile(manifest, `${entryLine("lost/file", "gone")}\n`))
+    const imported = yield* run(["manifest", "import", manifest, "--config", config])
+    assert.strictEqual(imported.code, 0, imported.stderr)
+    const running = yield* start(["node", "--config", config])
+    const url = /(http:\/\/[^/]+)\/health/.exec(yield* lineOf(running, /it serves http/))?.[1] ?? ""
+    const { port } = new URL(url)
+    return {
+      folder,
+      url,
+      here: (...args) => run([...args, "--config", config], { ARC_SERVER_PORT: port }),
+      there: (...args) => run([...args, "--url", url], { FILE_REPLICATION_TOKEN: token })
+    }
+  })
+)
+
+const decode = <S extends Schema.Codec<unknown, unknown>>(schema: S, text: string) =>
+  Schema.decodeUnknownEffect(Schema.fromJsonString(Schema.toCodecJson(schema)))(text)
+
+/** That the command ended well; gives what it printed. */
+const fine = ({ code, stderr, stdout }: Effect.Success<ReturnType<typeof run>>): string => {
+  assert.strictEqual(code, 0, stderr)
+  return stdout
+}
+
+layer(node, { timeout: 60_000, excludeTestServices: true })("commands that ask a running node", (it) => {
+  it.effect("publish sends files, whose bytes the node then has; other bytes are refused with a sentence", () =>
+    Effect.gen(function*() {
+      const { folder, here, there } = yield* Node
+      const source = join(folder, "ä source")
+      const bytes = Buffer.alloc(5_000_000, "x")
+      yield* Effect.promise(() => writeFile(source, bytes))
+      const { entry } = yield* decode(
+        Registration,
+        fine(yield* there("publish", source, "--as", "pub/a b#?%/ä", "--json"))
+      )
+      assert.deepStrictEqual([String(entry.path), entry.size_bytes], ["pub/a b#?%/ä", 5_000_000])
+      assert.isTrue(readFileSync(join(folder, "node", "data", "pub/a b#?%/ä")).equals(bytes))
+      assert.match(
+        fine(yield* here("publish", source, "--as", "pub/b")),
+        /^pub\/b {2}5000000 bytes {2}sha256 [0-9a-f]{64}/
+      )
+      yield* Effect.promise(() => writeFile(source, "other"))
+      const conflict = yield* here("publish", source, "--as", "pub/b")
+      assert.strictEqual(conflict.code, 1)
+      assert.match(conflict.stderr, /^file-replication: pub\/b is already registered with other bytes .*\n$/)
+      const missing = yield* there("publish", join(folder, "nothing"))
+      assert.strictEqual(missing.code, 1)
+      assert.match(missing.stderr, /^file-replication: .*nothing: there is no such file\n$/)
+      const waiting = yield* there("publish", source, "--wait", "2")
+      assert.match(waiting.stderr, /--wait asks the other nodes itself/)
+    }))
+
+  it.effect("status says how the node stands, and watches it", () =>
+    Effect.gen(function*() {
+      const { folder, here, there, url } = yield* Node
+      assert.match(fine(yield* there("status")), /^node\n {2}state +not ready: 1 files are owed/)
+      const report = yield* decode(StatusReport, fine(yield* here("status", "--json")))
+      assert.deepStrictEqual([String(report.node), report.owed.files, report.live._tag], ["node", 1, "Some"])
+      const watching = yield* start(["status", "--watch", "--url", url], {}, folder)
+      assert.match(yield* lineOf(watching, /^node: /), /1 file owed, 4 B; 0 in flight/)
+      watching.child.kill("SIGINT")
+      assert.strictEqual(yield* watching.exit, 130)
+    }).pipe(Effect.scoped))
+
+  it.effect("files lists the manifest and what is owed", () =>
+    Effect.gen(function*() {
+      const { folder, here, there } = yield* Node
+      const source = join(folder, "listed")
+      yield* Effect.promise(() => writeFile(source, "listed"))
+      fine(yield* there("publish", source, "--as", "list/a"))
+      fine(yield* there("publish", source, "--as", "list/b"))
+      const lines = fine(yield* here("files", "--prefix", "list/")).trimEnd().split("\n")
+      assert.deepStrictEqual(lines.map((line) => line.split(/ +/).filter((_, n) => n === 0 || n === 5)), [
+        ["verified", "list/a"],
+        ["verified", "list/b"]
+      ])
+      const json = fine(yield* there("files", "--prefix", "list/", "--limit", "1", "--json"))
+      assert.strictEqual(String((yield* decode(FileList.ListedFile, json)).entry.path), "list/a")
+      assert.match(fine(yield* there("files", "--owed")), /4 B {2}lost\/file: ./)
+      const owed = yield* decode(FileList.OwedFile, fine(yield* here("files", "--owed", "--json")))
+      assert.strictEqual(String(owed.path), "lost/file")
+    }))
+
+  it.effect("why tells the same over HTTP as from the files", () =>
+    Effect.gen(function*() {
+      const { here, there } = yield* Node
+      assert.match(fine(yield* there("why", "lost/file")), /here +owed since/)
+      const known = yield* decode(FileReport, fine(yield* here("why", "lost/file", "--json")))
+      assert.deepStrictEqual([known.manifest.state, known.local.state], ["listed", "owed"])
+      const unknown = yield* there("why", "no/such")
+      assert.deepStrictEqual([unknown.code, unknown.stderr], [
+        1,
+        "file-replication: nothing is known of no/such\n"
+      ])
+    }))
+
+  it.effect("verify lets the node hash its files, and fails when it found damage", () =>
+    Effect.gen(function*() {
+      const { folder, here, there } = yield* Node
+      const source = join(folder, "damaged")
+      yield* Effect.promise(() => writeFile(source, "some bytes"))
+      fine(yield* there("publish", source, "--as", "verify/file"))
+      const sound = fine(yield* there("verify", "--rate", "0", "--json"))
+      assert.deepInclude<object>(JSON.parse(sound), { damaged: 0, missing: 0 })
+      yield* Effect.promise(() => writeFile(join(folder, "node/data/verify/file"), "some BYTES"))
+      const damaged = yield* here("verify", "--rate", "0")
+      assert.strictEqual(damaged.code, 1)
+      assert.match(damaged.stdout, /1 damaged, 0 missing/)
+      assert.match(damaged.stderr, /\nfile-replication: 1 files were damaged|^file-replication: 1 files were damaged/)
+    }))
+
+  it.effect("pause and resume hold and let go, and need the token", () =>
+    Effect.gen(function*() {
+      const { here, there, url } = yield* Node
+      assert.match(fine(yield* there("pause")), /no new pull begins/)
+      assert.match(fine(yield* here("status")), /paused/)
+      assert.strictEqual(fine(yield* here("resume", "--json")), "{\"paused\":[]}\n")
+      const refused = yield* run(["pause", "--url", url])
+      assert.strictEqual(refused.code, 1)
+      assert.match(refused.stderr, /^file-replication: .*bearer.*--token.*\n$/i)
+      const wrong = yield* run(["pause", "--url", url, "--token", "another"])
+      assert.strictEqual(wrong.code, 1)
+    }))
+
+  it.effect("says in one sentence that no node answers, and where", () =>
+    Effect.gen(function*() {
+      for (const args of [["pause"], ["status"], ["files"], ["why", "a"], ["verify"]]) {
+        const { code, stderr } = yield* run([...args, "--url", "http://127.0.0.1:1"])
+        assert.strictEqual(code, 1)
+        assert.match(stderr, /^file-replication: no node answers at http:\/\/127\.0\.0\.1:1: .*\n$/)
+      }
+    }))
+})
