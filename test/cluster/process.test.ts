@@ -32,7 +32,7 @@ describe("file-replication config check", () => {
       })))(json.stdout)
       assert.deepInclude(printed.settings, { key: "server.port", value: 1234, from: "ARC_SERVER_PORT" })
       assert.lengthOf(printed.warnings, 1)
-    }), 20_000)
+    }), 120_000)
 
   it.live("ends with 2 and names all that is wrong", () =>
     Effect.gen(function*() {
@@ -45,7 +45,7 @@ describe("file-replication config check", () => {
       for (const offence of ["cluster.role (file)", "cluster.replication_pull_workers (file)", "server.api_token"]) {
         assert.include(stderr, offence)
       }
-    }), 20_000)
+    }), 120_000)
 })
 
 describe("file-replication", () => {
@@ -56,7 +56,7 @@ describe("file-replication", () => {
         assert.strictEqual(code, 0)
         for (const word of ["publish", "status", "files", "verify", "config"]) assert.include(stdout, word)
       }
-    }), 20_000)
+    }), 120_000)
 })
 
 const LogLine = Schema.fromJsonString(
@@ -79,7 +79,7 @@ describe("a node as a process", () => {
 
       const readable = yield* start(["node", "--config", config, "--log-format", "text"])
       assert.match(yield* lineOf(readable, /listens on/), /^\d\d:\d\d:\d\d INFO {2}node node \(reader\) listens on 127/)
-    }), 30_000)
+    }), 120_000)
 
   it.live("ends at once on a second signal", () =>
     Effect.gen(function*() {
@@ -93,7 +93,7 @@ describe("a node as a process", () => {
       node.child.kill("SIGCONT")
       assert.include([130, 143], yield* node.exit)
       assert.include(node.output().stderr, "a second signal")
-    }), 30_000)
+    }), 120_000)
 
   it.live("says in one sentence that another process has its folder", () =>
     Effect.gen(function*() {
@@ -104,5 +104,5 @@ describe("a node as a process", () => {
       const { code, stderr } = yield* run(["node", "--config", config])
       assert.strictEqual(code, 1)
       assert.match(stderr, /^file-replication: [^\n]+\n$/)
-    }), 30_000)
+    }), 120_000)
 })

@@ -21,6 +21,9 @@ class Node extends Context.Service<Node, {
   readonly there: (...args: ReadonlyArray<string>) => ReturnType<typeof run>
 }>()("test/Node") {}
 
+/** Each test runs the command several times. */
+const patience = 120_000
+
 const token = "a token of the tests"
 
 const node = Layer.effect(
@@ -53,33 +56,37 @@ const fine = ({ code, stderr, stdout }: Effect.Success<ReturnType<typeof run>>):
   return stdout
 }
 
-layer(node, { timeout: 60_000, excludeTestServices: true })("commands that ask a running node", (it) => {
-  it.effect("publish sends files, whose bytes the node then has; other bytes are refused with a sentence", () =>
-    Effect.gen(function*() {
-      const { folder, here, there } = yield* Node
-      const source = join(folder, "ä source")
-      const bytes = Buffer.alloc(5_000_000, "x")
-      yield* Effect.promise(() => writeFile(source, bytes))
-      const { entry } = yield* decode(
-        Registration,
-        fine(yield* there("publish", source, "--as", "pub/a b#?%/ä", "--json"))
-      )
-      assert.deepStrictEqual([String(entry.path), entry.size_bytes], ["pub/a b#?%/ä", 5_000_000])
-      assert.isTrue(readFileSync(join(folder, "node", "data", "pub/a b#?%/ä")).equals(bytes))
-      assert.match(
-        fine(yield* here("publish", source, "--as", "pub/b")),
-        /^pub\/b {2}5000000 bytes {2}sha256 [0-9a-f]{64}/
-      )
-      yield* Effect.promise(() => writeFile(source, "other"))
-      const conflict = yield* here("publish", source, "--as", "pub/b")
-      assert.strictEqual(conflict.code, 1)
-      assert.match(conflict.stderr, /^file-replication: pub\/b is already registered with other bytes .*\n$/)
-      const missing = yield* there("publish", join(folder, "nothing"))
-      assert.strictEqual(missing.code, 1)
-      assert.match(missing.stderr, /^file-replication: .*nothing: there is no such file\n$/)
-      const waiting = yield* there("publish", source, "--wait", "2")
-      assert.match(waiting.stderr, /--wait asks the other nodes itself/)
-    }))
+layer(node, { timeout: 120_000, excludeTestServices: true })("commands that ask a running node", (it) => {
+  it.effect(
+    "publish sends files, whose bytes the node then has; other bytes are refused with a sentence",
+    () =>
+      Effect.gen(function*() {
+        const { folder, here, there } = yield* Node
+        const source = join(folder, "ä source")
+        const bytes = Buffer.alloc(5_000_000, "x")
+        yield* Effect.promise(() => writeFile(source, bytes))
+        const { entry } = yield* decode(
+          Registration,
+          fine(yield* there("publish", source, "--as", "pub/a b#?%/ä", "--json"))
+        )
+        assert.deepStrictEqual([String(entry.path), entry.size_bytes], ["pub/a b#?%/ä", 5_000_000])
+        assert.isTrue(readFileSync(join(folder, "node", "data", "pub/a b#?%/ä")).equals(bytes))
+        assert.match(
+          fine(yield* here("publish", source, "--as", "pub/b")),
+          /^pub\/b {2}5000000 bytes {2}sha256 [0-9a-f]{64}/
+        )
+        yield* Effect.promise(() => writeFile(source, "other"))
+        const conflict = yield* here("publish", source, "--as", "pub/b")
+        assert.strictEqual(conflict.code, 1)
+        assert.match(conflict.stderr, /^file-replication: pub\/b is already registered with other bytes .*\n$/)
+        const missing = yield* there("publish", join(folder, "nothing"))
+        assert.strictEqual(missing.code, 1)
+        assert.match(missing.stderr, /^file-replication: .*nothing: there is no such file\n$/)
+        const waiting = yield* there("publish", source, "--wait", "2")
+        assert.match(waiting.stderr, /--wait asks the other nodes itself/)
+      }),
+    patience
+  )
 
   it.effect("status says how the node stands, and watches it", () =>
     Effect.gen(function*() {
@@ -91,7 +98,7 @@ layer(node, { timeout: 60_000, excludeTestServices: true })("commands that ask a
       assert.match(yield* lineOf(watching, /^node: /), /1 file owed, 4 B; 0 in flight/)
       watching.child.kill("SIGINT")
       assert.strictEqual(yield* watching.exit, 130)
-    }).pipe(Effect.scoped))
+    }).pipe(Effect.scoped), patience)
 
   it.effect("files lists the manifest and what is owed", () =>
     Effect.gen(function*() {
@@ -110,7 +117,7 @@ layer(node, { timeout: 60_000, excludeTestServices: true })("commands that ask a
       assert.match(fine(yield* there("files", "--owed")), /4 B {2}lost\/file: ./)
       const owed = yield* decode(FileList.OwedFile, fine(yield* here("files", "--owed", "--json")))
       assert.strictEqual(String(owed.path), "lost/file")
-    }))
+    }), patience)
 
   it.effect("why tells the same over HTTP as from the files", () =>
     Effect.gen(function*() {
@@ -123,7 +130,7 @@ layer(node, { timeout: 60_000, excludeTestServices: true })("commands that ask a
         1,
         "file-replication: nothing is known of no/such\n"
       ])
-    }))
+    }), patience)
 
   it.effect("verify lets the node hash its files, and fails when it found damage", () =>
     Effect.gen(function*() {
@@ -138,7 +145,7 @@ layer(node, { timeout: 60_000, excludeTestServices: true })("commands that ask a
       assert.strictEqual(damaged.code, 1)
       assert.match(damaged.stdout, /1 damaged, 0 missing/)
       assert.match(damaged.stderr, /\nfile-replication: 1 files were damaged|^file-replication: 1 files were damaged/)
-    }))
+    }), patience)
 
   it.effect("pause and resume hold and let go, and need the token", () =>
     Effect.gen(function*() {
@@ -151,7 +158,7 @@ layer(node, { timeout: 60_000, excludeTestServices: true })("commands that ask a
       assert.match(refused.stderr, /^file-replication: .*bearer.*--token.*\n$/i)
       const wrong = yield* run(["pause", "--url", url, "--token", "another"])
       assert.strictEqual(wrong.code, 1)
-    }))
+    }), patience)
 
   it.effect("says in one sentence that no node answers, and where", () =>
     Effect.gen(function*() {
@@ -160,5 +167,5 @@ layer(node, { timeout: 60_000, excludeTestServices: true })("commands that ask a
         assert.strictEqual(code, 1)
         assert.match(stderr, /^file-replication: no node answers at http:\/\/127\.0\.0\.1:1: .*\n$/)
       }
-    }))
+    }), patience)
 })
