@@ -1,5 +1,5 @@
 /** What there is and where it stands. Only reads. */
-import { Effect, Option, Order } from "effect"
+import { Duration, Effect, Option, Order } from "effect"
 import { HttpServerRequest } from "effect/http"
 import { HttpApiBuilder } from "effect/http-api"
 import { Backend } from "../../ports/Backend.ts"
@@ -21,6 +21,9 @@ import { Verifier } from "../Verifier.ts"
 export const unavailable = ({ message }: { readonly message: string }) => refuse("Unavailable", message)
 
 const byId = Order.mapInput(Order.String, ({ id }: Member) => id)
+
+/** How long the manifest may take to say where it ends, before that counts as not known. */
+const patience = Duration.seconds(1)
 
 /** How many files a call gives when it does not say. */
 const usualLimit = 100
@@ -54,13 +57,16 @@ export const clusterHandlers = HttpApiBuilder.group(Api, "cluster", (handlers) =
       Effect.mapError(unavailable)
     )
 
+    // Whoever asks wants to know where the node stands most of all while the manifest does not answer.
+    const head = manifest.head.pipe(Effect.timeout(patience), Effect.option)
+
     const status = Effect.gen(function*() {
       const stats = yield* puller.stats
       return {
         node: self.id,
         role: self.role,
         version,
-        head: Option.getOrNull(yield* Effect.option(manifest.head)),
+        head: Option.getOrNull(yield* head),
         status: yield* readiness.status,
         pulls: {
           queued: stats.queueDepth,
