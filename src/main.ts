@@ -7,6 +7,7 @@ import { configCommand } from "./cli/config.ts"
 import { demoCommand } from "./cli/demo/demo.ts"
 import { filesCommand } from "./cli/files.ts"
 import { forgetCommand } from "./cli/forget.ts"
+import { drainCommand, removeNodeCommand } from "./cli/leave.ts"
 import { manifestCommand } from "./cli/manifest.ts"
 import { nodeCommand } from "./cli/node.ts"
 import { pauseCommand, resumeCommand } from "./cli/pause.ts"
@@ -29,6 +30,8 @@ const cli = Command.make("file-replication").pipe(
     resumeCommand,
     forgetCommand,
     publishCommand,
+    drainCommand,
+    removeNodeCommand,
     manifestCommand,
     tlsCommand,
     configCommand,

@@ -50,3 +50,47 @@ describe("publish --wait", () => {
     60_000
   )
 })
+
+/** A node that serves HTTP where its commands find it. */
+const served = Effect.fnUntraced(function*(folder: string, name: string) {
+  const config = yield* configure(folder, name)
+  const node = yield* start(["node", "--config", config])
+  const url = /(http:\S+?)\/?(?:health|\s|$)/.exec(yield* lineOf(node, /http:/))?.[1] ?? ""
+  return { config, node, url }
+})
+
+describe("drain and remove-node", () => {
+  it.live(
+    "keep a node whose files nobody else has, name them, let it go once they are copied, and then forget it",
+    () =>
+      Effect.gen(function*() {
+        const folder = yield* temporaryFolder
+        const one = yield* served(folder, "one")
+        const file = yield* source(folder, "bytes")
+        assert.strictEqual((yield* run(["publish", file, "--as", "db/a", "--config", one.config])).code, 0)
+        const alone = yield* run(["drain", "--url", one.url, "--timeout", "0"])
+        assert.strictEqual(alone.code, 1)
+        assert.strictEqual(
+          alone.stderr,
+          "file-replication: this node must stay: no other node holds 1 of its 1 files\n"
+            + "  db/a: there is no other member\n"
+        )
+        const two = yield* running(folder, "two")
+        const drained = yield* run(["drain", "--url", one.url, "--timeout", "120"])
+        assert.strictEqual(drained.code, 0, drained.stderr)
+        assert.include(drained.stdout, "each of its 1 files is on another node too: this node can be stopped\n")
+
+        const alive = yield* run(["remove-node", "one", "--config", two.config])
+        assert.strictEqual(alive.code, 1)
+        assert.match(alive.stderr, /^file-replication: one was not removed: it is alive; stop it first/)
+        one.node.child.kill("SIGTERM")
+        assert.strictEqual(yield* one.node.exit, 0)
+        const removed = yield* run(["remove-node", "one", "--config", two.config])
+        assert.deepStrictEqual([removed.code, removed.stdout], [
+          0,
+          "one is no member any more; nobody's files were touched\n"
+        ])
+      }),
+    180_000
+  )
+})

@@ -1,0 +1,81 @@
+/** `file-replication drain` and `remove-node`: how a node leaves a cluster. */
+import { Clock, Console, Duration, Effect, Option, Schema } from "effect"
+import { Argument, Command, Flag } from "effect/cli"
+import { NodeId } from "../ports/FileEntry.ts"
+import { Membership } from "../ports/Membership.ts"
+import { DrainStatus } from "../replication/Drain.ts"
+import { running } from "./client.ts"
+import { beside, config, json, nodeFlags } from "./flags.ts"
+
+const address = "/api/v1/cluster/drain"
+
+/** Some files are on no other node. */
+export class NotDrained extends Schema.TaggedError<NotDrained>()("NotDrained", { status: DrainStatus }) {
+  override get message(): string {
+    const { examples, files, lastError, left, looked } = this.status
+    if (Option.isSome(lastError)) return `this node must stay: ${lastError.value}`
+    if (Option.isNone(looked)) return "this node must stay: its files have not been looked at yet"
+    const shown = examples.slice(0, 20).map(({ detail, path }) => `  ${path}: ${detail}`)
+    const more = left > shown.length ? [`  and ${left - shown.length} more`] : []
+    return [`this node must stay: no other node holds ${left} of its ${files} files`, ...shown, ...more].join("\n")
+  }
+}
+
+const encode = Schema.encodeSync(Schema.fromJsonString(DrainStatus))
+
+/** Between two questions. */
+const interval = Duration.seconds(1)
+
+export const drainCommand = Command.make("drain", {
+  ...nodeFlags,
+  json,
+  cancel: Flag.Boolean("cancel").pipe(Flag.withDescription("Keep the node after all"), Flag.withDefault(false)),
+  timeout: Flag.Int("timeout").pipe(
+    Flag.withSchema(Schema.Natural),
+    Flag.withMetavar("SECONDS"),
+    Flag.withDescription("How long to wait until every file is on another node; 0: only look once"),
+    Flag.withDefault(3600)
+  )
+}, ({ cancel, json, timeout, ...flags }) =>
+  Effect.gen(function*() {
+    const client = yield* running(flags)
+    if (cancel) {
+      const status = yield* client.call("DELETE", address, DrainStatus)
+      return yield* Console.log(json ? encode(status) : "this node stays, and is asked like any other")
+    }
+    yield* client.call("POST", address, DrainStatus)
+    const end = (yield* Clock.currentTimeMillis) + timeout * 1000
+    let told = -1
+    while (true) {
+      const status = yield* client.call("GET", address, DrainStatus)
+      if (status.done) {
+        const said = `each of its ${status.files} files is on another node too: this node can be stopped`
+        return yield* Console.log(json ? encode(status) : said)
+      }
+      const over = (yield* Clock.currentTimeMillis) >= end && (timeout > 0 || Option.isSome(status.looked))
+      if (over) {
+        if (json) yield* Console.log(encode(status))
+        return yield* new NotDrained({ status })
+      }
+      if (!json && Option.isSome(status.looked) && status.left !== told) {
+        yield* Console.log(`no other node holds ${status.left} of ${status.files} files yet`)
+        told = status.left
+      }
+      yield* Effect.sleep(interval)
+    }
+  })).pipe(
+    Command.withDescription("Prepare a running node to leave: wait until every file that it holds is elsewhere too")
+  )
+
+export const removeNodeCommand = Command.make("remove-node", {
+  config,
+  id: Argument.String("ID").pipe(Argument.withSchema(NodeId), Argument.withDescription("The node's cluster.node_id"))
+}, ({ config, id }) =>
+  beside(
+    config,
+    Effect.gen(function*() {
+      const membership = yield* Membership
+      yield* membership.remove(id)
+      yield* Console.log(`${id} is no member any more; nobody's files were touched`)
+    })
+  )).pipe(Command.withDescription("Take a node that never comes back out of the list of members"))
