@@ -107,7 +107,7 @@ const program = Effect.gen(function*() {
       ? `Nothing is more than a fifth behind ${flags.baseline}`
       : `Behind ${flags.baseline}:\n${worse.join("\n")}`
   )
-  if (worse.length > 0) yield* new Unusable({ detail: `${worse.length} figures are more than a fifth behind` })
+  if (worse.length > 0) return yield* new Unusable({ detail: `${worse.length} figures are more than a fifth behind` })
 }).pipe(
   Effect.scoped,
   Effect.tapError((error) => Console.error(`bench: ${error.message}`))

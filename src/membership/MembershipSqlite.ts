@@ -187,7 +187,7 @@ const make = Effect.fnUntraced(function*(
     remove: Effect.fn("Membership.remove")(function*(id) {
       const now = yield* Clock.currentTimeMillis
       const outcome = yield* call("remove", id, now).pipe(failing("remove"))
-      if (outcome !== "Removed") yield* new NotRemoved({ id, detail: whyNot[outcome] })
+      if (outcome !== "Removed") return yield* new NotRemoved({ id, detail: whyNot[outcome] })
       bell.ring()
     }),
     trouble: troubles.current,

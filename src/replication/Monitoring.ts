@@ -167,7 +167,7 @@ const measureLoop = Effect.gen(function*() {
     }),
     (delays) => Effect.sync(() => delays.disable())
   )
-  yield* Effect.forever(Effect.gen(function*() {
+  return yield* Effect.forever(Effect.gen(function*() {
     yield* Effect.sleep("1 second")
     const longest = delays.max / 1e6 - resolution
     delays.reset()

@@ -49,7 +49,7 @@ const server = Effect.gen(function*() {
     const { system, user } = process.cpuUsage()
     process.send?.(Math.round((system + user) / 1000))
   })
-  yield* Effect.never
+  return yield* Effect.never
 })
 
 /** Holds so many connections, opens each anew when the server ends it, and says a byte now and then. */

@@ -3,7 +3,7 @@ import { Effect, Option, Queue, Stream } from "effect"
 import { HttpServerRequest, HttpServerResponse } from "effect/http"
 import { HttpApiBuilder } from "effect/http-api"
 import { createHash } from "node:crypto"
-import { Backend } from "../../ports/Backend.ts"
+import { Backend, BackendError } from "../../ports/Backend.ts"
 import type { FileEntry } from "../../ports/FileEntry.ts"
 import type { FilePath } from "../../ports/FilePath.ts"
 import { Inventory, type Verified } from "../../ports/Inventory.ts"
@@ -71,7 +71,12 @@ export const bytesHandlers = HttpApiBuilder.group(Api, "bytes", (handlers) =>
           }).pipe(Effect.tapError(() => doubt(path)))
           if (digest !== undefined && digest.digest("hex") !== sha256) {
             yield* doubt(path)
-            return yield* Effect.fail(new Error(`${path} has other bytes on this disk than it had`))
+            return yield* new BackendError({
+              operation: "read",
+              path,
+              reason: "Unreadable",
+              detail: "it has other bytes on this disk than it had"
+            })
           }
           if (held !== undefined) yield* Queue.offer(queue, held)
           yield* Queue.end(queue)
