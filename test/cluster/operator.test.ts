@@ -59,7 +59,7 @@ describe("file-replication status", () => {
           { files: 1, bytes: 10 }
         ])
       }),
-    30_000
+    120_000
   )
 
   it.live("says in one sentence that no node ran with a configuration, and makes no file", () =>
@@ -95,7 +95,7 @@ describe("file-replication why", () => {
         assert.nestedPropertyVal(known, "local.state", "owed")
         assert.nestedPropertyVal(known, "on_disk", null)
       }),
-    20_000
+    120_000
   )
 
   it.live(
@@ -114,7 +114,7 @@ describe("file-replication why", () => {
         assert.strictEqual(wrong.code, 1)
         assert.match(wrong.stderr, /^file-replication: \.\.\/a is no path of a replicated file: .*"\.\.".*\n$/)
       }),
-    20_000
+    120_000
   )
 
   it.live("names each peer with its last answer", () =>
@@ -213,7 +213,7 @@ describe("file-replication forget", () => {
         assert.strictEqual(third.code, 0)
         assert.match(third.stdout, /^db\/lost is deleted already: lost: /)
       }),
-    30_000
+    120_000
   )
 
   it.live("refuses a file that this node has, or another one, unless it is forced", () =>
