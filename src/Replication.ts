@@ -41,6 +41,7 @@ import * as Copies from "./replication/Copies.ts"
 import * as Drain from "./replication/Drain.ts"
 import * as Identity from "./replication/Identity.ts"
 import * as Leases from "./replication/Leases.ts"
+import * as Leftovers from "./replication/Leftovers.ts"
 import * as LocalCheck from "./replication/LocalCheck.ts"
 import * as Monitoring from "./replication/Monitoring.ts"
 import * as PathLock from "./replication/PathLock.ts"
@@ -287,10 +288,19 @@ const watchFolder = fromConfig((settings) =>
   )
 )
 
+const leftovers = fromConfig((settings) =>
+  Effect.succeed(Leftovers.layer({
+    partials: { maxBytes: settings.maxPartialBytes, maxAgeMillis: settings.maxPartialAgeMillis },
+    quarantined: { maxBytes: settings.maxQuarantineBytes, maxAgeMillis: settings.maxQuarantineAgeMillis },
+    intervalMillis: settings.reconcileIntervalMillis
+  }))
+)
+
 /** A node that replicates, on ports from outside. */
 export const layerActive: Layer.Layer<Services, StartError, Ports | ReplicationConfig> = Layer.mergeAll(
   monitoring,
   watchFolder,
+  leftovers,
   Watermark.layer,
   Tombstones.layer
 ).pipe(

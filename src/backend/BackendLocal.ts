@@ -7,7 +7,7 @@
  *
  * Both folders belong to one process at a time. Sparing a folder two writers is not this module's.
  */
-import { Effect, Layer, Option, type Scope, Stream } from "effect"
+import { Clock, Effect, Layer, Option, type Scope, Stream } from "effect"
 import { createHash } from "node:crypto"
 import { basename, join } from "node:path"
 import { Backend, BackendError, type FileStat, type Held } from "../ports/Backend.ts"
@@ -17,6 +17,7 @@ import { type FilePath, offence } from "../ports/FilePath.ts"
 import { giveName } from "./commit.ts"
 import { make as makeFileThreads } from "./fileThreads.ts"
 import * as FolderId from "./FolderId.ts"
+import { trimFolder } from "./leftovers.ts"
 import { walk } from "./listing.ts"
 import { find, isInside, isMissing, type Place, placeOf, prune, type Roots } from "./places.ts"
 import { feed, makeBuffers } from "./readAhead.ts"
@@ -166,6 +167,14 @@ const make = Effect.fnUntraced(function*(
         openForWriting(new Set(paths.map((path) => join(roots.data, path)))),
         (open) => new Set(paths.filter((path) => open.has(join(roots.data, path))))
       ),
+    trim: ({ partials, quarantined }) =>
+      Effect.gen(function*() {
+        const now = yield* Clock.currentTimeMillis
+        return {
+          partials: yield* staging.trim(partials, now),
+          quarantined: yield* trimFolder(local.quarantine, quarantined, now)
+        }
+      }).pipe(Effect.mapError(toBackendError("trim", options.stateFolder))),
     dropSealed: (kept) => Effect.mapError(staging.dropSealed(kept), toBackendError("dropSealed", "staging")),
     remove: (path) => Effect.asVoid(orNone("remove", path, remove(path))),
     quarantine: (path) => Effect.asVoid(orNone("quarantine", path, quarantine(path))),

@@ -5,13 +5,16 @@ import {
   AlreadyExists,
   Backend,
   BackendError,
+  type Cap,
   DigestMismatch,
+  type Dropped,
   type FileStat,
   type Held,
   type Staged
 } from "../ports/Backend.ts"
 import { Sha256 } from "../ports/FileEntry.ts"
 import { FilePath, folders, offence } from "../ports/FilePath.ts"
+import { beyond, type Leftover } from "./leftovers.ts"
 
 const step = 256 * 1024
 const chunkSize = 1024 * 1024
@@ -27,6 +30,8 @@ interface Part {
   length: number
   sealed: boolean
   open: boolean
+  /** When it was last written to, milliseconds since 1970. */
+  at: number
 }
 
 /** A fresh, empty data folder with room for 4 GiB. */
@@ -45,6 +50,7 @@ const sha256Of = (chunks: Iterable<Uint8Array>): Sha256 => {
 const make = (capacity: number): Backend["Service"] => {
   const files = new Map<FilePath, Stored>()
   const parts = new Map<FilePath, Map<string, Part>>()
+  let quarantined: ReadonlyArray<Leftover<FilePath>> = []
   // How many files lie below each folder.
   const below = new Map<string, number>()
   let inodes = 0n
@@ -99,7 +105,7 @@ const make = (capacity: number): Backend["Service"] => {
     Effect.acquireRelease(
       Effect.suspend(() => {
         const mine = parts.get(path) ?? new Map<string, Part>()
-        const part = mine.get(token) ?? { chunks: [], length: 0, sealed: false, open: false }
+        const part = mine.get(token) ?? { chunks: [], length: 0, sealed: false, open: false, at: 0 }
         if (part.open) {
           return Effect.fail(failed(operation, path, "Io", "these very bytes are already being staged"))
         }
@@ -135,6 +141,7 @@ const make = (capacity: number): Backend["Service"] => {
         yield* check("write", false)
         if (chunk.length > free) return yield* failed("write", path, "NoSpace", "the memory set aside is full")
         free -= chunk.length
+        part.at = yield* Clock.currentTimeMillis
         part.chunks.push(new Uint8Array(chunk))
         part.length += chunk.length
       }),
@@ -222,6 +229,32 @@ const make = (capacity: number): Backend["Service"] => {
         for (const { path, token } of forgotten) drop(path, token)
         return forgotten.length
       }),
+    trim: (caps) =>
+      Effect.map(Clock.currentTimeMillis, (now) => {
+        const drops = <Name>(found: ReadonlyArray<Leftover<Name>>, cap: Cap, drop: (name: Name) => void): Dropped => {
+          const gone = beyond(found, cap, now)
+          for (const { name } of gone) drop(name)
+          return { files: gone.length, bytes: gone.reduce((sum, { size }) => sum + size, 0) }
+        }
+        const tries = Array.from(parts).flatMap(([path, mine]) =>
+          Array.from(mine).filter(([, part]) => !part.sealed && !part.open)
+            .map(([token, { at, length }]) => ({ name: { path, token }, size: length, at }))
+        )
+        const aside = quarantined
+        const left = new Set(aside)
+        return {
+          partials: drops(tries, caps.partials, ({ path, token }) => drop(path, token)),
+          quarantined: drops(
+            aside.map((each) => ({ name: each, size: each.size, at: each.at })),
+            caps.quarantined,
+            (each) => {
+              left.delete(each)
+              free += each.size
+              quarantined = Array.from(left)
+            }
+          )
+        }
+      }),
     adopt: (path) => Effect.sync(() => Option.map(Option.fromUndefinedOr(files.get(path)), ({ held }) => held)),
     stat: (path) =>
       Effect.sync(() => Option.map(Option.fromUndefinedOr(files.get(path)), (stored) => statOf(path, stored))),
@@ -247,10 +280,14 @@ const make = (capacity: number): Backend["Service"] => {
           return held === undefined || held.size !== size || held.mtime !== mtime || held.inode !== inode
         }).map(({ path }) => path)
       ),
-    // Out of sight, and its memory stays taken, as a disk's would.
     watch: Stream.concat(Stream.succeed(""), Stream.never),
     beingWritten: () => Effect.succeed(new Set()),
-    quarantine: (path) => Effect.sync(() => void take(path)),
+    // Out of sight, and its memory stays taken, as a disk's would.
+    quarantine: (path) =>
+      Effect.map(Clock.currentTimeMillis, (at) => {
+        const stored = take(path)
+        if (stored !== undefined) quarantined = [...quarantined, { name: path, size: stored.held.size, at }]
+      }),
     id: Effect.sync(() => Option.fromUndefinedOr(id)),
     claim: (wanted) => Effect.sync(() => (id ??= wanted)),
     freeSpace: Effect.sync(() => free)

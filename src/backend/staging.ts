@@ -14,6 +14,8 @@ import { Effect, type Scope } from "effect"
 import { createHash, randomBytes } from "node:crypto"
 import { opendir } from "node:fs/promises"
 import { join } from "node:path"
+import type { Cap, Dropped } from "../ports/Backend.ts"
+import { beyond, type Leftover, leftoverAt } from "./leftovers.ts"
 import {
   close,
   fromUnknown,
@@ -82,6 +84,8 @@ export interface Staging {
   readonly removeAll: (path: string) => Effect.Effect<void, Refused>
   /** Removes what is sealed under any other token than these. Gives how many there were. */
   readonly dropSealed: (kept: ReadonlySet<string>) => Effect.Effect<number, Refused>
+  /** Removes tries to pull that nobody has open, beyond a cap. */
+  readonly trim: (cap: Cap, now: number) => Effect.Effect<Dropped, Refused>
   /** The folder of a path's names. */
   readonly folderOf: (path: string) => string
 }
@@ -180,6 +184,30 @@ export const openStaging = Effect.fnUntraced(function*(root: string, guest: bool
         dropped += forgotten.length
       }
       return dropped
+    }),
+    trim: Effect.fnUntraced(function*(cap, now) {
+      const found: Array<Leftover> = []
+      for (const folder of digits) {
+        for (const name of yield* names(folder)) {
+          const file = join(folder, name)
+          if (!name.slice(keyLength + 1).startsWith("pull.") || inUse.has(file)) continue
+          found.push(...yield* leftoverAt(file, "written"))
+        }
+      }
+      let files = 0
+      let bytes = 0
+      for (const { name, size } of beyond(found, cap, now)) {
+        // Somebody may have gone on with it meanwhile.
+        const dropped = yield* Effect.scoped(Effect.andThen(claimName(() => name), unlink(name))).pipe(
+          Effect.as(true),
+          Effect.catchIf(({ code }) => code === "REFUSED" || code === "ENOENT", () => Effect.succeed(false))
+        )
+        if (!dropped) continue
+        kept.delete(name)
+        files++
+        bytes += size
+      }
+      return { files, bytes }
     }),
     removeAll: Effect.fnUntraced(function*(path) {
       const folder = folderOf(path)

@@ -67,6 +67,18 @@ export class AlreadyExists extends Schema.TaggedError<AlreadyExists>()("AlreadyE
   }
 }
 
+/** What may be kept of one kind of leftovers. */
+export interface Cap {
+  readonly maxBytes: number
+  readonly maxAgeMillis: number
+}
+
+/** Leftovers that were dropped. */
+export interface Dropped {
+  readonly files: number
+  readonly bytes: number
+}
+
 /** Bytes on their way to a final name, hashed as they are written, in order. */
 export interface Staged extends ByteSink<BackendError> {
   /** Bytes in place and in the running hash: the next byte to ask for. */
@@ -98,6 +110,14 @@ export class Backend extends Context.Service<Backend, {
   readonly unseal: (path: FilePath, token: string) => Effect.Effect<Option.Option<Staged>, BackendError, Scope.Scope>
   /** Drops sealed bytes that nobody will unseal any more: all but those with these tokens. Gives how many there were. */
   readonly dropSealed: (kept: ReadonlySet<string>) => Effect.Effect<number, BackendError>
+  /**
+   * Drops what is left over beyond its cap: what is too old, then the oldest until the rest fits. `partials`: tries to
+   * pull that nobody has in hand, by when they were last written to; sealed bytes are none of them. `quarantined`: files
+   * that were set aside, by when they were.
+   */
+  readonly trim: (
+    caps: { readonly partials: Cap; readonly quarantined: Cap }
+  ) => Effect.Effect<{ readonly partials: Dropped; readonly quarantined: Dropped }, BackendError>
   /** Feeds `length` bytes from `offset` into a sink. Fails with `NotFound` or `Io` when the file is shorter. */
   readonly read: <E>(
     path: FilePath,
@@ -126,7 +146,7 @@ export class Backend extends Context.Service<Backend, {
   readonly beingWritten: (paths: ReadonlyArray<FilePath>) => Effect.Effect<ReadonlySet<FilePath>>
   /** Deletes a file and whatever is staged for it. Fine when it is absent. */
   readonly remove: (path: FilePath) => Effect.Effect<void, BackendError>
-  /** Sets a file aside, out of sight and never deleted. Fine when it is absent. */
+  /** Sets a file aside, out of sight; only `trim` ever deletes it. Fine when it is absent. */
   readonly quarantine: (path: FilePath) => Effect.Effect<void, BackendError>
   /** The id that the data folder carries, to tell it from another or from an empty one; `none` when it has none. */
   readonly id: Effect.Effect<Option.Option<string>, BackendError>

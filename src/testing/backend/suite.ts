@@ -335,6 +335,47 @@ export const suite = (name: string, fresh: Layer.Layer<Backend, BackendError>): 
         assert.deepStrictEqual(yield* Stream.runCollect(backend.list("")), [])
       }))
 
+    live("drops what is left over beyond its cap, but nothing that is in hand or sealed", () =>
+      Effect.gen(function*() {
+        const backend = yield* Backend
+        const content = bytes(mib, 8)
+        const size = 512 * 1024
+        const half = content.subarray(0, size)
+        for (const name of ["a", "b"]) yield* pull(pathOf(name), sha256Of(content), half)
+        const { token } = yield* Effect.scoped(Effect.gen(function*() {
+          const staged = yield* backend.stage(pathOf("sealed"))
+          yield* staged.write(content)
+          return yield* staged.seal
+        }))
+        for (const name of ["c", "d"]) {
+          yield* write(pathOf(name), half)
+          yield* backend.quarantine(pathOf(name))
+        }
+        const inHand = yield* backend.stage(pathOf("in-hand"), sha256Of(content))
+        yield* inHand.write(half)
+        const day = 86_400_000
+        const trim = (maxBytes: number) => {
+          const cap = { maxBytes, maxAgeMillis: day }
+          return Effect.map(
+            backend.trim({ partials: cap, quarantined: cap }),
+            ({ partials, quarantined }) => [partials, quarantined]
+          )
+        }
+        const nothing = { files: 0, bytes: 0 }
+        assert.deepStrictEqual(yield* trim(2 * size), [nothing, nothing])
+        const one = { files: 1, bytes: size }
+        assert.deepStrictEqual(yield* trim(2 * size - 1), [one, one])
+        assert.deepStrictEqual(yield* trim(0), [one, one])
+        assert.deepStrictEqual(yield* trim(0), [nothing, nothing])
+        for (const name of ["a", "b"]) {
+          const again = yield* backend.stage(pathOf(name), sha256Of(content))
+          assert.strictEqual(yield* again.length, 0)
+        }
+        assert.isTrue(Option.isSome(yield* Effect.scoped(backend.unseal(pathOf("sealed"), token))))
+        yield* inHand.write(content.subarray(size))
+        yield* inHand.commit(sha256Of(content))
+      }))
+
     compare(live)
 
     live("lists every file once, and those below one folder", () =>
