@@ -30,9 +30,16 @@ const lookMillis = 500
 /** Before a file is looked at again that could not be registered, milliseconds. */
 const restMillis = 30_000
 
-/** Files that are looked at together, and files that are hashed at once. */
+/** Files that are looked at together. */
 const together = 256
-const hashedAtOnce = 4
+
+/**
+ * Files that are registered at once. What a small one waits for is the disk, which makes many durable as fast as one; of
+ * others each has memory and a share of the disk's speed.
+ */
+const smallBytes = 1024 * 1024
+const smallAtOnce = 32
+const largeAtOnce = 4
 
 /** A file that may have to be registered. */
 interface Candidate {
@@ -187,7 +194,10 @@ export const layer = (
       if (settled.length === 0) return
       const open = yield* backend.beingWritten(settled.map(({ path }) => path))
       const closed = settled.filter(({ path }) => !open.has(path))
-      yield* Effect.forEach(closed, register, { concurrency: hashedAtOnce, discard: true })
+      const small = closed.filter(({ size }) => size < smallBytes)
+      const large = closed.filter(({ size }) => size >= smallBytes)
+      yield* Effect.forEach(small, register, { concurrency: smallAtOnce, discard: true })
+      yield* Effect.forEach(large, register, { concurrency: largeAtOnce, discard: true })
     })
 
     const examineAll = Effect.gen(function*() {

@@ -46,7 +46,8 @@ const untilLookedAt = (folder: string, node: Node, name: string) =>
 
 const watching = { watch: true }
 
-describe("the watch folder", () => {
+// They wait most of the time.
+describe.concurrent("the watch folder", () => {
   it.live("registers a file that was renamed into place, and other nodes pull it", () =>
     Effect.gen(function*() {
       const folder = yield* temporaryFolder
