@@ -15,11 +15,19 @@ export interface Running {
   readonly exit: Effect.Effect<number | string>
 }
 
+/** With `disk`, a command in a mount namespace of its own, where a disk of 16 MiB lies at that folder. */
+const onDisk = (disk: string | undefined, [program = "", ...args]: ReadonlyArray<string>): [string, Array<string>] => {
+  if (disk === undefined) return [program, args]
+  const mount = "disk=$1; shift; mount -t tmpfs -o size=16m tmpfs \"$disk\" && exec \"$@\""
+  return ["unshare", [process.getuid?.() === 0 ? "-m" : "-rm", "sh", "-c", mount, "sh", disk, program, ...args]]
+}
+
 /** Starts the command; the scope kills what is still running. Its environment is what is given, and a path. HTTP takes a free port. */
 export const start = (
   args: ReadonlyArray<string>,
   environment: Readonly<Record<string, string>> = {},
-  cwd?: string
+  cwd?: string,
+  disk?: string
 ): Effect.Effect<Running, never, Scope.Scope> =>
   Effect.gen(function*() {
     const lines = yield* Queue.unbounded<string>()
@@ -28,7 +36,7 @@ export const start = (
     let stderr = ""
     const child = yield* Effect.acquireRelease(
       Effect.sync(() =>
-        spawn(process.execPath, ["--disable-warning=ExperimentalWarning", main, ...args], {
+        spawn(...onDisk(disk, [process.execPath, "--disable-warning=ExperimentalWarning", main, ...args]), {
           env: { PATH: process.env["PATH"] ?? "", ARC_SERVER_PORT: "0", ...environment },
           stdio: ["pipe", "pipe", "pipe"],
           ...(cwd === undefined ? {} : { cwd })

@@ -1,0 +1,58 @@
+/** A real node on a disk of its own that fills up. */
+import { assert, it } from "@effect/vitest"
+import { Context, Effect, Schedule } from "effect"
+import { existsSync, mkdirSync, writeFileSync } from "node:fs"
+import { join } from "node:path"
+import { FilePath } from "../../src/ports/FilePath.ts"
+import { Manifest } from "../../src/ports/Manifest.ts"
+import { lineOf, start as startCommand } from "../cluster/command.ts"
+import { temporaryFolder } from "../support/folder.ts"
+import { publish, start } from "../support/realNode.ts"
+import { bytesOf } from "./behaviours.ts"
+
+const MiB = 1024 * 1024
+
+it.live(
+  "a node whose disk fills up says so, goes on with deletes, and pulls the rest once there is room",
+  () =>
+    Effect.gen(function*() {
+      const folder = yield* temporaryFolder
+      const writer = yield* start(folder, "writer")
+      const disk = join(folder, "disk")
+      mkdirSync(disk)
+      const config = join(folder, "reader.toml")
+      writeFileSync(
+        config,
+        `[cluster]
+enabled = true
+replication_enabled = true
+node_id = "reader"
+shared_secret = "a secret of the tests"
+coordinator_addr = "127.0.0.1:0"
+manifest_path = "${join(folder, "manifest.db")}"
+[storage]
+local_path = "${join(disk, "data")}"
+min_free_bytes = ${2 * MiB}
+`
+      )
+      const node = yield* startCommand(["node", "--supervised", "--config", config], {}, undefined, disk)
+      const ready = /http:\/\/[^\s"]+/.exec(yield* lineOf(node, /http:\/\//))?.[0] ?? ""
+      const answer = Effect.promise(async () => {
+        const response = await fetch(new URL("/ready", ready))
+        return { status: response.status, text: await response.text() }
+      })
+      const until = (fits: (answer: { readonly status: number; readonly text: string }) => boolean) =>
+        Effect.repeat(answer, { until: fits, schedule: Schedule.spaced("200 millis") })
+      // Two of the three fit.
+      for (const name of ["a", "b"]) yield* publish(writer, `db/${name}`, bytesOf(name.charCodeAt(0), 5 * MiB))
+      yield* lineOf(node, /"verified":\{"files":2,/)
+      yield* publish(writer, "db/c", bytesOf(3, 5 * MiB))
+      yield* until(({ status, text }) => status === 503 && text.includes("storage.min_free_bytes"))
+      // A delete is what makes room.
+      yield* Context.get(writer, Manifest).remove(FilePath.make("db/a"), "to make room")
+      yield* until(({ status }) => status === 200)
+      // The disk is the node's own: nothing of it shows here.
+      assert.isFalse(existsSync(join(disk, "data")))
+    }),
+  120_000
+)
