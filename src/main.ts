@@ -9,7 +9,7 @@ import { filesCommand } from "./cli/files.ts"
 import { forgetCommand } from "./cli/forget.ts"
 import { drainCommand, removeNodeCommand } from "./cli/leave.ts"
 import { manifestCommand } from "./cli/manifest.ts"
-import { nodeCommand } from "./cli/node.ts"
+import { nodeCommand, ranNode } from "./cli/node.ts"
 import { pauseCommand, resumeCommand } from "./cli/pause.ts"
 import { publishCommand } from "./cli/publish.ts"
 import { statusCommand } from "./cli/status.ts"
@@ -47,7 +47,7 @@ const usageExitCode = 2
 
 const teardown: Runtime.Teardown = (exit, onExit) => {
   // A node that is told to stop has done what it was for.
-  if (Exit.isFailure(exit) && Cause.hasInterruptsOnly(exit.cause) && process.argv[2] === "node") return onExit(0)
+  if (Exit.isFailure(exit) && Cause.hasInterruptsOnly(exit.cause) && ranNode()) return onExit(0)
   if (Exit.isFailure(exit) && CliError.isCliError(Cause.squash(exit.cause))) return onExit(usageExitCode)
   return Runtime.defaultTeardown(exit, onExit)
 }

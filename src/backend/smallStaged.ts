@@ -41,6 +41,7 @@ export const stageInMemory = Effect.fnUntraced(function*(local: Local, path: Fil
   const failed = (operation: string, cause: Refused): BackendError => toBackendError(operation, path)(cause)
 
   const move = Effect.fnUntraced(function*(from: Memory) {
+    if (claim.removed) return yield* failed("write", refused("its staged bytes were removed"))
     const to = yield* stage(local, path, expected, claim).pipe(Scope.provide(scope))
     for (const chunk of from.chunks) yield* to.write(chunk)
     state = { _tag: "Moved", to }

@@ -54,12 +54,18 @@ export const runNode = Effect.fnUntraced(
   (run, options) => Effect.provide(run, Logs.layer(Option.getOrUndefined(options.logFormat)))
 )
 
+let started = false
+
+/** Whether this process is, or was, a node. */
+export const ranNode = (): boolean => started
+
 /**
  * The first signal makes the node leave, which whoever runs it takes care of, and it must have left in time; the second
  * one ends the process at once. They are listened for until the process ends: its shutdown must hear them too.
  */
 const leaveOnSignals = (millis: number) =>
   Effect.sync(() => {
+    started = true
     let told = false
     const listen = (signal: NodeJS.Signals) => {
       if (told) {

@@ -1,5 +1,5 @@
 /** What the operator's questions have in common: they look at a node's files from beside it, running or not. */
-import { Duration, Effect, FileSystem, Layer, Result, Schema } from "effect"
+import { Duration, Effect, FileSystem, Layer, Result, Runtime, Schema } from "effect"
 import { FilePath, offence } from "../ports/FilePath.ts"
 import { layerGuestBackend, layerPorts, type Ports, type StartError } from "../Replication.ts"
 import { folders, ReplicationConfig, type Settings } from "../ReplicationConfig.ts"
@@ -13,6 +13,7 @@ export class NoNode extends Schema.TaggedError<NoNode>()("NoNode", { inventory: 
 
 /** What was named is no path of a replicated file. */
 export class NoPath extends Schema.TaggedError<NoPath>()("NoPath", { path: Schema.String, detail: Schema.String }) {
+  override readonly [Runtime.errorExitCode] = 2
   override get message(): string {
     return `${this.path} is no path of a replicated file: ${this.detail}; it is relative to the data folder`
   }

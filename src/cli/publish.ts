@@ -1,5 +1,5 @@
 /** `file-replication publish`: files of this machine, published by this node. */
-import { Console, Duration, Effect, FileSystem, Layer, Option, Schema, Stream } from "effect"
+import { Console, Duration, Effect, FileSystem, Layer, Option, Runtime, Schema, Stream } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
 import { basename } from "node:path"
 import { Registration } from "../http/Api.ts"
@@ -20,6 +20,7 @@ import { fileBytes, type FileFailed } from "./userFiles.ts"
 
 /** The arguments don't fit each other. */
 export class Misused extends Schema.TaggedError<Misused>()("Misused", { detail: Schema.String }) {
+  override readonly [Runtime.errorExitCode] = 2
   override get message(): string {
     return this.detail
   }

@@ -292,8 +292,8 @@ export class UploadGroup extends HttpApiGroup.make("upload")
     }).annotateMerge(described(
       "Publish a file",
       "The body is the file, of any media type. 201, or 200 when the same bytes are registered already. What does not "
-        + "arrive whole leaves nothing behind. 503 after the last byte: the bytes are safe on this node, and registered "
-        + "once the manifest answers; sending them again is safe."
+        + "arrive whole leaves nothing behind. 503 after the last byte: the disk or the manifest is slow, and the file is "
+        + "registered once they answer; ask for it, or send it again, which is safe."
     ))
   )
   .middleware(Authorization)

@@ -12,7 +12,7 @@ export interface Span {
  */
 export const rangeOf = (header: string | undefined, size: number): Span | "Unsatisfiable" | undefined => {
   if (header === undefined || !/^\s*bytes\s*=/i.test(header)) return undefined
-  const match = /^\s*bytes\s*=\s*(\d{0,16})\s*-\s*(\d{0,16})\s*$/i.exec(header)
+  const match = /^\s*bytes\s*=\s*(\d*)\s*-\s*(\d*)\s*$/i.exec(header)
   const [, first = "", last = ""] = match ?? []
   if (match === null || (first === "" && last === "")) return "Unsatisfiable"
   if (first === "") {

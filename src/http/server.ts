@@ -40,7 +40,9 @@ const limits = {
   keepAliveTimeout: 5000,
   connectionsCheckingInterval: 1000,
   /** A connection on which nothing moves, in either direction, unless this node is at work for it. */
-  idleMillis: 30_000
+  idleMillis: 30_000,
+  /** How long a client may go on sending a body behind the answer. */
+  refusedMillis: 2000
 }
 
 export const layer = (options: ServerOptions): Layer.Layer<HttpServer.HttpServer, HttpUnavailable> =>
@@ -56,6 +58,14 @@ const make = Effect.fnUntraced(function*({ host, port }: ServerOptions) {
     response.on("timeout", (socket) => {
       if (request.complete && !response.headersSent) socket.setTimeout(limits.idleMillis)
       else socket.destroy()
+    })
+  })
+  server.on("request", (request, response) => {
+    // Refused before its body has come: what is left of that body holds no connection.
+    response.on("finish", () => {
+      if (!request.complete) {
+        setTimeout(() => request.complete || request.socket.destroy(), limits.refusedMillis).unref()
+      }
     })
   })
   server.on("clientError", refuseMalformed)

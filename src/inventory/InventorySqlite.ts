@@ -105,11 +105,14 @@ const make = Effect.fnUntraced(function*(path: string) {
     if (read?.writes === writes) return Deferred.await(read.answer)
     const answer = Deferred.makeUnsafe<Progress, InventoryError>()
     read = { writes, answer }
-    return Effect.uninterruptible(progress).pipe(
-      Effect.tapError(() => Effect.sync(() => (read = undefined))),
-      Effect.onExit((exit) => Deferred.done(answer, exit))
+    return progress.pipe(
+      Effect.onExit((exit) => {
+        if (exit._tag === "Failure") read = undefined
+        return Deferred.done(answer, exit)
+      })
     )
-  })
+    // Who asked first may be interrupted; the others get the answer all the same.
+  }).pipe(Effect.uninterruptible)
 
   const inventory: Inventory["Service"] = {
     apply: Effect.fnUntraced(function*(changes, cursor) {

@@ -192,14 +192,18 @@ export const layer = (
 
       // When the earliest of what rests is due.
       let promised = Infinity
+      // When the inventory was last asked what is due.
+      let lookedAt = 0
 
       // Whatever is owed and due, whenever there is room for half a lane of it: at the start, after a full queue, and
       // when the time of something that was postponed has come.
       const feed = Effect.gen(function*() {
         const now = yield* Clock.currentTimeMillis
         // Its time may have come while something else woke this.
-        if (now >= promised) lookAgain()
+        // What became due meanwhile by somebody else's hand told nobody.
+        if (now >= promised || now - lookedAt >= longestWait) lookAgain()
         if (lanes.some(hasRoom)) {
+          lookedAt = now
           // Before the question: whatever comes behind it sets this again.
           for (const lane of lanes) more[lane] = false
           // What is queued or in flight is owed and due as well; behind it come those that are not.
@@ -209,7 +213,12 @@ export const layer = (
           for (const { file, rounds } of due) {
             const lane = laneOf(file, rounds)
             if (++found[lane] === limit) more[lane] = true
-            if (places.has(file.entry.path)) continue
+            const place = places.get(file.entry.path)
+            if (place !== undefined) {
+              // An older revision of it is in hand still; its turn comes behind that.
+              if (place.file.revision !== file.revision) more[lane] = true
+              continue
+            }
             if (queue.room(lane) === 0) more[lane] = true
             else queueUp(file, lane)
           }
@@ -226,7 +235,8 @@ export const layer = (
         Queue.offerUnsafe(wake, undefined)
       })
 
-      const pauseFeed = (error: InventoryError) => Effect.andThen(pauses.unwritable(error), Effect.sleep("5 seconds"))
+      const pauseFeed = (error: InventoryError) =>
+        Effect.andThen(pauses.unwritable(error), Effect.andThen(Effect.sleep("5 seconds"), Effect.sync(lookAgain)))
 
       yield* background.run(
         "the feed of the puller",

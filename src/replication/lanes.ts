@@ -28,6 +28,9 @@ export interface Lanes<A> {
   readonly hasNew: () => boolean
 }
 
+/** Of so many that workers take, the quick ones aside, one may have failed before while others are new. */
+const share = 8
+
 /** `capacity`: of each lane. `age`: the larger, the newer. */
 export const make = <A>(capacity: number, age: (item: A) => number): Lanes<A> => {
   // The newest of `small` and `giant` and the first of `again` is the last of its list, which costs least to take.
@@ -65,7 +68,10 @@ export const make = <A>(capacity: number, age: (item: A) => number): Lanes<A> =>
     return lane.shift()
   }
 
+  let picks = 0
   const pick = (quick: boolean): A | undefined => {
+    // One in so many is for what has failed before, or a long catch-up would never come to it.
+    if (!quick && ++picks % share === 0 && waiting.again.length > 0) return waiting.again.pop()
     const small = waiting.small.at(-1)
     const giant = waiting.giant.at(-1)
     if (quick || (small !== undefined && (giant === undefined || age(giant) <= age(small)))) return waiting.small.pop()

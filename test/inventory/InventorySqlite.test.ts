@@ -43,6 +43,24 @@ describe("InventorySqlite", () => {
       assert.deepStrictEqual(yield* run(path, everything), before)
     }))
 
+  withPath(
+    "tells everybody of its changes, whoever of them leaves meanwhile",
+    (path) =>
+      run(path, (inventory) =>
+        Effect.gen(function*() {
+          const first = Stream.runHead(inventory.changes)
+          for (let turn = 0; turn < 20; turn++) {
+            const leaves = yield* Effect.forkChild(first)
+            const stays = yield* Effect.forkChild(first)
+            yield* Effect.yieldNow
+            yield* Effect.forkChild(Fiber.interrupt(leaves))
+            assert.isTrue(Option.isSome(yield* Fiber.join(stays)))
+            // What was read behind this write is read anew.
+            yield* inventory.apply([owe(file(`a${turn}`, turn + 1), 1)])
+          }
+        }))
+  )
+
   withPath("has every acknowledged write after its process was killed", (path) =>
     Effect.gen(function*() {
       const acknowledged = yield* Effect.promise(async () => {

@@ -93,7 +93,7 @@ export const bytesHandlers = HttpApiBuilder.group(Api, "bytes", (handlers) =>
         )
       )
 
-    const send = ({ file: { entry } }: Verified, { headers }: HttpServerRequest.HttpServerRequest) => {
+    const send = ({ file: { entry } }: Verified, { headers, method }: HttpServerRequest.HttpServerRequest) => {
       const etag = `"${entry.sha256}"`
       const common = {
         etag,
@@ -105,14 +105,15 @@ export const bytesHandlers = HttpApiBuilder.group(Api, "bytes", (handlers) =>
       }
       if (namesTag(headers["if-none-match"], etag)) return HttpServerResponse.empty({ status: 304, headers: common })
       const ifRange = headers["if-range"]
-      const asked = ifRange === undefined || ifRange.trim() === etag
+      // A range is a matter of GET alone.
+      const asked = method === "GET" && (ifRange === undefined || ifRange.trim() === etag)
         ? rangeOf(headers["range"], entry.size_bytes)
         : undefined
       if (asked === "Unsatisfiable") {
         const message = `the range must be one, and within the ${entry.size_bytes} bytes of the file`
         return response(refuse("RangeNotSatisfiable", message), { "content-range": `bytes */${entry.size_bytes}` })
       }
-      if (downloads >= maxDownloads) {
+      if (method === "GET" && downloads >= maxDownloads) {
         return response(refuse("Unavailable", "too many files are being sent"), { "retry-after": "1" })
       }
       const span = asked ?? { offset: 0, length: entry.size_bytes }

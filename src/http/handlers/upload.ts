@@ -77,7 +77,8 @@ export const uploadHandlers = HttpApiBuilder.group(Api, "upload", (handlers) =>
         Effect.andThen(Deferred.await(arrived), Effect.sleep(patience)),
         Effect.fail(refuse(
           "Unavailable",
-          "the manifest does not answer; the bytes are safe on this node, and registered once it does"
+          "all bytes have come, but the file is not registered yet: the disk or the manifest is slow; it is registered once "
+            + "they answer. Ask for it, or send it again, which does no harm"
         ))
       )
       const body = watched(
