@@ -174,6 +174,7 @@ else {
         const namespace = fresh()
         const membership = yield* open(namespace)
         yield* (yield* open(namespace, { self: peer })).announce(other.address)
+        yield* until(membership, other.id, ({ alive }) => alive)
         const next = yield* told(membership)
         assert.isTrue(find(yield* next, other.id).alive)
         yield* membership.departed(other.id)

@@ -36,7 +36,8 @@ describe("LocalCheck", () => {
       yield* (yield* LocalCheck).check
       yield* untilHeld(2)
       assert.deepStrictEqual(yield* textUnder("db/a"), Option.some("db/a"))
-      assert.deepStrictEqual((yield* Dials).all.map(({ path }) => path), ["db/a", "db/b", "db/a"])
+      // The newest first, then what was lost.
+      assert.deepStrictEqual((yield* Dials).all.map(({ path }) => path), ["db/b", "db/a", "db/a"])
       assert.deepStrictEqual(yield* (yield* Manifest).head, head)
     }).pipe(Effect.provide(clusterLayer())))
 
