@@ -111,7 +111,7 @@ describe("file-replication why", () => {
         const unknown = yield* run(["why", "db/b", "--config", config])
         assert.match(unknown.stdout, /manifest +not in it\n +here +nothing is known of it/)
         const wrong = yield* run(["why", "../a", "--config", config])
-        assert.strictEqual(wrong.code, 1)
+        assert.strictEqual(wrong.code, 2)
         assert.match(wrong.stderr, /^file-replication: \.\.\/a is no path of a replicated file: .*"\.\.".*\n$/)
       }),
     120_000
@@ -250,7 +250,7 @@ describe("file-replication forget", () => {
       const config = yield* configure(folder, "node")
       yield* publish(folder, config, "db/a", "a")
       const unsaid = yield* run(["forget", "db/a", "--yes", "--config", config])
-      assert.strictEqual(unsaid.code, 1)
+      assert.strictEqual(unsaid.code, 2)
       assert.match(unsaid.stderr, /say --lost/)
       const unknown = yield* run(["forget", "db/b", "--lost", "--yes", "--config", config])
       assert.strictEqual(unknown.code, 1)
