@@ -86,13 +86,15 @@ export const fuzzServer = Effect.fnUntraced(function*(random: Random, seed: numb
     const received = yield* raw.all
     yield* Effect.try({
       try: () => checkAnswers(received, signed),
-      catch: (cause) => new Broken("server", seed, nth, input, cause)
+      catch: (cause) => new Broken({ target: "server", seed, nth, input, cause })
     })
     if (nth % 100 === 0) yield* honest
     // What a node logs must not grow with what strangers send.
     if (logs.length > 10_000) logs.length = 0
     const failed = logs.find((line) => line.includes("handler failed"))
-    if (failed !== undefined) return yield* Effect.fail(new Broken("server", seed, nth, input, failed))
+    if (failed !== undefined) {
+      return yield* Effect.fail(new Broken({ target: "server", seed, nth, input, cause: failed }))
+    }
   }, Effect.scoped)
 
   // Fewer than the server lets in: none has to make room.

@@ -3,7 +3,7 @@
  * that are right, or were found to be wrong once.
  */
 import { assert } from "@effect/vitest"
-import { Option, Result } from "effect"
+import { Data, Option, Result } from "effect"
 import { readdirSync, readFileSync } from "node:fs"
 import { join, posix, win32 } from "node:path"
 import * as Frame from "../../src/peer/protocol/Frame.ts"
@@ -168,13 +168,17 @@ const pathTarget: Target = {
 export const targets: ReadonlyArray<Target> = [frameTarget, messageTarget, pathTarget]
 
 /** An input did what none may. */
-export class Broken extends Error {
-  constructor(target: string, seed: number, nth: number, input: Uint8Array, cause: unknown) {
-    super(
-      `${target} does not hold (seed ${seed}, input ${nth}); keep it as test/hostile/corpus/${target}-NAME.hex:\n`
-        + `${Buffer.from(input).toString("hex")}\n${cause instanceof Error ? cause.message : String(cause)}`,
-      { cause }
-    )
+export class Broken extends Data.TaggedError("Broken")<{
+  readonly target: string
+  readonly seed: number
+  readonly nth: number
+  readonly input: Uint8Array
+  readonly cause: unknown
+}> {
+  override get message(): string {
+    const { cause, input, nth, seed, target } = this
+    return `${target} does not hold (seed ${seed}, input ${nth}); keep it as test/hostile/corpus/${target}-NAME.hex:\n`
+      + `${Buffer.from(input).toString("hex")}\n${cause instanceof Error ? cause.message : String(cause)}`
   }
 }
 
@@ -184,7 +188,7 @@ export const fuzz = (target: Target, random: Random, seed: number, count: number
     try {
       target.check(input, random)
     } catch (cause) {
-      throw new Broken(target.name, seed, nth, input, cause)
+      throw new Broken({ target: target.name, seed, nth, input, cause })
     }
   }
   target.seeds.forEach((input, index) => run(input, index - target.seeds.length))
