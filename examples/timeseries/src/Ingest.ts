@@ -156,13 +156,16 @@ export const layer = (
         return files
       })
 
-      const close = turn.withPermit(Effect.gen(function*() {
-        if (waiting === 0) return
-        const segment = yield* wal.rotate
-        closed.push({ segment, points: buffer })
-        buffer = new Map()
-        waiting = 0
-      }))
+      const close = turn.withPermit(
+        Effect.gen(function*() {
+          if (waiting === 0) return
+          const segment = yield* wal.rotate
+          closed.push({ segment, points: buffer })
+          buffer = new Map()
+          waiting = 0
+          // Half of it would leave points in a segment that is closed and in the buffer: published twice.
+        }).pipe(Effect.uninterruptible)
+      )
 
       const flush = flushing.withPermit(Effect.gen(function*() {
         yield* close

@@ -67,7 +67,7 @@ export const parse = (
   const errors: Array<LineError> = []
   for (const { line, number } of lines(text)) {
     if (errors.length === maxErrors) break
-    const content = line.trimStart()
+    const content = line.replace(/^[ \t\r]+/, "")
     if (content.trim() === "" || content.startsWith("#")) continue
     try {
       points.push({ ...parseLine(content, precision, now), line: number })
@@ -94,8 +94,11 @@ const lineEnd = (text: string, from: number) => {
   let quoted = false
   let inFields = false
   let crossed = 0
-  const comment = text[from] === "#"
-  for (let at = from; at < text.length; at++) {
+  // Blanks before a line are no part of it.
+  let start = from
+  while (/[ \t\r]/.test(text[start] ?? "")) start++
+  const comment = text[start] === "#"
+  for (let at = start; at < text.length; at++) {
     const char = text[at]
     if (char === "\n" && !quoted) return { end: at, crossed }
     if (comment) continue

@@ -46,6 +46,12 @@ describe("line protocol", () => {
     expect(points.map(({ line }) => line)).toEqual([4, 5])
   })
 
+  it("lets no comment begin a string, and no blank before a line", () => {
+    const { errors, points } = parse("  # was s=\"x\nm f=1 1\n  m,t=\"x f=2 2\nm s=\"y\" 3", "ns", now)
+    expect(errors).toEqual([])
+    expect(points.map(({ line }) => line)).toEqual([2, 3, 4])
+  })
+
   it("lets a string hold a line's end, and goes on counting", () => {
     const { errors, points } = parse("m s=\"one\ntwo\" 1\nm f=oops\n", "ns", now)
     expect(points[0]?.fields.get("s")?.value).toBe("one\ntwo")
