@@ -59,8 +59,6 @@ const make = Effect.fnUntraced(function*({ host, port }: ServerOptions) {
       if (request.complete && !response.headersSent) socket.setTimeout(limits.idleMillis)
       else socket.destroy()
     })
-  })
-  server.on("request", (request, response) => {
     // Refused before its body has come: what is left of that body holds no connection.
     response.on("finish", () => {
       if (!request.complete) {

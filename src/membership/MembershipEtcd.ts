@@ -18,6 +18,7 @@ import { changesOf } from "./changes.ts"
 import * as View from "./etcdView.ts"
 import { ownProcess, runs } from "./process.ts"
 import { heard, quiet, toText } from "./said.ts"
+import { supplanted } from "./supplanted.ts"
 import * as Troubles from "./trouble.ts"
 
 export interface Options {
@@ -164,14 +165,7 @@ const make = Effect.fnUntraced(function*(
   const stillMember = Effect.suspend(() =>
     Option.match(lost, {
       onNone: () => Effect.void,
-      onSome: (holder) =>
-        Effect.fail(
-          new MembershipError({
-            operation: "heartbeat",
-            detail:
-              `this node gave no sign of life for a while, and another one now goes by its id ${self.id} (${holder})`
-          })
-        )
+      onSome: (holder) => Effect.fail(supplanted(self.id, holder))
     })
   )
 

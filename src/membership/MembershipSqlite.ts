@@ -17,6 +17,7 @@ import * as SqliteThread from "../sqlite/SqliteThread.ts"
 import { changesOf } from "./changes.ts"
 import { heard, quiet, toText } from "./said.ts"
 import type { Claimed, MembershipOperations } from "./sqliteOperations.ts"
+import { supplanted } from "./supplanted.ts"
 import * as Troubles from "./trouble.ts"
 
 export interface Options {
@@ -74,14 +75,7 @@ const make = Effect.fnUntraced(function*(
   const stillMember = Effect.suspend(() =>
     Option.match(lost, {
       onNone: () => Effect.void,
-      onSome: (holder) =>
-        Effect.fail(
-          new MembershipError({
-            operation: "heartbeat",
-            detail:
-              `this node gave no sign of life for a while, and another one now goes by its id ${self.id} (${holder})`
-          })
-        )
+      onSome: (holder) => Effect.fail(supplanted(self.id, holder))
     })
   )
 
