@@ -66,11 +66,10 @@ const make = Effect.fnUntraced(function*(path: string) {
   const written = yield* PubSub.sliding<void>(1)
 
   let writes = 0
-  const signal = Effect.suspend(() => {
-    writes++
-    return Effect.asVoid(PubSub.publish(written, undefined))
-  })
-  const writer = yield* Effect.forkScoped(writeAll(thread, jobs, signal))
+  const writer = yield* Effect.forkScoped(writeAll(thread, jobs, {
+    count: Effect.sync(() => writes++),
+    signal: Effect.asVoid(PubSub.publish(written, undefined))
+  }))
   yield* Effect.addFinalizer(() => Effect.andThen(Queue.end(jobs), Fiber.await(writer)))
 
   const write = Effect.fnUntraced(function*(write: Write) {
@@ -203,7 +202,7 @@ const make = Effect.fnUntraced(function*(path: string) {
 const writeAll = (
   thread: SqliteThread<InventoryOperations>,
   jobs: Queue.Dequeue<Job, Cause.Done>,
-  signal: Effect.Effect<void>
+  written: { readonly count: Effect.Effect<void>; readonly signal: Effect.Effect<void> }
 ): Effect.Effect<void> =>
   Effect.gen(function*() {
     const waiting = yield* Queue.takeBetween(jobs, 1, 256)
@@ -217,8 +216,10 @@ const writeAll = (
         Effect.mapError(failed("write")),
         Effect.exit
       )
+      // Counted before anybody has an answer: whoever has one must never be shown what was read before this write.
+      yield* written.count
       yield* Effect.forEach(group, (job, index) => Deferred.done(job.done, answerOf(answers, index)), { discard: true })
-      yield* signal
+      yield* written.signal
     }
   }).pipe(
     // An answer must reach whoever waits for it, even when the layer closes: closing ends the queue instead.

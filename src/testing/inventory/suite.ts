@@ -382,6 +382,18 @@ export const suite = (name: string, fresh: Layer.Layer<Inventory, InventoryError
         assert.strictEqual((yield* inventory.progress).verifiedThrough, 9)
       }))
 
+    test("shows whoever has written, and asks at once, nothing older than that write", (inventory) =>
+      Effect.forEach(
+        Array.from({ length: 50 }, (_, n) => n + 1),
+        Effect.fnUntraced(function*(n) {
+          yield* Stream.runHead(inventory.changes)
+          yield* inventory.apply([owe(file(`f${n}`, n), 0)])
+          const seen = yield* Stream.runHead(inventory.changes)
+          assert.deepStrictEqual(Option.map(seen, ({ owed }) => owed.files), Option.some(n))
+        }),
+        { discard: true }
+      ))
+
     test("shows each subscriber the progress at once, and in the end the last", (inventory) =>
       Effect.gen(function*() {
         const first = yield* Stream.runHead(inventory.changes)
