@@ -67,6 +67,14 @@ describe("the README", () => {
   })
 })
 
+describe("the README of the example", () => {
+  it("shows the resolver as it is", () => {
+    const [shown] = blocks(read("examples/timeseries/README.md"), "ts")
+    const source = read("examples/timeseries/src/sameRack.ts")
+    assert.strictEqual(shown, source.slice(source.indexOf("import")))
+  })
+})
+
 describe("docs/configuration.md", () => {
   const documented = [...read("docs/configuration.md").matchAll(/^\| `([a-z]+\.[a-z_]+)`/gm)].map(([, key = ""]) => key)
 

@@ -4,12 +4,13 @@ import {
   DuckDBInstance,
   DuckDBTimestampNanosecondsValue,
   type Json,
-  StatementType
+  JsonDuckDBValueConverter
 } from "@duckdb/node-api"
 import { Duration, Effect, Schema, type Scope } from "effect"
 import { setImmediate } from "node:timers/promises"
 import type { FieldType, Point } from "./lineProtocol.ts"
 import { columnsOf } from "./partitions.ts"
+import { Parsed, refusalOf } from "./statement.ts"
 
 /** DuckDB could not do what was asked. */
 export class DuckFailed extends Schema.TaggedError<DuckFailed>()("DuckFailed", { detail: Schema.String }) {
@@ -22,6 +23,13 @@ export class DuckFailed extends Schema.TaggedError<DuckFailed>()("DuckFailed", {
 export class BadQuery extends Schema.TaggedError<BadQuery>()("BadQuery", { detail: Schema.String }) {
   override get message(): string {
     return this.detail
+  }
+}
+
+/** The query is fine, and its answer is more than may be sent. */
+export class AnswerTooLarge extends Schema.TaggedError<AnswerTooLarge>()("AnswerTooLarge", { most: Schema.String }) {
+  override get message(): string {
+    return `the answer has more than ${this.most}; aggregate, choose columns, or add a LIMIT`
   }
 }
 
@@ -54,12 +62,12 @@ const run = <A>(connection: DuckDBConnection, body: (connection: DuckDBConnectio
   })
 
 /** One thread, so that the same points give the same bytes: what is flushed again after a crash is the same file. */
-const writing = { threads: "1", memory_limit: "512MB" }
+const writing = (file: string) => ({ threads: "1", memory_limit: "512MB", temp_directory: `${file}.tmp` })
 
 const copy = (query: string, file: string) => `COPY (${query}) TO ${literal(file)} (FORMAT parquet, COMPRESSION zstd)`
 
 export const writeParquet = Effect.fn("writeParquet")(function*(points: ReadonlyArray<Point>, file: string) {
-  const connection = yield* connect(writing)
+  const connection = yield* connect(writing(file))
   const columns = columnsOf(points)
   yield* run(connection, async () => {
     const spelled = Array.from(columns, ([name, type]) => `${identifier(name)} ${type}`)
@@ -92,7 +100,7 @@ const append = (appender: Appender, type: FieldType, value: number | bigint | st
 }
 
 export const mergeParquet = Effect.fn("mergeParquet")(function*(files: ReadonlyArray<string>, file: string) {
-  const connection = yield* connect(writing)
+  const connection = yield* connect(writing(file))
   const all = `SELECT * FROM read_parquet(${
     list(files)
   }, union_by_name = true, hive_partitioning = false) ORDER BY time`
@@ -104,18 +112,24 @@ export interface Answer {
   readonly rows: ReadonlyArray<ReadonlyArray<Json>>
 }
 
-/** What one query may take. */
+/** What one query may take. `bytes`: of the rows, as JSON. */
 export interface Limits {
   readonly rows: number
+  readonly bytes: number
   readonly time: Duration.Duration
   readonly memory: string
 }
 
-const defaultLimits: Limits = { rows: 10_000, time: Duration.seconds(10), memory: "512MB" }
+export const defaultLimits: Limits = {
+  rows: 10_000,
+  bytes: 16 * 1024 * 1024,
+  time: Duration.seconds(10),
+  memory: "512MB"
+}
 
 /**
  * Answers one SELECT over tables that are made of files. The statement is not trusted: it reaches these files and
- * nothing else, writes nothing, can't change a setting, and is bounded in memory, time and rows.
+ * nothing else, writes nothing, can't change a setting, and is bounded in memory, time, rows and bytes.
  */
 export const query = Effect.fn("query")(function*(
   tables: ReadonlyMap<string, ReadonlyArray<string>>,
@@ -130,7 +144,7 @@ export const query = Effect.fn("query")(function*(
     autoload_known_extensions: "false"
   })
   const files = Array.from(tables.values()).flat()
-  yield* run(connection, async () => {
+  const parsed = yield* run(connection, async () => {
     await connection.run(`SET allowed_paths = ${list(files)}`)
     await connection.run("SET enable_external_access = false")
     for (const [name, own] of tables) {
@@ -140,22 +154,33 @@ export const query = Effect.fn("query")(function*(
       )
     }
     await connection.run("SET lock_configuration = true")
+    return (await connection.runAndReadAll("SELECT json_serialize_sql($1::VARCHAR)", [sql])).getRows()
   })
-  const answer = yield* run(connection, async () => {
-    const statements = await connection.extractStatements(sql)
-    if (statements.count !== 1) return "send one statement"
-    const statement = await statements.prepare(0)
-    // The allowed paths may be written as well as read; only a SELECT writes nothing.
-    if (statement.statementType !== StatementType.SELECT) return "only SELECT is answered"
-    const reader = await statement.streamAndReadUntil(limits.rows + 1)
-    if (reader.currentRowCount > limits.rows) return `it has more than ${limits.rows} rows; aggregate, or add a LIMIT`
-    return { columns: reader.deduplicatedColumnNames(), rows: reader.getRowsJson() } satisfies Answer
-  }).pipe(
-    Effect.mapError(({ detail }) => new BadQuery({ detail })),
+  const refused = refusalOf(yield* Effect.orDie(Schema.decodeUnknownEffect(Parsed)(parsed)))
+  if (refused !== undefined) return yield* new BadQuery({ detail: refused })
+  return yield* run(connection, () => read(connection, sql, limits)).pipe(
+    Effect.catchTag("DuckFailed", ({ detail }) => Effect.fail(new BadQuery({ detail }))),
     Effect.timeoutOrElse({
       duration: limits.time,
       orElse: () => Effect.fail(new BadQuery({ detail: `it took longer than ${Duration.toMillis(limits.time)} ms` }))
-    })
+    }),
+    Effect.flatMap((answer) => answer instanceof AnswerTooLarge ? Effect.fail(answer) : Effect.succeed(answer))
   )
-  return typeof answer === "string" ? yield* new BadQuery({ detail: answer }) : answer
 }, Effect.scoped)
+
+/** As much as may be of the answer is in memory at a time, and one chunk of 2,048 rows. */
+const read = async (connection: DuckDBConnection, sql: string, limits: Limits): Promise<Answer | AnswerTooLarge> => {
+  const result = await connection.stream(sql)
+  const rows: Array<ReadonlyArray<Json>> = []
+  let bytes = 0
+  for (;;) {
+    const chunk = await result.fetchChunk()
+    if (chunk === null || chunk.rowCount === 0) return { columns: result.deduplicatedColumnNames(), rows }
+    for (let row = 0; row < chunk.rowCount; row++) {
+      const values = chunk.convertRowValues(row, JsonDuckDBValueConverter)
+      bytes += Buffer.byteLength(JSON.stringify(values))
+      if (bytes > limits.bytes) return new AnswerTooLarge({ most: `${limits.bytes} bytes` })
+      if (rows.push(values) > limits.rows) return new AnswerTooLarge({ most: `${limits.rows} rows` })
+    }
+  }
+}

@@ -18,8 +18,9 @@ import {
 import { Registrar } from "effect-file-replication"
 import { readFile } from "node:fs/promises"
 import { join } from "node:path"
+import { setImmediate } from "node:timers/promises"
 import { type DuckFailed, writeParquet } from "./Duck.ts"
-import { parse, type Point, type Precision } from "./lineProtocol.ts"
+import { parseInTurns, type Point, type Precision } from "./lineProtocol.ts"
 import { extend, type Kind, type Known, maxName, partitionsOf } from "./partitions.ts"
 import * as Wal from "./Wal.ts"
 
@@ -34,13 +35,45 @@ export class Rejected extends Schema.TaggedError<Rejected>()("Rejected", {
 }
 
 /** More waits to be flushed than may. */
-export class Busy extends Schema.TaggedError<Busy>()("Busy", {}) {
+export class Busy extends Schema.TaggedError<Busy>()("Busy", { points: Schema.Int, bytes: Schema.Int }) {
   override get message(): string {
-    return "too many points wait to be flushed; try again"
+    return `${this.points} points of ${this.bytes} bytes wait to be flushed, which is enough; try again`
   }
 }
 
-export type FlushError = DuckFailed | Wal.WalFailed | Registrar.PublishError | PlatformError.PlatformError
+/** One request is more than may ever wait. */
+export class TooLarge extends Schema.TaggedError<TooLarge>()("TooLarge", { points: Schema.Int, bytes: Schema.Int }) {
+  override get message(): string {
+    return `a request may have ${this.points} points and ${this.bytes} bytes; split it`
+  }
+}
+
+/** Segments that can't be published, now or later: their points are kept on this disk, and in no file. */
+export class SetAside extends Schema.TaggedError<SetAside>()("SetAside", { segments: Schema.Array(Schema.String) }) {
+  override get message(): string {
+    const files = this.segments.map((segment) => `${segment}.aside`).join(", ")
+    return `all else was published, but these points can't be, and are kept aside: ${files}; the log says why`
+  }
+}
+
+type PublishError = DuckFailed | Wal.WalFailed | Registrar.PublishError | PlatformError.PlatformError
+export type FlushError = PublishError | SetAside
+
+/** Whether the same segment may well be published later: it is the disk or the manifest that failed. */
+const passes = (error: PublishError): boolean => {
+  switch (error._tag) {
+    case "InvalidEntry":
+    case "Conflict":
+    case "Gone":
+      return false
+    case "DuckFailed":
+      return error.detail.startsWith("IO Error")
+    case "BackendError":
+      return error.reason !== "Unsafe"
+    default:
+      return true
+  }
+}
 
 export class Ingest extends Context.Service<Ingest, {
   /** Durable on this disk when it succeeds; all of the request or nothing. Gives how many points. */
@@ -48,8 +81,8 @@ export class Ingest extends Context.Service<Ingest, {
     database: string,
     precision: Precision,
     lines: string
-  ) => Effect.Effect<number, Rejected | Busy | Wal.WalFailed>
-  /** Publishes all that was taken before. Gives how many files. */
+  ) => Effect.Effect<number, Rejected | Busy | TooLarge | Wal.WalFailed>
+  /** Publishes all that was taken before. Gives how many files. What can't ever be published is in nothing's way. */
   readonly flush: Effect.Effect<number, FlushError>
 }>()("timeseries/Ingest") {}
 
@@ -57,9 +90,12 @@ export interface IngestOptions {
   /** For the log, the columns that are known, and files that are being made. Not the data folder. */
   readonly folder: string
   readonly flushPoints: number
+  /** Of lines, as all bytes here. */
+  readonly flushBytes: number
   readonly flushMillis: number
-  /** Points that may wait. */
+  /** What may wait. */
   readonly maxPoints: number
+  readonly maxBytes: number
 }
 
 /** The columns of each measurement, as they are kept. */
@@ -73,46 +109,78 @@ const Schemas = Schema.fromJsonString(
 const kinds: ReadonlyArray<Kind> = ["tag", "DOUBLE", "BIGINT", "UBIGINT", "VARCHAR", "BOOLEAN"]
 const key = (database: string, measurement: string) => `${database}/${measurement.toLowerCase()}`
 
-type Taken = ReadonlyMap<string, ReadonlyArray<Point>>
+interface Segment {
+  readonly segment: string
+  readonly databases: ReadonlyMap<string, ReadonlyArray<Point>>
+  readonly size: Size
+}
+
+/** How much it is. */
+interface Size {
+  readonly points: number
+  readonly bytes: number
+}
+const nothing: Size = { points: 0, bytes: 0 }
+const plus = (one: Size, other: Size): Size => ({
+  points: one.points + other.points,
+  bytes: one.bytes + other.bytes
+})
+const minus = (one: Size, other: Size): Size => ({
+  points: one.points - other.points,
+  bytes: one.bytes - other.bytes
+})
 
 export const layer = (
   options: IngestOptions
-): Layer.Layer<Ingest, FlushError, Registrar.Registrar | FileSystem.FileSystem> =>
+): Layer.Layer<Ingest, Wal.WalFailed | PlatformError.PlatformError, Registrar.Registrar | FileSystem.FileSystem> =>
   Layer.effect(
     Ingest,
     Effect.gen(function*() {
       const registrar = yield* Registrar.Registrar
       const fs = yield* FileSystem.FileSystem
       const { left, wal } = yield* Wal.make(options.folder)
+      // What a crash left half made.
+      yield* Effect.forEach(
+        (yield* fs.readDirectory(options.folder)).filter((name) => /\.parquet(\.tmp)?$/.test(name)),
+        (name) => fs.remove(join(options.folder, name), { recursive: true })
+      )
       const known = yield* readKnown(options.folder)
       const turn = yield* Semaphore.make(1)
       const flushing = yield* Semaphore.make(1)
       const wake = yield* Queue.sliding<void>(1)
       let buffer = new Map<string, Array<Point>>()
-      // Points in the buffer; and with them those of closed segments.
-      let waiting = 0
-      let unpublished = 0
+      // What is in the buffer; and with it what is in closed segments.
+      let waiting = nothing
+      let unpublished = nothing
       // Closed segments that are not published yet, oldest first.
-      const closed: Array<{ readonly segment: string; readonly points: Taken }> = []
+      const closed: Array<Segment> = []
 
       // -----------------------------------------------------------------------
       // In
       // -----------------------------------------------------------------------
 
-      const take = (database: string, points: ReadonlyArray<Point>) => {
+      const take = (database: string, points: ReadonlyArray<Point>, size: Size) => {
         const mine = buffer.get(database) ?? []
         for (const point of points) mine.push(point)
         buffer.set(database, mine)
-        waiting += points.length
-        unpublished += points.length
+        waiting = plus(waiting, size)
+        unpublished = plus(unpublished, size)
       }
 
       const write = Effect.fn("Ingest.write")(function*(database: string, precision: Precision, lines: string) {
         const now = BigInt(yield* Clock.currentTimeMillis) * 1_000_000n
-        const { errors, points } = parse(lines, precision, now)
+        const { errors, points } = yield* read(lines, precision, now)
         if (errors.length > 0) return yield* new Rejected({ errors })
         if (points.length === 0) return 0
-        if (unpublished + points.length > options.maxPoints) return yield* new Busy()
+        const size = { points: points.length, bytes: Buffer.byteLength(lines) }
+        if (size.points > options.maxPoints || size.bytes > options.maxBytes) {
+          return yield* new TooLarge({ points: options.maxPoints, bytes: options.maxBytes })
+        }
+        const after = plus(unpublished, size)
+        if (after.points > options.maxPoints || after.bytes > options.maxBytes) {
+          yield* Queue.offer(wake, undefined)
+          return yield* new Busy(unpublished)
+        }
         const grown = new Map<string, Known>()
         for (const point of points) {
           const at = key(database, point.measurement)
@@ -126,9 +194,14 @@ export const layer = (
         }
         if (grown.size > 0) yield* writeKnown(options.folder, new Map([...known, ...grown]))
         for (const [at, after] of grown) known.set(at, after)
-        yield* wal.append({ database, precision, now, lines })
-        take(database, points)
-        if (waiting >= options.flushPoints) yield* Queue.offer(wake, undefined)
+        // One without the other would be points that only the next start publishes.
+        yield* wal.append({ database, precision, now, lines }).pipe(
+          Effect.andThen(Effect.sync(() => take(database, points, size))),
+          Effect.uninterruptible
+        )
+        if (waiting.points >= options.flushPoints || waiting.bytes >= options.flushBytes) {
+          yield* Queue.offer(wake, undefined)
+        }
         return points.length
       }, turn.withPermit)
 
@@ -137,16 +210,20 @@ export const layer = (
       // -----------------------------------------------------------------------
 
       /** One file for each hour. A segment that is published again after a crash gives the same paths and bytes. */
-      const publish = Effect.fnUntraced(function*(segment: string, points: Taken) {
+      const publish = Effect.fnUntraced(function*({ databases, segment }: Segment) {
         let files = 0
-        for (const [database, own] of points) {
+        for (const [database, own] of databases) {
           for (const { folder, measurement, points } of partitionsOf(database, own)) {
             const file = join(options.folder, `${segment}.parquet`)
             yield* writeParquet(points, file)
             yield* registrar.publish({ path: `${folder}/${segment}.parquet`, measurement }, fs.stream(file)).pipe(
               // It was published before the crash, for the name is this segment's alone: it stands, perhaps as another
               // version of DuckDB has written it, or it was merged already.
-              Effect.catchTag(["Conflict", "Gone"], () => Effect.void)
+              Effect.catchTag("Gone", () => Effect.void),
+              Effect.catchIf(
+                (error) => error._tag === "Conflict" && error.kind === "OtherBytes",
+                () => Effect.void
+              )
             )
             yield* Effect.ignore(fs.remove(file))
             files++
@@ -158,11 +235,10 @@ export const layer = (
 
       const close = turn.withPermit(
         Effect.gen(function*() {
-          if (waiting === 0) return
-          const segment = yield* wal.rotate
-          closed.push({ segment, points: buffer })
+          if (waiting.points === 0) return
+          closed.push({ segment: yield* wal.rotate, databases: buffer, size: waiting })
           buffer = new Map()
-          waiting = 0
+          waiting = nothing
           // Half of it would leave points in a segment that is closed and in the buffer: published twice.
         }).pipe(Effect.uninterruptible)
       )
@@ -170,35 +246,61 @@ export const layer = (
       const flush = flushing.withPermit(Effect.gen(function*() {
         yield* close
         let files = 0
+        const aside: Array<string> = []
         for (let next = closed[0]; next !== undefined; next = closed[0]) {
-          files += yield* publish(next.segment, next.points)
+          const { segment, size } = next
+          files += yield* publish(next).pipe(
+            Effect.catchIf((error) => !passes(error), (error) =>
+              Effect.gen(function*() {
+                yield* wal.setAside(segment)
+                aside.push(segment)
+                yield* Effect.logError(
+                  `${segment} can't be published, and is kept as ${segment}.aside: ${error.message}`
+                )
+                return 0
+              }))
+          )
           closed.shift()
-          unpublished -= next.points.values().reduce((sum, { length }) => sum + length, 0)
+          unpublished = minus(unpublished, size)
         }
+        if (aside.length > 0) return yield* new SetAside({ segments: aside })
         return files
       })).pipe(Effect.withSpan("Ingest.flush"))
 
+      const flushOrLog = flush.pipe(
+        // It is in the log already.
+        Effect.catchTag("SetAside", () => Effect.void),
+        Effect.catch((error) => Effect.logError(`not flushed, tried again: ${error.message}`))
+      )
+
       // What an earlier process has acknowledged comes first.
       for (const { segment, writes } of left) {
-        const points = new Map<string, Array<Point>>()
+        const databases = new Map<string, Array<Point>>()
+        let size = nothing
         for (const { database, lines, now, precision } of writes) {
-          points.set(database, [...points.get(database) ?? [], ...parse(lines, precision, now).points])
+          const { points } = yield* read(lines, precision, now)
+          databases.set(database, (databases.get(database) ?? []).concat(points))
+          size = plus(size, { points: points.length, bytes: Buffer.byteLength(lines) })
         }
-        closed.push({ segment, points })
-        unpublished += points.values().reduce((sum, { length }) => sum + length, 0)
+        closed.push({ segment, databases, size })
+        unpublished = plus(unpublished, size)
       }
-      if (left.length > 0) yield* flush
+      if (left.length > 0) yield* flushOrLog
 
       const rest = Queue.take(wake).pipe(Effect.timeoutOption(Duration.millis(options.flushMillis)))
-      yield* rest.pipe(
-        Effect.andThen(flush),
-        Effect.catch((error) => Effect.logError(`not flushed, tried again: ${error.message}`)),
-        Effect.forever,
-        Effect.forkScoped
-      )
+      yield* rest.pipe(Effect.andThen(flushOrLog), Effect.forever, Effect.forkScoped)
       return { write, flush }
     })
   )
+
+const read = Effect.fnUntraced(function*(lines: string, precision: Precision, now: bigint) {
+  const reading = parseInTurns(lines, precision, now)
+  for (;;) {
+    const { done, value } = reading.next()
+    if (done === true) return value
+    yield* Effect.promise(() => setImmediate())
+  }
+})
 
 const readKnown = Effect.fnUntraced(function*(folder: string) {
   const text = yield* Effect.option(Effect.tryPromise(() => readFile(join(folder, "columns.json"), "utf8")))

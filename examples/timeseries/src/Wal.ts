@@ -3,7 +3,7 @@
  * open segment; a flush closes the segment, publishes its points and then deletes it. A crash leaves segments, which the
  * next start publishes first.
  */
-import { Effect, Schema, Semaphore } from "effect"
+import { Effect, Option, Schema, Semaphore } from "effect"
 import { randomUUID } from "node:crypto"
 import { type FileHandle, mkdir, open, readdir, readFile, rename, rm } from "node:fs/promises"
 import { join } from "node:path"
@@ -39,40 +39,56 @@ export interface Wal {
   /** Closes the open segment and gives its id. */
   readonly rotate: Effect.Effect<string, WalFailed>
   readonly drop: (segment: string) => Effect.Effect<void, WalFailed>
+  /** Keeps a segment as `ID.aside`, which no start reads. */
+  readonly setAside: (segment: string) => Effect.Effect<void, WalFailed>
 }
+
+const setAside = (folder: string, segment: string) =>
+  attempt(async () => {
+    await rename(join(folder, `${segment}.wal`), join(folder, `${segment}.aside`))
+    await syncFolder(folder)
+  }).pipe(Effect.uninterruptible)
 
 const syncFolder = async (folder: string) => {
   const handle = await open(folder, "r")
   await handle.sync().finally(() => handle.close())
 }
 
-/** Opens a log. Gives the segments that an earlier process has left, oldest first, by their ids. */
+/**
+ * Opens a log. Gives the segments that an earlier process has left, oldest first, by their ids. One that can't be read
+ * is set aside.
+ */
 export const make = Effect.fnUntraced(function*(folder: string) {
   yield* attempt(() => mkdir(folder, { recursive: true }))
   const names = (yield* attempt(() => readdir(folder))).filter((name) => name.endsWith(".wal")).sort()
+  let last = "00000000"
   const left: Array<{ readonly segment: string; readonly writes: ReadonlyArray<Accepted> }> = []
   for (const name of names) {
     const text = yield* attempt(() => readFile(join(folder, name), "utf8"))
     // A last line without its end was never acknowledged.
     const lines = text.split("\n").slice(0, -1)
-    const writes = yield* Effect.forEach(lines, (line) => Schema.decodeEffect(Line)(line)).pipe(
-      Effect.mapError((error) => new WalFailed({ detail: `${name} is damaged: ${error.message}` }))
-    )
-    left.push({ segment: name.slice(0, -".wal".length), writes })
+    const segment = name.slice(0, -".wal".length)
+    last = segment
+    const writes = yield* Effect.option(Effect.forEach(lines, (line) => Schema.decodeEffect(Line)(line)))
+    if (Option.isSome(writes)) left.push({ segment, writes: writes.value })
+    else {
+      yield* setAside(folder, segment)
+      yield* Effect.logError(`${name} is damaged, and kept as ${segment}.aside: what it holds is not published`)
+    }
   }
 
   const turn = yield* Semaphore.make(1)
   let counter = 0
   const begin = attempt(async () => {
     // Sorted by their names, segments are in the order of their beginnings, over restarts too.
-    const last = left.at(-1)?.segment.slice(0, 8) ?? "00000000"
-    const number = String(Number(last) + ++counter).padStart(8, "0")
+    const number = String(Number(last.slice(0, 8)) + ++counter).padStart(8, "0")
     const segment = `${number}-${randomUUID()}`
     const handle = await open(join(folder, `${segment}.wal`), "ax")
     await syncFolder(folder)
-    return { segment, handle, size: 0 }
+    return { segment, handle, size: 0, torn: false }
   })
-  let current: { readonly segment: string; readonly handle: FileHandle; size: number } = yield* begin
+  // `torn`: behind `size` there may be a part of a write that failed.
+  let current: { readonly segment: string; readonly handle: FileHandle; size: number; torn: boolean } = yield* begin
   yield* Effect.addFinalizer(() => Effect.ignore(attempt(() => current.handle.close())))
 
   const wal: Wal = {
@@ -80,23 +96,34 @@ export const make = Effect.fnUntraced(function*(folder: string) {
       Effect.gen(function*() {
         const line = Buffer.from(`${yield* Effect.orDie(Schema.encodeEffect(Line)(accepted))}\n`)
         yield* attempt(async () => {
+          const repair = async () => {
+            await current.handle.truncate(current.size)
+            current.torn = false
+          }
+          if (current.torn) await repair()
+          current.torn = true
           try {
             await current.handle.appendFile(line)
             await current.handle.datasync()
-            current.size += line.length
           } catch (cause) {
-            await current.handle.truncate(current.size)
+            await repair()
             throw cause
           }
+          current.size += line.length
+          current.torn = false
         })
       }).pipe(Effect.uninterruptible, turn.withPermit),
     rotate: Effect.gen(function*() {
       const before = current
       current = yield* begin
-      yield* attempt(() => before.handle.close())
+      // All of it is synced already: whoever rotates must come to know its id, or its points would be published twice.
+      yield* attempt(() => before.handle.close()).pipe(
+        Effect.catch((error) => Effect.logWarning(`${before.segment}.wal was not closed: ${error.message}`))
+      )
       return before.segment
     }).pipe(Effect.uninterruptible, turn.withPermit),
-    drop: (segment) => attempt(() => rm(join(folder, `${segment}.wal`), { force: true }))
+    drop: (segment) => attempt(() => rm(join(folder, `${segment}.wal`), { force: true })),
+    setAside: (segment) => setAside(folder, segment)
   }
   return { wal, left }
 })
@@ -113,4 +140,4 @@ export const replaceFile = (folder: string, name: string, text: string) =>
     }
     await rename(join(folder, `${name}.new`), join(folder, name))
     await syncFolder(folder)
-  })
+  }).pipe(Effect.uninterruptible)

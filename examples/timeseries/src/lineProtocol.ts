@@ -52,21 +52,37 @@ const minTime = -9_223_372_036_854_775_806n
 const maxTime = 9_223_372_036_854_775_806n
 const maxErrors = 20
 
+/** UTF-16 units of one line, and of a name in it. */
+const maxLine = 256 * 1024
+const maxName = 256
+
 class Malformed extends Error {}
 const malformed = (reason: string): never => {
   throw new Malformed(reason)
 }
 
+export interface Read {
+  readonly points: ReadonlyArray<Point>
+  readonly errors: ReadonlyArray<LineError>
+}
+
 /** Reads every line of a request. `now`: nanoseconds, for lines without a timestamp. */
-export const parse = (
-  text: string,
-  precision: Precision,
-  now: bigint
-): { readonly points: ReadonlyArray<Point>; readonly errors: ReadonlyArray<LineError> } => {
+export const parse = (text: string, precision: Precision, now: bigint): Read => {
+  const reading = parseInTurns(text, precision, now)
+  for (;;) {
+    const { done, value } = reading.next()
+    if (done === true) return value
+  }
+}
+
+/** As {@link parse}, and yields now and then, for others to have their turn: 16 MiB take more than a second. */
+export const parseInTurns = function*(text: string, precision: Precision, now: bigint): Generator<void, Read> {
   const points: Array<Point> = []
   const errors: Array<LineError> = []
+  let count = 0
   for (const { line, number } of lines(text)) {
     if (errors.length === maxErrors) break
+    if (++count % 1000 === 0) yield
     const content = line.replace(/^[ \t\r]+/, "")
     if (content.trim() === "" || content.startsWith("#")) continue
     try {
@@ -113,6 +129,7 @@ const lineEnd = (text: string, from: number) => {
 }
 
 const parseLine = (line: string, precision: Precision, now: bigint): Omit<Point, "line"> => {
+  if (line.length > maxLine) malformed(`it has ${line.length} characters, and at most ${maxLine} are taken`)
   let at = 0
 
   /** Up to one of `ends` that is not escaped, which is left; `escapable` lose their back-slash. */
@@ -129,7 +146,7 @@ const parseLine = (line: string, precision: Precision, now: bigint): Omit<Point,
     return out
   }
   const name = (what: string): string => {
-    const out = token(what, ",= ", ",= ")
+    const out = named(what, token(what, ",= ", ",= "))
     if (line[at] !== "=") malformed(`"=" is missing behind ${what} "${out}"`)
     at++
     return out
@@ -149,7 +166,7 @@ const parseLine = (line: string, precision: Precision, now: bigint): Omit<Point,
     return out
   }
 
-  const measurement = token("the measurement", ", ", ", ")
+  const measurement = named("the measurement", token("the measurement", ", ", ", "))
   const tags = new Map<string, string>()
   while (line[at] === ",") {
     at++
@@ -183,6 +200,14 @@ const parseLine = (line: string, precision: Precision, now: bigint): Omit<Point,
   const time = stamp === "" ? now - now % nanos[precision] : BigInt(stamp) * nanos[precision]
   if (time < minTime || time > maxTime) malformed(`the timestamp ${stamp} is out of range`)
   return { measurement, tags, fields, time }
+}
+
+/** A name becomes a column of a file, or a folder. */
+const named = (what: string, name: string): string => {
+  if (name.length > maxName) malformed(`${what} "${name.slice(0, 20)}…" is longer than ${maxName} characters`)
+  if (/\p{Cc}/u.test(name)) malformed(`${what} ${JSON.stringify(name)} has a control character`)
+  if (!name.isWellFormed()) malformed(`${what} ${JSON.stringify(name)} is not valid Unicode`)
+  return name
 }
 
 const trues = new Set(["t", "T", "true", "True", "TRUE"])

@@ -15,6 +15,9 @@ const component = (name: string): string => encodeURIComponent(name).replaceAll(
 /** Longer ones would not fit into a path. */
 export const maxName = 80
 
+/** Of one measurement: a file has a column for each of them, in each row. */
+export const maxColumns = 256
+
 export const folderOf = (database: string, measurement: string, time: bigint): string => {
   const hour = new Date(Number(time / 1_000_000n)).toISOString()
   const [, year, month, day, hh] = /^([+-]?\d+)-(\d\d)-(\d\d)T(\d\d)/.exec(hour) ?? []
@@ -51,7 +54,9 @@ export interface Known {
 
 /** What is known of a measurement once a point has come; or why the point does not fit. */
 export const extend = (known: Known | undefined, point: Point): Known | string => {
-  const columns = new Map(known?.columns)
+  const before = known?.columns ?? new Map<string, never>()
+  // What is new; nearly always nothing, and then nothing is copied.
+  const added = new Map<string, { readonly name: string; readonly kind: Kind }>()
   if (known !== undefined && known.measurement !== point.measurement) {
     return `the measurement "${point.measurement}" is written "${known.measurement}"`
   }
@@ -59,14 +64,17 @@ export const extend = (known: Known | undefined, point: Point): Known | string =
     ...Array.from(point.tags.keys(), (key): [string, Kind] => [key, "tag"]),
     ...Array.from(point.fields, ([key, { type }]: [string, Field]): [string, Kind] => [key, type])
   ]
-  let grown = known === undefined
   for (const [name, kind] of kinds) {
-    const before = columns.get(name.toLowerCase())
-    if (before === undefined) {
-      columns.set(name.toLowerCase(), { name, kind })
-      grown = true
-    } else if (before.name !== name) return `"${name}" is written "${before.name}"`
-    else if (before.kind !== kind) return `"${name}" of ${point.measurement} is ${kind}, and was ${before.kind} before`
+    const small = name.toLowerCase()
+    const column = before.get(small) ?? added.get(small)
+    if (column === undefined) {
+      if (before.size + added.size === maxColumns) {
+        return `"${name}" is too much: ${point.measurement} has ${maxColumns} columns already`
+      }
+      added.set(small, { name, kind })
+    } else if (column.name !== name) return `"${name}" is written "${column.name}"`
+    else if (column.kind !== kind) return `"${name}" of ${point.measurement} is ${kind}, and was ${column.kind} before`
   }
-  return grown || known === undefined ? { measurement: point.measurement, columns } : known
+  if (known !== undefined && added.size === 0) return known
+  return { measurement: point.measurement, columns: new Map([...before, ...added]) }
 }

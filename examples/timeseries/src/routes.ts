@@ -1,5 +1,5 @@
 /** The HTTP API of a node. Everyone answers queries; a writer takes points, too. */
-import { ByteSize, Effect, type FileSystem, Layer, Option, Schema } from "effect"
+import { ByteSize, Duration, Effect, type FileSystem, Layer, Option, Schema, Semaphore } from "effect"
 import { Manifest, Membership, Readiness, Registrar, View } from "effect-file-replication"
 import { HttpRouter, HttpServerRequest, HttpServerResponse } from "effect/http"
 import { join } from "node:path"
@@ -31,6 +31,8 @@ const later = (detail: string, seconds = 1) =>
   new Refused({ status: 503, code: "unavailable", detail, retryAfterSeconds: seconds })
 const invalid = (detail: string) => new Refused({ status: 400, code: "invalid", detail })
 
+const tooLarge = (detail: string) => new Refused({ status: 413, code: "too large", detail })
+
 const refusal = ({ code, detail, retryAfterSeconds, status }: Refused) =>
   HttpServerResponse.jsonUnsafe({ code, message: detail }, {
     status,
@@ -50,18 +52,17 @@ const strictText = new TextDecoder("utf-8", { fatal: true })
 
 const bodyOf = Effect.gen(function*() {
   const request = yield* HttpServerRequest.HttpServerRequest
-  const tooLarge = new Refused({ status: 413, code: "request too large", detail: `over ${maxBody} bytes; split it` })
+  const over = tooLarge(`over ${maxBody} bytes; split it`)
   const bytes = yield* request.arrayBuffer.pipe(
     Effect.map((buffer) => new Uint8Array(buffer)),
     Effect.provideService(HttpServerRequest.MaxBodySize, ByteSize.bytes(maxBody)),
-    Effect.mapError(() => tooLarge)
+    Effect.mapError(() => over)
   )
   const encoding = request.headers["content-encoding"] ?? "identity"
   if (encoding !== "gzip" && encoding !== "identity") return yield* invalid(`the encoding ${encoding} is not known`)
   const plain = encoding === "identity" ? bytes : yield* Effect.tryPromise({
     try: () => unzip(bytes, { maxOutputLength: maxBody }),
-    catch: (cause) =>
-      Reflect.get(Object(cause), "code") === "ERR_BUFFER_TOO_LARGE" ? tooLarge : invalid("no valid gzip")
+    catch: (cause) => Reflect.get(Object(cause), "code") === "ERR_BUFFER_TOO_LARGE" ? over : invalid("no valid gzip")
   })
   return yield* Effect.try({ try: () => strictText.decode(plain), catch: () => invalid("the body is not UTF-8") })
 })
@@ -91,6 +92,7 @@ const write = (databaseParameter: string) =>
       Effect.catchTags({
         Rejected: (error) => invalid(error.message),
         Busy: (error) => later(error.message),
+        TooLarge: (error) => tooLarge(error.message),
         WalFailed: (error) => later(error.message, 5)
       })
     )
@@ -108,7 +110,11 @@ const writing = (folders: Folders) =>
         Effect.mapError((error) => later(error.message, 5))
       )
     const flush = Effect.flatMap(Ingest, ({ flush }) => flush).pipe(
-      Effect.mapError((error) => later(error.message, 5)),
+      Effect.mapError((error) =>
+        error._tag === "SetAside"
+          ? new Refused({ status: 500, code: "set aside", detail: error.message })
+          : later(error.message, 5)
+      ),
       Effect.flatMap((files) => reached({ files })),
       answering
     )
@@ -127,6 +133,15 @@ const writing = (folders: Folders) =>
 // Queries
 // -----------------------------------------------------------------------------
 
+export interface QueryOptions {
+  /** Queries that run at once, each with what one may take. */
+  readonly parallel: number
+  /** How long one more waits for its turn. */
+  readonly patience: Duration.Duration
+}
+
+const defaults: QueryOptions = { parallel: 4, patience: Duration.seconds(5) }
+
 const Question = Schema.fromJsonString(Schema.Struct({
   db: Name,
   sql: Schema.NonEmptyString,
@@ -139,11 +154,18 @@ const Question = Schema.fromJsonString(Schema.Struct({
 const answerOf = (answer: Answer, revision: number, node: string) =>
   HttpServerResponse.jsonUnsafe({ node, revision, columns: answer.columns, rows: answer.rows })
 
-const querying = (folders: Folders) =>
+const querying = (folders: Folders, { parallel, patience }: QueryOptions = defaults) =>
   HttpRouter.use(Effect.fnUntraced(function*(router) {
     const { self } = yield* Membership.Membership
     const readiness = yield* Readiness.Readiness
     const view = yield* View.View
+    const turns = yield* Semaphore.make(parallel)
+    const turn = Effect.acquireRelease(turns.take(1), () => turns.release(1), { interruptible: true }).pipe(
+      Effect.timeoutOrElse({
+        duration: patience,
+        orElse: () => Effect.fail(later(`as many queries run as may, ${parallel}`))
+      })
+    )
 
     const ask = Effect.gen(function*() {
       const question = yield* Schema.decodeEffect(Question)(yield* bodyOf).pipe(
@@ -152,6 +174,7 @@ const querying = (folders: Folders) =>
       yield* readiness.gate.pipe(
         Effect.mapError((error) => later(error.message, Math.ceil(error.retryAfterMillis / 1000)))
       )
+      yield* turn
       // These files stay on the disk until the answer is there, whatever is merged or deleted meanwhile.
       const { files, through } = yield* view.open(({ database }) => database === question.db).pipe(
         Effect.mapError((error) => later(error.message))
@@ -171,6 +194,7 @@ const querying = (folders: Folders) =>
       const answer = yield* query(tables, question.sql).pipe(
         Effect.catchTags({
           BadQuery: (error) => invalid(error.message),
+          AnswerTooLarge: (error) => tooLarge(error.message),
           DuckFailed: (error) => later(error.message)
         })
       )
@@ -191,4 +215,5 @@ const querying = (folders: Folders) =>
   }))
 
 export const reader = querying
-export const writer = (folders: Folders) => Layer.merge(querying(folders), writing(folders))
+export const writer = (folders: Folders, queries?: QueryOptions) =>
+  Layer.merge(querying(folders, queries), writing(folders))

@@ -1,10 +1,10 @@
 import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
 import { Duration, Effect } from "effect"
 import { createHash } from "node:crypto"
-import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises"
+import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
-import { mergeParquet, query, writeParquet } from "../src/Duck.ts"
+import { defaultLimits, mergeParquet, query, writeParquet } from "../src/Duck.ts"
 import { parse } from "../src/lineProtocol.ts"
 
 let folder = ""
@@ -35,6 +35,16 @@ describe("DuckDB", () => {
       ])
     }))
 
+  it.live("writes whatever a value may hold, and names that SQL gives a meaning", () =>
+    Effect.gen(function*() {
+      const file = join(folder, "odd.parquet")
+      const text = "\0 ' \"\" 🐘 \u202e"
+      yield* writeParquet(points(`m,select=\0 a"b="${text.replaceAll("\"", "\\\"")}",from=1,🐘=2 1`), file)
+      const { columns, rows } = yield* query(new Map([["m\"x", [file]]]), "SELECT * FROM \"m\"\"x\"")
+      assert.deepStrictEqual(columns, ["time", "select", "a\"b", "from", "🐘"])
+      assert.deepStrictEqual(rows.map((row) => row.slice(1)), [["\0", text, 1, 2]])
+    }))
+
   it.live("answers nothing that reaches further than the files of the view, or changes anything", () =>
     Effect.gen(function*() {
       const file = join(folder, "own.parquet")
@@ -42,6 +52,7 @@ describe("DuckDB", () => {
       yield* writeParquet(points("m f=1 1"), file)
       yield* Effect.promise(() => writeFile(secret, "a\n1\n"))
       const before = yield* Effect.promise(() => digest(file))
+      const there = (yield* Effect.promise(() => readdir(folder))).sort()
       const tables = new Map([["m", [file]]])
       for (
         const sql of [
@@ -59,24 +70,59 @@ describe("DuckDB", () => {
           "CREATE TABLE t (i INTEGER)",
           "SELECT 1; SELECT 2",
           "",
-          "SELECT * FROM range(20000)",
-          "SELEKT"
+          "SELEKT",
+          // What has the process write files or to its output, as a statement, as a setting, and inside of a SELECT.
+          `CALL enable_logging(storage = 'file', storage_config = {'path': '${folder}/logs'})`,
+          `SELECT * FROM enable_logging(storage = 'file', storage_config = {'path': '${folder}/logs'})`,
+          "FROM system.main.ENABLE_LOGGING(storage = 'stdout')",
+          "SELECT (SELECT count(*) FROM (WITH x AS (FROM enable_logging(storage = 'stdout')) FROM x))",
+          "PRAGMA enable_profiling",
+          "SET enable_profiling = 'json'",
+          `FROM enable_profiling(save_location = '${folder}/profile.json')`,
+          `PRAGMA profiling_output = '${folder}/profile.json'`,
+          `SET profiling_output = '${folder}/profile.json'`,
+          `SET log_query_path = '${folder}/queries'`,
+          `SET temp_directory = '${folder}/temporary'`,
+          `SET secret_directory = '${folder}/secrets'`,
+          "PRAGMA enable_checkpoint_on_shutdown",
+          `EXPORT DATABASE '${folder}/export'`,
+          "CREATE PERSISTENT SECRET s (TYPE http)",
+          "FROM query('SELECT 1')",
+          "FROM checkpoint()",
+          `SELECT ${"(".repeat(50_000)}1${")".repeat(50_000)}`
         ]
-      ) assert.strictEqual((yield* Effect.flip(query(tables, sql)))._tag, "BadQuery", sql)
+      ) assert.strictEqual((yield* Effect.flip(query(tables, sql)))._tag, "BadQuery", sql.slice(0, 100))
       assert.strictEqual(yield* Effect.promise(() => digest(file)), before)
+      assert.deepStrictEqual((yield* Effect.promise(() => readdir(folder))).sort(), there)
+      const series = "SELECT count(*) FROM range(3), generate_series(1, 2), unnest([1, 2])"
+      assert.deepStrictEqual((yield* query(tables, series)).rows, [["12"]])
       assert.deepStrictEqual((yield* query(tables, "WITH x AS (SELECT f FROM m) SELECT f FROM x")).rows, [[1]])
     }))
 
   it.live("cuts a query that takes too long, and one that takes too much", () =>
     Effect.gen(function*() {
       const slow = "SELECT count(*) FROM range(1000000) a, range(10000000) b WHERE a.range * b.range % 7 = 3"
-      const limits = { rows: 10, time: Duration.millis(300), memory: "512MB" }
+      const limits = { ...defaultLimits, time: Duration.millis(300) }
       const error = yield* Effect.flip(query(new Map(), slow, limits))
       assert.include(error.message, "longer than 300 ms")
       const large = "SELECT list(range) FROM range(200000000)"
       const refused = yield* Effect.flip(
-        query(new Map(), large, { rows: 10, time: Duration.minutes(1), memory: "64MB" })
+        query(new Map(), large, { ...defaultLimits, time: Duration.minutes(1), memory: "64MB" })
       )
       assert.include(refused.message, "Out of Memory")
     }), 60_000)
+
+  it.live("sends no answer of too many rows or bytes, and one that is just small enough", () =>
+    Effect.gen(function*() {
+      const limits = { ...defaultLimits, rows: 3000, bytes: 30_000 }
+      const ask = (sql: string) => query(new Map(), sql, limits)
+      const many = yield* Effect.flip(ask("SELECT 1 FROM range(3001)"))
+      assert.strictEqual(many._tag, "AnswerTooLarge")
+      assert.include(many.message, "more than 3000 rows")
+      assert.strictEqual((yield* ask("SELECT 1 FROM range(3000)")).rows.length, 3000)
+      const large = yield* Effect.flip(ask("SELECT repeat('é', 100) FROM range(150)"))
+      assert.strictEqual(large._tag, "AnswerTooLarge")
+      assert.include(large.message, "more than 30000 bytes")
+      assert.strictEqual((yield* ask("SELECT repeat('é', 100) FROM range(140)")).rows.length, 140)
+    }))
 })

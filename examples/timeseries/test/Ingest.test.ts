@@ -2,11 +2,12 @@
 import { NodeServices } from "@effect/platform-node"
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Exit, Layer, Option, Scope } from "effect"
-import { Manifest, Membership, PeerResolver, Registrar } from "effect-file-replication"
+import { Backend, Manifest, Membership, PeerResolver, Registrar } from "effect-file-replication"
 import { Cluster } from "effect-file-replication/testing"
-import { cp, mkdtemp, readdir, rm } from "node:fs/promises"
+import { cp, mkdtemp, readdir, rm, writeFile } from "node:fs/promises"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
+import { query } from "../src/Duck.ts"
 import * as Ingest from "../src/Ingest.ts"
 import { folderOf } from "../src/partitions.ts"
 import * as SameRack from "../src/sameRack.ts"
@@ -17,7 +18,14 @@ const temporary = Effect.acquireRelease(
 )
 
 const ingestOn = (folder: string) =>
-  Ingest.layer({ folder, flushPoints: 1000, flushMillis: 3_600_000, maxPoints: 2000 })
+  Ingest.layer({
+    folder,
+    flushPoints: 1000,
+    flushBytes: 100_000,
+    flushMillis: 3_600_000,
+    maxPoints: 2000,
+    maxBytes: 100_000
+  })
 
 /** One life of the application on a node that stays; it ends without a flush, as a crash does. */
 const living = <A, E, R>(folder: string, body: (ingest: Ingest.Ingest["Service"]) => Effect.Effect<A, E, R>) =>
@@ -42,6 +50,22 @@ const files = Effect.flatMap(
 )
 const segments = (folder: string) =>
   Effect.map(Effect.promise(() => readdir(folder)), (names) => names.filter((name) => name.endsWith(".wal")).length)
+
+/** What DuckDB reads from the files that were published of the measurement m. */
+const asked = Effect.fnUntraced(function*(sql: string) {
+  const backend = yield* Backend.Backend
+  const folder = yield* temporary
+  const own = (yield* files).filter(({ measurement }) => measurement === "m")
+  const copies = yield* Effect.forEach(own, ({ path, size_bytes }, n) =>
+    Effect.gen(function*() {
+      const chunks: Array<Uint8Array> = []
+      yield* backend.read(path, 0, size_bytes, { write: (chunk) => Effect.sync(() => chunks.push(chunk.slice())) })
+      const copy = join(folder, `${n}.parquet`)
+      yield* Effect.promise(() => writeFile(copy, Buffer.concat(chunks)))
+      return copy
+    }))
+  return (yield* query(new Map([["m", copies]]), sql)).rows
+})
 
 const hour = 3_600_000_000_000n
 const line = (measurement: string, time: bigint) => `${measurement},host=a f=1 ${time}`
@@ -137,17 +161,98 @@ describe("Ingest", () => {
         }))
     }).pipe(Effect.provide(Cluster.layerMemory)))
 
-  it.live("says that it is busy when more waits than may, and keeps what it took", () =>
+  it.live("says that it is busy when more waits than may, in points or in bytes, and publishes all that it took, once", () =>
+    Effect.gen(function*() {
+      const folder = yield* temporary
+      const lines = (from: number, count: number) =>
+        Array.from({ length: count }, (_, n) => `m f=1 ${from + n}`).join("\n")
+      const large = (time: number, bytes: number) => `m s="${"x".repeat(bytes)}" ${time}`
+      yield* living(folder, (ingest) =>
+        Effect.gen(function*() {
+          assert.strictEqual(yield* ingest.write("db", "ns", lines(0, 900)), 900)
+          const busy = yield* Effect.flip(ingest.write("db", "ns", lines(5000, 1101)))
+          assert.deepStrictEqual([busy._tag, busy.message.includes("900 points")], ["Busy", true])
+          // More than may ever wait is not worth trying again.
+          assert.strictEqual((yield* Effect.flip(ingest.write("db", "ns", lines(0, 2001))))._tag, "TooLarge")
+          yield* ingest.flush
+          assert.strictEqual(yield* ingest.write("db", "ns", lines(5000, 1101)), 1101)
+          yield* ingest.flush
+        }))
+      yield* living(folder, (ingest) =>
+        Effect.gen(function*() {
+          assert.strictEqual(yield* ingest.write("db", "ns", large(8000, 60_000)), 1)
+          assert.strictEqual((yield* Effect.flip(ingest.write("db", "ns", large(9000, 60_000))))._tag, "Busy")
+          assert.strictEqual((yield* Effect.flip(ingest.write("db", "ns", large(9000, 100_000))))._tag, "TooLarge")
+          yield* ingest.flush
+          assert.strictEqual(yield* ingest.write("db", "ns", large(9000, 60_000)), 1)
+          yield* ingest.flush
+          assert.strictEqual(yield* segments(folder), 1)
+        }))
+      const sql = "SELECT count(*), count(DISTINCT time), count(s), epoch_ns(min(time)), epoch_ns(max(time)) FROM m"
+      assert.deepStrictEqual(yield* asked(sql), [["2003", "2003", "2", "0", "9000"]])
+    }).pipe(Effect.provide(Cluster.layerMemory)))
+
+  it.live("starts and goes on when a segment can never be published, and keeps it aside", () =>
+    Effect.gen(function*() {
+      const folder = yield* temporary
+      const registrar = yield* Registrar.Registrar
+      // The first can't be a table, the second can't be read, the path of the third is taken by a file.
+      const kept = (lines: string) => `${JSON.stringify({ database: "db", precision: "ns", now: "0", lines })}\n`
+      yield* Effect.promise(async () => {
+        await writeFile(join(folder, "00000001-a.wal"), kept("m f=1,F=2 1"))
+        await writeFile(join(folder, "00000002-b.wal"), "{}\n")
+        await writeFile(join(folder, "00000003-c.wal"), kept("taken f=1 1"))
+        await writeFile(join(folder, "00000004-d.wal"), kept("m f=7 1") + "{\"torn")
+      })
+      yield* registrar.publish({ path: "db/taken" }, new Uint8Array([1]))
+      yield* living(folder, (ingest) =>
+        Effect.gen(function*() {
+          assert.deepStrictEqual(yield* asked("SELECT f FROM m"), [[7]])
+          yield* ingest.write("db", "ns", "taken f=1 1\nm f=8 2")
+          const error = yield* Effect.flip(ingest.flush)
+          assert.strictEqual(error._tag, "SetAside")
+          yield* ingest.write("db", "ns", "m f=9 3")
+          assert.strictEqual(yield* ingest.flush, 1)
+        }))
+      const names = yield* Effect.promise(() => readdir(folder))
+      const aside = names.filter((name) => name.endsWith(".aside")).sort()
+      assert.deepStrictEqual(aside.slice(0, 3), ["00000001-a.aside", "00000002-b.aside", "00000003-c.aside"])
+      assert.strictEqual(aside.length, 4)
+      assert.strictEqual(yield* segments(folder), 1)
+    }).pipe(Effect.provide(Cluster.layerMemory)))
+
+  it.live("publishes later what the manifest did not take at a start", () =>
+    Effect.gen(function*() {
+      const folder = yield* temporary
+      const registrar = yield* Registrar.Registrar
+      yield* living(folder, (ingest) => ingest.write("db", "ns", line("cpu", 0n)))
+      let down = true
+      const failing = Registrar.Registrar.of({
+        ...registrar,
+        publish: (file, bytes) =>
+          down
+            ? Effect.fail(new Manifest.Unavailable({ operation: "register", detail: "it is down" }))
+            : registrar.publish(file, bytes)
+      })
+      yield* living(folder, (ingest) =>
+        Effect.gen(function*() {
+          assert.strictEqual((yield* Effect.flip(ingest.flush))._tag, "Unavailable")
+          down = false
+          assert.strictEqual(yield* ingest.flush, 1)
+        })).pipe(Effect.provideService(Registrar.Registrar, failing))
+      assert.strictEqual((yield* files).length, 1)
+    }).pipe(Effect.provide(Cluster.layerMemory)))
+
+  it.live("takes a measurement of 256 columns, and not one more", () =>
     Effect.gen(function*() {
       const folder = yield* temporary
       yield* living(folder, (ingest) =>
         Effect.gen(function*() {
-          const many = (from: number) => Array.from({ length: 900 }, (_, n) => line("cpu", BigInt(from + n))).join("\n")
-          yield* ingest.write("db", "ns", many(0))
-          const all = Array.from({ length: 1200 }, (_, n) => line("cpu", BigInt(n))).join("\n")
-          assert.strictEqual((yield* Effect.flip(ingest.write("db", "ns", all)))._tag, "Busy")
-          yield* ingest.flush
-          assert.strictEqual(yield* segments(folder), 1)
+          const fields = Array.from({ length: 255 }, (_, n) => `f${n}=1`).join(",")
+          assert.strictEqual(yield* ingest.write("db", "ns", `m,host=a ${fields} 1`), 1)
+          const error = yield* Effect.flip(ingest.write("db", "ns", "m f0=1,last=1 2"))
+          assert.include(error.message, "line 1: \"last\" is too much: m has 256 columns already")
+          assert.strictEqual(yield* ingest.flush, 1)
         }))
     }).pipe(Effect.provide(Cluster.layerMemory)))
 })

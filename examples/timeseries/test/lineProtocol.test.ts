@@ -74,6 +74,21 @@ describe("line protocol", () => {
       ])
   })
 
+  it("refuses names that no file can have, and lines and names that are too long", () => {
+    const long = "x".repeat(257)
+    expect(why(`m\0 f=1\nm,a\tb=1 f=1\nm \u0085=1\n${long} f=1\nm ${long}=1\nm f="${"y".repeat(256 * 1024)}"`)).toEqual(
+      [
+        "1: the measurement \"m\\u0000\" has a control character",
+        "2: a tag's name \"a\\tb\" has a control character",
+        "3: a field's name \"\u0085\" has a control character",
+        "4: the measurement \"xxxxxxxxxxxxxxxxxxxx…\" is longer than 256 characters",
+        "5: a field's name \"xxxxxxxxxxxxxxxxxxxx…\" is longer than 256 characters",
+        "6: it has 262150 characters, and at most 262144 are taken"
+      ]
+    )
+    expect(one("m f=\"\0\ttext\"")?.fields.get("f")?.value).toBe("\0\ttext")
+  })
+
   it("refuses numbers that do not fit, instead of changing them", () => {
     expect(why("m f=9223372036854775808i\nm f=-1u\nm f=1e999\nm f=NaN\nm f=1 99999999999999999999").length).toBe(5)
   })

@@ -24,6 +24,7 @@ const run = async (id: string, role: "writer" | "reader") => {
 }
 
 const cpu = "SELECT host, usage, cores, active FROM cpu ORDER BY time, host"
+const mem = "SELECT host, used, note FROM mem ORDER BY time, host"
 const counts = "SELECT (SELECT count(*) FROM cpu), (SELECT count(*) FROM mem)"
 const hour = Date.parse("2026-04-11T14:00:00Z")
 
@@ -47,8 +48,8 @@ try {
   done("a writer and two readers run, each a process of its own")
 
   await write(writer, [cpuPoint("a", 0, 0.5), cpuPoint("b", 0, 1.5), cpuPoint("a", 1, 2.5)])
-  const mem = `mem,host=a used=123i,note="with \\"quotes\\", a comma" ${hour}\nmem,host=b\\ c used=18i ${hour}\n`
-  const sent = await post(`${writer.url}/write?db=metrics&precision=ms`, new Uint8Array(gzipSync(mem)), {
+  const memLines = `mem,host=a used=123i,note="with \\"quotes\\", a comma" ${hour}\nmem,host=b\\ c used=18i ${hour}\n`
+  const sent = await post(`${writer.url}/write?db=metrics&precision=ms`, new Uint8Array(gzipSync(memLines)), {
     "content-encoding": "gzip"
   })
   same(sent.status, 204)
@@ -135,10 +136,13 @@ try {
   for (const node of nodes.values()) {
     const instance = await DuckDBInstance.create(":memory:")
     const connection = await instance.connect()
-    const all = join(node.folder, "data/metrics/cpu/**/*.parquet")
-    const direct = await connection.runAndReadAll(cpu.replace("FROM cpu", `FROM read_parquet('${all}')`))
-    const answered = await rows(node, cpu, revision)
-    same(answered, direct.getRowsJson())
+    for (const [measurement, sql] of Object.entries({ cpu, mem })) {
+      const all = join(node.folder, `data/metrics/${measurement}/**/*.parquet`)
+      const direct = await connection.runAndReadAll(
+        sql.replace(`FROM ${measurement}`, `FROM read_parquet('${all}', union_by_name = true)`)
+      )
+      same(await rows(node, sql, revision), direct.getRowsJson())
+    }
     connection.closeSync()
     const [[cpuRows, memRows] = []] = await rows(node, counts, revision)
     table.push([node.id, String(cpuRows), String(memRows), String((await parquet(node)).length), String(revision)])

@@ -5,6 +5,9 @@ import { join } from "node:path"
 import { createInterface } from "node:readline"
 import { setTimeout as sleep } from "node:timers/promises"
 
+/** Milliseconds that a node may take to come up, or to come to something. */
+const patience = 60_000
+
 export interface Node {
   readonly id: string
   readonly folder: string
@@ -39,7 +42,15 @@ export const start = async (folder: string, id: string, role: "writer" | "reader
     })
     child.once("exit", (code) => reject(new Error(`${id} ended with ${code}:\n${said}`)))
   })
-  return { id, folder: join(folder, id), url: await url, process: child }
+  const limit = setTimeout(() => {
+    said += `it was not up within ${patience} ms`
+    child.kill("SIGKILL")
+  }, patience)
+  try {
+    return { id, folder: join(folder, id), url: await url, process: child }
+  } finally {
+    clearTimeout(limit)
+  }
 }
 
 /** Ends a node; `SIGKILL` is a crash. */
@@ -75,8 +86,6 @@ export const reached = async (node: Node, what: "flush" | "compact"): Promise<nu
 
 export const ask = (node: Node, sql: string, minRevision = 0) =>
   post(`${node.url}/query`, JSON.stringify({ db: "metrics", sql, min_revision: minRevision }))
-
-const patience = 30_000
 
 /** Asks until the node has everything up to a revision: it says 503 until then. */
 export const rows = async (
