@@ -1,5 +1,5 @@
 /** `file-replication node`: one node as a process, until a signal or until whoever supervises it leaves. */
-import { Console, Context, Duration, Effect, Layer, Option } from "effect"
+import { Console, Context, Effect, Layer, Option } from "effect"
 import { Command, Flag } from "effect/cli"
 import * as HttpFace from "../http/HttpFace.ts"
 import { FetchServer } from "../peer/FetchServer.ts"
@@ -9,6 +9,7 @@ import { Background } from "../replication/Background.ts"
 import { ReplicationConfig } from "../ReplicationConfig.ts"
 import { config, configured } from "./flags.ts"
 import * as Logs from "./logs.ts"
+import { giveUpAfter, leaveOnSignals } from "./signals.ts"
 import { supervised } from "./supervised.ts"
 
 export interface NodeOptions {
@@ -53,41 +54,6 @@ export const runNode = Effect.fnUntraced(
   },
   (run, options) => Effect.provide(run, Logs.layer(Option.getOrUndefined(options.logFormat)))
 )
-
-let started = false
-
-/** Whether this process is, or was, a node. */
-export const ranNode = (): boolean => started
-
-/**
- * The first signal makes the node leave, which whoever runs it takes care of, and it must have left in time; the second
- * one ends the process at once. They are listened for until the process ends: its shutdown must hear them too.
- */
-const leaveOnSignals = (millis: number) =>
-  Effect.sync(() => {
-    started = true
-    let told = false
-    const listen = (signal: NodeJS.Signals) => {
-      if (told) {
-        process.stderr.write(`a second signal, ${signal}: leaving at once\n`)
-        process.exit(signal === "SIGINT" ? 130 : 143)
-      }
-      told = true
-      leaveWithin(millis)
-    }
-    process.on("SIGINT", listen)
-    process.on("SIGTERM", listen)
-  })
-
-const leaveWithin = (millis: number): void => {
-  setTimeout(() => {
-    process.stderr.write(`shutdown has not ended within ${Duration.format(Duration.millis(millis))}; leaving\n`)
-    process.exit(1)
-  }, millis).unref()
-}
-
-/** A shutdown that hangs, on a disk that does not answer for example, ends all the same. */
-const giveUpAfter = (millis: number) => Effect.addFinalizer(() => Effect.sync(() => leaveWithin(millis)))
 
 export const nodeCommand = Command.make("node", {
   config,

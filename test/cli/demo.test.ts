@@ -1,5 +1,5 @@
 /** The demo's parts that processes can't show at will: what a difference looks like, and how figures are written. */
-import { NodeServices } from "@effect/platform-node"
+import * as NodeServices from "@effect/platform-node/NodeServices"
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, SubscriptionRef } from "effect"
 import { mkdir, writeFile } from "node:fs/promises"

@@ -1,0 +1,63 @@
+/** The whole command: which commands there are, and how a run of one ends. */
+import * as NodeHttpClient from "@effect/platform-node/NodeHttpClient"
+import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
+import * as NodeServices from "@effect/platform-node/NodeServices"
+import { Cause, Console, Effect, Exit, Layer, Logger, Runtime } from "effect"
+import { CliError, Command } from "effect/cli"
+import { version } from "../version.ts"
+import { ranNode } from "./signals.ts"
+
+/** Every command, in the order of the help, and the module that has it: loading all of them costs half a second. */
+const commands = {
+  node: () => import("./node.ts").then(({ nodeCommand }) => nodeCommand),
+  status: () => import("./status.ts").then(({ statusCommand }) => statusCommand),
+  files: () => import("./files.ts").then(({ filesCommand }) => filesCommand),
+  why: () => import("./why.ts").then(({ whyCommand }) => whyCommand),
+  verify: () => import("./verify.ts").then(({ verifyCommand }) => verifyCommand),
+  pause: () => import("./pause.ts").then(({ pauseCommand }) => pauseCommand),
+  resume: () => import("./pause.ts").then(({ resumeCommand }) => resumeCommand),
+  forget: () => import("./forget.ts").then(({ forgetCommand }) => forgetCommand),
+  publish: () => import("./publish.ts").then(({ publishCommand }) => publishCommand),
+  drain: () => import("./leave.ts").then(({ drainCommand }) => drainCommand),
+  "remove-node": () => import("./leave.ts").then(({ removeNodeCommand }) => removeNodeCommand),
+  manifest: () => import("./manifest.ts").then(({ manifestCommand }) => manifestCommand),
+  tls: () => import("./tls.ts").then(({ tlsCommand }) => tlsCommand),
+  config: () => import("./config.ts").then(({ configCommand }) => configCommand),
+  demo: () => import("./demo/demo.ts").then(({ demoCommand }) => demoCommand)
+}
+
+const isCommand = (name: string): name is keyof typeof commands => Object.hasOwn(commands, name)
+
+/** The commands that a line may need: the one that it begins with, none for the version, else all: help, completions. */
+const needed = (args: ReadonlyArray<string>) => {
+  const [first = ""] = args
+  if (isCommand(first) && !args.includes("--completions")) return [commands[first]]
+  return first === "--version" ? [] : Object.values(commands)
+}
+
+/** A failure is one message on standard error, never a stack trace; a defect is ours and keeps its trace. */
+const explain = (error: { readonly message: string }) =>
+  CliError.isCliError(error) ? Effect.void : Console.error(`file-replication: ${error.message}`)
+
+const usageExitCode = 2
+
+const teardown: Runtime.Teardown = (exit, onExit) => {
+  // A node that is told to stop has done what it was for.
+  if (Exit.isFailure(exit) && Cause.hasInterruptsOnly(exit.cause) && ranNode()) return onExit(0)
+  if (Exit.isFailure(exit) && CliError.isCliError(Cause.squash(exit.cause))) return onExit(usageExitCode)
+  return Runtime.defaultTeardown(exit, onExit)
+}
+
+export const main = async (args: ReadonlyArray<string>): Promise<void> => {
+  const loaded = await Promise.all(needed(args).map((load) => load()))
+  const cli = Command.make("file-replication").pipe(
+    Command.withDescription("Peer-to-peer replication of immutable files between the nodes of a cluster"),
+    Command.withSubcommands(loaded)
+  )
+  Command.run(cli, { version }).pipe(
+    Effect.tapError(explain),
+    Effect.provide(Layer.merge(NodeServices.layer, NodeHttpClient.layerNodeHttp)),
+    Effect.provideService(Logger.LogToStderr, true),
+    NodeRuntime.runMain({ teardown, disableErrorReporting: true })
+  )
+}
