@@ -2,7 +2,7 @@
 import { Console, Effect, FileSystem, Layer, Result, Schema, Stdio, Stream } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
 import * as FileEntry from "../ports/FileEntry.ts"
-import { Conflict, Gone, Manifest } from "../ports/Manifest.ts"
+import { Conflict, EntryRefused, Gone, Manifest, type Refusal } from "../ports/Manifest.ts"
 import { layerManifest } from "../Replication.ts"
 import { config, layerConfig } from "./flags.ts"
 import { fileBytes, fileFailed, toStdout } from "./userFiles.ts"
@@ -74,9 +74,9 @@ const read = Effect.fn("read")(function*(file: string) {
 const explain = (lines: ReadonlyArray<Line>) => {
   const byPath = new Map<string, Line>()
   for (const each of lines) if (!byPath.has(each.entry.path)) byPath.set(each.entry.path, each)
-  return ({ entry, line }: Line, refusal: Conflict | Gone): Wrong => {
+  return ({ entry, line }: Line, refusal: Refusal): Wrong => {
     const other = refusal._tag === "Conflict" ? byPath.get(refusal.standing.path) : undefined
-    if (refusal._tag === "Gone" || other === undefined || !FileEntry.sameBytes(other.entry, refusal.standing)) {
+    if (refusal._tag !== "Conflict" || other === undefined || !FileEntry.sameBytes(other.entry, refusal.standing)) {
       return { line, why: refusal.message }
     }
     return refusal.kind === "OtherBytes"
@@ -101,7 +101,8 @@ export const importManifest = Effect.fn("importManifest")(function*(file: string
   const why = explain(right)
   const refused = right.flatMap((each, index) => {
     const answer = answers[index]
-    return answer instanceof Conflict || answer instanceof Gone ? [why(each, answer)] : []
+    const isRefusal = answer instanceof Conflict || answer instanceof Gone || answer instanceof EntryRefused
+    return isRefusal ? [why(each, answer)] : []
   })
   const all = [...wrong, ...refused].sort((a, b) => a.line - b.line)
   if (all.length === 0) return entries.length

@@ -5,7 +5,7 @@
  * therefore write so that the same again does no harm. A watch stays with its member; when that falls silent the
  * stream fails, and the next one begins at another.
  */
-import { Context, Duration, Effect, Layer, Redacted, Schedule, type Scope, Stream } from "effect"
+import { Context, Duration, Effect, Layer, Random, Redacted, Schedule, type Scope, Stream } from "effect"
 import * as Channel from "./channel.ts"
 import { EtcdError } from "./EtcdError.ts"
 import * as Messages from "./messages.ts"
@@ -103,7 +103,8 @@ export const make = Effect.fnUntraced(function*(
     options.endpoints,
     (endpoint) => Channel.open(endpoint.replace(/^https?:\/\//, ""), secure ? options.tls ?? {} : undefined)
   )
-  let turn = 0
+  // Anywhere, so that not all clients of a cluster lean on the member that is named first.
+  let turn = yield* Random.nextIntBetween(0, Math.max(1, channels.length), { halfOpen: true })
   let token: string | undefined
 
   const current = Effect.suspend(() => {
@@ -161,7 +162,8 @@ export const make = Effect.fnUntraced(function*(
       endpoint: channel.endpoint,
       detail: "no sign of life"
     })
-    const stream = yield* channel.duplex(methods.watch, yield* session(channel)).pipe(
+    const stream = yield* session(channel).pipe(
+      Effect.flatMap((token) => channel.duplex(methods.watch, token)),
       Effect.tapError((error) => leave(mine, error))
     )
     stream.send(Messages.writeWatch(range))

@@ -9,10 +9,19 @@ import { Schema } from "effect"
  * - `Denied`: the certificate, the user or its role does not allow it.
  * - `Compacted`: the revision asked for is no longer kept.
  * - `FutureRevision`: the revision asked for has not been reached: the store was put back to an earlier state.
+ * - `Invalid`: the request itself is none that these members take, such as one that is too large.
  * - `Rejected`: anything else that stays as it is when it is asked again, such as a store that is full.
  */
 export class EtcdError extends Schema.TaggedError<EtcdError>()("EtcdError", {
-  reason: Schema.Literals(["Unreachable", "TokenExpired", "Denied", "Compacted", "FutureRevision", "Rejected"]),
+  reason: Schema.Literals([
+    "Unreachable",
+    "TokenExpired",
+    "Denied",
+    "Compacted",
+    "FutureRevision",
+    "Invalid",
+    "Rejected"
+  ]),
   operation: Schema.String,
   endpoint: Schema.String,
   detail: Schema.String,
@@ -25,7 +34,16 @@ export class EtcdError extends Schema.TaggedError<EtcdError>()("EtcdError", {
 }
 
 /** The codes of gRPC that are told apart here. */
-const codes = { cancelled: 1, deadline: 4, denied: 7, aborted: 10, internal: 13, unavailable: 14, unauthenticated: 16 }
+const codes = {
+  cancelled: 1,
+  invalid: 3,
+  deadline: 4,
+  denied: 7,
+  aborted: 10,
+  internal: 13,
+  unavailable: 14,
+  unauthenticated: 16
+}
 
 /** A failure of gRPC, by its code and by etcd's own sentences, which are more exact than the codes. */
 export const errorOf = (
@@ -55,5 +73,7 @@ export const errorOf = (
   }
   if (code === codes.deadline) return error("Unreachable", "no answer in time")
   if ([codes.unavailable, codes.cancelled, codes.aborted, codes.internal].includes(code)) return error("Unreachable")
+  // The first is etcd's word, the second that of gRPC, for what is far larger.
+  if (code === codes.invalid || details.includes("received message larger than max")) return error("Invalid")
   return error("Rejected")
 }

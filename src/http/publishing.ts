@@ -32,6 +32,8 @@ export const refusalOf = (error: PublishError) => {
       return refuse("Conflict", message)
     case "Gone":
       return refuse("Gone", message)
+    // The bytes are kept, and are registered once somebody has mended what the message names.
+    case "EntryRefused":
     case "Unavailable":
     case "InventoryError":
       return refuse("Unavailable", message)

@@ -4,18 +4,21 @@
  * `etcdKeys.ts` says how it lies there, `etcdWrites.ts` how it is changed, `etcdEvents.ts` how it is followed.
  */
 import { Context, Effect, Layer, Option, Result, type Scope, Stream } from "effect"
-import { EtcdClient } from "../etcd/EtcdClient.ts"
-import type { EtcdError } from "../etcd/EtcdError.ts"
+import { EtcdClient, type MemberStatus } from "../etcd/EtcdClient.ts"
+import { EtcdError } from "../etcd/EtcdError.ts"
 import type { KeyValue } from "../etcd/messages.ts"
 import { type FileEntry, type Registered, Revision } from "../ports/FileEntry.ts"
 import type { FilePath } from "../ports/FilePath.ts"
 import {
   type Conflict,
   type Cursor,
+  EntryRefused,
   type Gone,
   Manifest,
   ManifestCollector,
+  ManifestHealth,
   maxReplacement,
+  type Refusal,
   type Replacement,
   TooLarge,
   Unavailable
@@ -23,10 +26,11 @@ import {
 import { makeCollect } from "./etcdCollect.ts"
 import type { Addition, Draft } from "./etcdDraft.ts"
 import { epochOf, makeEvents } from "./etcdEvents.ts"
-import { fileOf, keysOf } from "./etcdKeys.ts"
+import { type Damaged, fileOf, keysOf } from "./etcdKeys.ts"
 import { makePages } from "./etcdPages.ts"
 import * as Writes from "./etcdWrites.ts"
-import { boundedPage, keptForm, pages } from "./follow.ts"
+import { boundedPage, pages } from "./follow.ts"
+import { askInForm, formRefusal, keptForm, keptReason } from "./form.ts"
 import { groupCommit, type Registration } from "./groupCommit.ts"
 
 export interface Options {
@@ -34,14 +38,20 @@ export interface Options {
   readonly namespace: string
 }
 
+/** Whether asking again is in vain, as far as the entries asked for go; whatever concerns all others is not of these. */
+const isForGood = (error: Damaged | EtcdError | Unavailable): error is Damaged | EtcdError =>
+  error._tag === "Damaged" || (error._tag === "EtcdError" && error.reason === "Invalid")
+
 /** The most registrations of one caller that wait for a commit together. */
 const commitLimit = 500
 
-export const layer = (options: Options): Layer.Layer<Manifest | ManifestCollector, never, EtcdClient> =>
-  Layer.effectContext(make(options))
+export const layer = (
+  options: Options
+): Layer.Layer<Manifest | ManifestCollector | ManifestHealth, never, EtcdClient> => Layer.effectContext(make(options))
 
 const unavailable =
-  (operation: string) => <A>(self: Effect.Effect<A, EtcdError | Unavailable>): Effect.Effect<A, Unavailable> =>
+  (operation: string) =>
+  <A>(self: Effect.Effect<A, Damaged | EtcdError | Unavailable>): Effect.Effect<A, Unavailable> =>
     Effect.mapError(
       self,
       (error) => error._tag === "Unavailable" ? error : new Unavailable({ operation, detail: error.message })
@@ -49,7 +59,7 @@ const unavailable =
 
 const make = Effect.fnUntraced(function*(
   options: Options
-): Effect.fn.Return<Context.Context<Manifest | ManifestCollector>, never, EtcdClient | Scope.Scope> {
+): Effect.fn.Return<Context.Context<Manifest | ManifestCollector | ManifestHealth>, never, EtcdClient | Scope.Scope> {
   const client = yield* EtcdClient
   const keys = keysOf(options.namespace)
   const writes = Writes.make(client, keys)
@@ -57,13 +67,29 @@ const make = Effect.fnUntraced(function*(
   const readPage = makePages(client, keys)
 
   /** Few enough entries for one change; each has an answer of its own. */
-  const registerSome = Effect.fnUntraced(function*(entries: ReadonlyArray<FileEntry>) {
+  const registerChange = Effect.fnUntraced(function*(entries: ReadonlyArray<FileEntry>) {
     const { answer, revision } = yield* writes.change({ add: entries, remove: [] }, (draft) => ({
       answer: entries.map((entry) => ({ entry, addition: draft.add(entry) })),
       write: true
     }))
     return answer.map(({ addition, entry }) => registrationOf(addition, entry, revision))
   })
+
+  /** When etcd answers, and will not have it as it is, the half that is to blame is looked for, down to one entry. */
+  const registerSome = (entries: ReadonlyArray<FileEntry>): ReturnType<typeof registerChange> =>
+    Effect.catchIf(registerChange(entries), isForGood, (error) => {
+      const [entry] = entries
+      if (entries.length > 1) {
+        const middle = Math.ceil(entries.length / 2)
+        return Effect.map(
+          Effect.forEach([entries.slice(0, middle), entries.slice(middle)], registerSome),
+          (halves) => halves.flat()
+        )
+      }
+      return Effect.succeed(
+        entry === undefined ? [] : [new EntryRefused({ path: entry.path, detail: error.message })]
+      )
+    })
 
   const commit = (entries: ReadonlyArray<FileEntry>): Effect.Effect<ReadonlyArray<Registration>, Unavailable> =>
     Effect.forEach(Writes.inChanges(entries), registerSome).pipe(
@@ -74,7 +100,9 @@ const make = Effect.fnUntraced(function*(
 
   /** Gives the revision behind the whole change, or why nothing of it was made. */
   const replace = Effect.fnUntraced(function*({ add, remove }: Replacement) {
-    const { answer, revision } = yield* writes.change<Revision | Conflict | Gone | undefined>(
+    const refusal = add.map(formRefusal).find((refusal) => refusal !== undefined)
+    if (refusal !== undefined) return refusal
+    const { answer, revision } = yield* writes.change<Revision | Refusal | undefined>(
       { add, remove },
       (draft) => {
         let stood = 0
@@ -92,6 +120,23 @@ const make = Effect.fnUntraced(function*(
       }
     )
     return answer ?? revision
+  })
+
+  const check = (add: ReadonlyArray<FileEntry>) =>
+    writes.draft({ add, remove: [] }).pipe(unavailable("check"), Effect.map((draft) => refusals(draft, add)))
+
+  const together = Effect.fnUntraced(function*(add: ReadonlyArray<FileEntry>) {
+    const { answer, written } = yield* writes.long({ add, remove: [] }, (draft) => {
+      const refused = refusals(draft, add)
+      return { answer: refused, write: refused.every((refusal) => refusal === undefined) }
+    }).pipe(unavailable("registerTogether"))
+    const refusal = written === 0 ? undefined : answer.find((refusal) => refusal !== undefined)
+    if (refusal === undefined) return answer
+    return yield* new Unavailable({
+      operation: "registerTogether",
+      detail: `another writer came between, when ${written} of ${add.length} files were registered already: `
+        + `${refusal.message}; the same list again says what is in its way now`
+    })
   })
 
   const head = client.range({ key: keys.head }).pipe(
@@ -112,32 +157,15 @@ const make = Effect.fnUntraced(function*(
   })
 
   const manifest = Manifest.of({
-    register: (entry) =>
-      Effect.flatMap(
-        register(keptForm(entry)),
-        (answer) => "revision" in answer ? Effect.succeed(answer) : Effect.fail(answer)
-      ),
-    registerAll: Effect.fn("Manifest.registerAll")((entries) => commit(entries.map(keptForm))),
-    registerTogether: Effect.fn("Manifest.registerTogether")(function*(entries) {
-      const add = entries.map(keptForm)
-      const { answer, written } = yield* writes.long({ add, remove: [] }, (draft) => {
-        const refused = refusals(draft, add)
-        return { answer: refused, write: refused.every((refusal) => refusal === undefined) }
-      }).pipe(unavailable("registerTogether"))
-      const refusal = written === 0 ? undefined : answer.find((refusal) => refusal !== undefined)
-      if (refusal === undefined) return answer
-      return yield* new Unavailable({
-        operation: "registerTogether",
-        detail: `another writer came between, when ${written} of ${entries.length} files were registered already: `
-          + `${refusal.message}; the same list again says what is in its way now`
-      })
-    }),
-    check: Effect.fn("Manifest.check")(function*(entries) {
-      const add = entries.map(keptForm)
-      return refusals(yield* writes.draft({ add, remove: [] }).pipe(unavailable("check")), add)
-    }),
+    register,
+    registerAll: Effect.fn("Manifest.registerAll")((entries) => askInForm(entries, commit)),
+    registerTogether: Effect.fn("Manifest.registerTogether")((entries) =>
+      // With one that has no form nothing is registered; the others are answered all the same.
+      askInForm(entries, (right) => right.length < entries.length ? check(right) : together(right))
+    ),
+    check: Effect.fn("Manifest.check")((entries) => askInForm(entries, check)),
     remove: Effect.fn("Manifest.remove")(function*(path, reason) {
-      const answer = yield* replace({ add: [], remove: [{ path, reason: reason.toWellFormed() }] }).pipe(
+      const answer = yield* replace({ add: [], remove: [{ path, reason: keptReason(reason) }] }).pipe(
         unavailable("remove")
       )
       return typeof answer === "number" ? answer : yield* Effect.die(answer)
@@ -147,7 +175,7 @@ const make = Effect.fnUntraced(function*(
       if (paths > maxReplacement) return yield* new TooLarge({ paths, limit: maxReplacement })
       const answer = yield* replace({
         add: add.map(keptForm),
-        remove: remove.map(({ path, reason }) => ({ path, reason: reason.toWellFormed() }))
+        remove: remove.map(({ path, reason }) => ({ path, reason: keptReason(reason) }))
       }).pipe(unavailable("replace"))
       return typeof answer === "number" ? answer : yield* answer
     }),
@@ -168,13 +196,27 @@ const make = Effect.fnUntraced(function*(
     events: (after) =>
       events(after).pipe(
         Stream.catchTag(
-          "EtcdError",
+          ["Damaged", "EtcdError"],
           (error) => Stream.fail(new Unavailable({ operation: "events", detail: error.message }))
         )
       )
   })
-  return Context.make(Manifest, manifest).pipe(Context.add(ManifestCollector, collector))
+  const health = ManifestHealth.of({ complaints: Effect.map(client.status, complaintsOf) })
+  return Context.make(Manifest, manifest).pipe(
+    Context.add(ManifestCollector, collector),
+    Context.add(ManifestHealth, health)
+  )
 })
+
+/** Of members that are gone, and of the alarms that the others have raised, such as no space. */
+const complaintsOf = (members: ReadonlyArray<MemberStatus | EtcdError>): ReadonlyArray<string> => {
+  const gone = members.flatMap((one) => one instanceof EtcdError && one.reason === "Unreachable" ? [one.endpoint] : [])
+  const alarms = new Set(members.flatMap((one) => one instanceof EtcdError ? [] : one.errors))
+  return [
+    ...(gone.length === 0 ? [] : [`${gone.length} of ${members.length} members of etcd do not answer: ${gone.join()}`]),
+    ...[...alarms].map((alarm) => `etcd raises an alarm: ${alarm}`)
+  ]
+}
 
 const registrationOf = (addition: Addition, entry: FileEntry, revision: Revision): Registration => {
   if (addition._tag === "Added") return { entry, revision }

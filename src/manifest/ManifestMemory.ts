@@ -14,11 +14,13 @@ import {
   type ManifestEvent,
   maxReplacement,
   type Page,
+  type Refusal,
   type Replacement,
   TooLarge,
   Unavailable
 } from "../ports/Manifest.ts"
-import { batchLimit, boundedPage, follow, keptForm, pages } from "./follow.ts"
+import { batchLimit, boundedPage, follow, pages } from "./follow.ts"
+import { askInForm, formRefusal, keptForm, keptReason } from "./form.ts"
 
 /** What befalls a real engine, at a test's word. */
 export interface Control {
@@ -48,17 +50,19 @@ export const make: Effect.Effect<{ readonly manifest: Manifest["Service"]; reado
       )
 
     const register = (entry: FileEntry): Registered | Conflict | Gone => {
-      const answer = history.add(keptForm(entry))
+      const answer = history.add(entry)
       history.endChange()
       bell.ring()
       return answer
     }
 
-    const replace = ({ add, remove }: Replacement): Effect.Effect<Revision, Conflict | Gone | TooLarge> => {
+    const replace = ({ add, remove }: Replacement): Effect.Effect<Revision, Refusal | TooLarge> => {
       const paths = add.length + remove.length
       if (paths > maxReplacement) return Effect.fail(new TooLarge({ paths, limit: maxReplacement }))
+      const refusal = add.map(formRefusal).find((refusal) => refusal !== undefined)
+      if (refusal !== undefined) return Effect.fail(refusal)
       let revision = 0
-      for (const { path, reason } of remove) revision = Math.max(revision, history.bury(path, reason.toWellFormed()))
+      for (const { path, reason } of remove) revision = Math.max(revision, history.bury(path, keptReason(reason)))
       for (const entry of add) {
         const answer = history.add(keptForm(entry))
         if (!("revision" in answer)) {
@@ -74,7 +78,7 @@ export const make: Effect.Effect<{ readonly manifest: Manifest["Service"]; reado
 
     const refusals = (entries: ReadonlyArray<FileEntry>) =>
       entries.map((entry) => {
-        const answer = history.add(keptForm(entry))
+        const answer = history.add(entry)
         return "revision" in answer ? undefined : answer
       })
 
@@ -93,27 +97,31 @@ export const make: Effect.Effect<{ readonly manifest: Manifest["Service"]; reado
       manifest: Manifest.of({
         register: (entry) =>
           available("register", () => {
-            const answer = register(entry)
+            const answer = formRefusal(entry) ?? register(keptForm(entry))
             return "revision" in answer ? Effect.succeed(answer) : Effect.fail(answer)
           }),
-        registerAll: (entries) => available("registerAll", () => Effect.succeed(entries.map(register))),
+        registerAll: (entries) =>
+          available("registerAll", () => askInForm(entries, (right) => Effect.succeed(right.map(register)))),
         registerTogether: (entries) =>
-          available("registerTogether", () => {
-            const refused = refusals(entries)
-            if (refused.some((refusal) => refusal !== undefined)) history.takeBack()
-            else history.endChange()
-            bell.ring()
-            return Effect.succeed(refused)
-          }),
+          available("registerTogether", () =>
+            askInForm(entries, (right) => {
+              const refused = refusals(right)
+              const all = right.length === entries.length && refused.every((refusal) => refusal === undefined)
+              if (all) history.endChange()
+              else history.takeBack()
+              bell.ring()
+              return Effect.succeed(refused)
+            })),
         check: (entries) =>
-          available("check", () => {
-            const refused = refusals(entries)
-            history.takeBack()
-            return Effect.succeed(refused)
-          }),
+          available("check", () =>
+            askInForm(entries, (right) => {
+              const refused = refusals(right)
+              history.takeBack()
+              return Effect.succeed(refused)
+            })),
         remove: (path, reason) =>
           available("remove", () => {
-            const revision = history.bury(path, reason.toWellFormed())
+            const revision = history.bury(path, keptReason(reason))
             history.endChange()
             bell.ring()
             return Effect.succeed(revision)

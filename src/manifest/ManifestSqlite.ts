@@ -5,7 +5,7 @@
  * for one row as for hundreds. Other processes learn of a commit from a doorbell file beside the database, and from
  * the database itself every `poll`, should the bell ever be missed or be gone.
  */
-import { Clock, Context, Duration, Effect, Layer, Option, type Scope } from "effect"
+import { Clock, Context, Duration, Effect, Layer, Option, Schema, type Scope } from "effect"
 import { type FSWatcher, statSync, watch } from "node:fs"
 import * as Bell from "../internal/Bell.ts"
 import { type FileEntry, Revision } from "../ports/FileEntry.ts"
@@ -13,6 +13,7 @@ import type { FilePath } from "../ports/FilePath.ts"
 import {
   Cursor,
   CursorLost,
+  EntryRefused,
   type EventBatch,
   Manifest,
   ManifestCollector,
@@ -22,8 +23,9 @@ import {
 } from "../ports/Manifest.ts"
 import { retryBusy, sentence } from "../sqlite/retryBusy.ts"
 import * as SqliteThread from "../sqlite/SqliteThread.ts"
-import { decode, Events, Files, Lost, refusalOf, Registrations, Replaced } from "./answers.ts"
-import { batchLimit, boundedPage, follow, keptForm, pages } from "./follow.ts"
+import { decode, decodeAnswer, Events, Files, Lost, refusalOf, Replaced } from "./answers.ts"
+import { batchLimit, boundedPage, follow, pages } from "./follow.ts"
+import { askInForm, formRefusal, keptForm, keptReason } from "./form.ts"
 import { groupCommit, type Registration } from "./groupCommit.ts"
 import { doorbellOf, type ManifestOperations } from "./sqliteOperations.ts"
 
@@ -60,7 +62,7 @@ const make = Effect.fnUntraced(function*(
   const commit = (entries: ReadonlyArray<FileEntry>): Effect.Effect<ReadonlyArray<Registration>, Unavailable> =>
     call("register", entries).pipe(
       unavailable("register"),
-      Effect.flatMap(decodeRegistrations),
+      Effect.flatMap(decodeAnswers),
       Effect.map((answers) => registrations(entries, answers)),
       Effect.ensuring(Effect.sync(bell.ring))
     )
@@ -92,30 +94,33 @@ const make = Effect.fnUntraced(function*(
     )
 
   const refusals = (operation: "registerTogether" | "check", entries: ReadonlyArray<FileEntry>) =>
-    call(operation, entries.map(keptForm)).pipe(
-      unavailable(operation),
-      Effect.flatMap(decodeRegistrations),
-      Effect.map((answers) => registrations(entries, answers).map((one) => "revision" in one ? undefined : one))
-    )
+    askInForm(entries, (right) =>
+      // With one that has no form nothing is registered; the others are answered all the same.
+      call(right.length < entries.length ? "check" : operation, right).pipe(
+        unavailable(operation),
+        Effect.flatMap(decodeAnswers),
+        Effect.map((answers) => registrations(right, answers).map((one) => "revision" in one ? undefined : one))
+      ))
 
   const manifest = Manifest.of({
-    register: (entry) =>
-      Effect.flatMap(
-        register(keptForm(entry)),
-        (answer) => "revision" in answer ? Effect.succeed(answer) : Effect.fail(answer)
-      ),
-    registerAll: Effect.fn("Manifest.registerAll")(function*(entries) {
-      const answers: Array<Registration> = []
-      for (let at = 0; at < entries.length; at += commitLimit) {
-        answers.push(...yield* commit(entries.slice(at, at + commitLimit).map(keptForm)))
-      }
-      return answers
-    }),
+    register,
+    registerAll: Effect.fn("Manifest.registerAll")((entries) =>
+      askInForm(
+        entries,
+        Effect.fnUntraced(function*(right) {
+          const answers: Array<Registration> = []
+          for (let at = 0; at < right.length; at += commitLimit) {
+            answers.push(...yield* commit(right.slice(at, at + commitLimit)))
+          }
+          return answers
+        })
+      )
+    ),
     registerTogether: (entries) => refusals("registerTogether", entries).pipe(Effect.ensuring(Effect.sync(bell.ring))),
     check: (entries) => refusals("check", entries),
     remove: Effect.fn("Manifest.remove")(function*(path, reason) {
       const now = yield* Clock.currentTimeMillis
-      return yield* call("remove", { path, reason: reason.toWellFormed() }, now).pipe(
+      return yield* call("remove", { path, reason: keptReason(reason) }, now).pipe(
         unavailable("remove"),
         Effect.ensuring(Effect.sync(bell.ring)),
         Effect.flatMap(decodeRevision)
@@ -125,7 +130,9 @@ const make = Effect.fnUntraced(function*(
       const paths = add.length + remove.length
       if (paths > maxReplacement) return yield* new TooLarge({ paths, limit: maxReplacement })
       const now = yield* Clock.currentTimeMillis
-      const removals = remove.map(({ path, reason }) => ({ path, reason: reason.toWellFormed() }))
+      const refusal = add.map(formRefusal).find((refusal) => refusal !== undefined)
+      if (refusal !== undefined) return yield* refusal
+      const removals = remove.map(({ path, reason }) => ({ path, reason: keptReason(reason) }))
       const answer = yield* call("replace", add.map(keptForm), removals, now).pipe(
         unavailable("replace"),
         Effect.ensuring(Effect.sync(bell.ring)),
@@ -163,19 +170,21 @@ const make = Effect.fnUntraced(function*(
   return Context.make(Manifest, manifest).pipe(Context.add(ManifestCollector, collector))
 })
 
-/** The thread's answers to these entries, in their order. */
+/** The thread's answers to these entries, in their order. A row that is damaged is no matter of other paths. */
 const registrations = (
   entries: ReadonlyArray<FileEntry>,
-  answers: typeof Registrations.Type
+  answers: ReadonlyArray<unknown>
 ): ReadonlyArray<Registration> =>
-  answers.flatMap((answer, index): ReadonlyArray<Registration> => {
+  answers.flatMap((given, index): ReadonlyArray<Registration> => {
     const entry = entries[index]
     if (entry === undefined) return []
+    const answer = decodeAnswer(given)
     if (answer._tag === "Added") return [{ entry, revision: answer.revision }]
+    if (answer._tag === "Damaged") return [new EntryRefused({ path: entry.path, detail: answer.detail })]
     return [answer._tag === "Standing" ? answer.file : refusalOf(entry.path, answer)]
   })
 
-const decodeRegistrations = decode("register", Registrations)
+const decodeAnswers = decode("register", Schema.Array(Schema.Unknown))
 const decodePage = decode("page", Files)
 const decodeGet = decode("get", Files)
 const decodeHead = decode("head", Cursor)

@@ -1,5 +1,5 @@
 /** What the SQLite thread answers, decoded: the file may be damaged or from elsewhere. */
-import { Effect, Schema } from "effect"
+import { Effect, Result, Schema } from "effect"
 import { explain } from "../ports/explain.ts"
 import { FileEntry, Revision } from "../ports/FileEntry.ts"
 import { FilePath } from "../ports/FilePath.ts"
@@ -14,12 +14,12 @@ const Refusal = {
 
 export const Files = Schema.Array(File)
 
-export const Registrations = Schema.Array(Schema.Union([
+const Registration = Schema.Union([
   Schema.TaggedStruct("Added", { revision: Revision }),
   Schema.TaggedStruct("Standing", { file: File }),
   Refusal.Taken,
   Refusal.Gone
-]))
+])
 
 export const Replaced = Schema.Union([
   Schema.TaggedStruct("Done", { revision: Revision }),
@@ -50,11 +50,21 @@ export const refusalOf = (
     ? new Gone({ path, reason: refusal.reason })
     : new Conflict({ path, kind: refusal.kind, standing: refusal.standing.entry })
 
+const decodeRegistration = Schema.decodeUnknownResult(Registration)
+
+const damage = (error: Parameters<typeof explain>[0]) => `the file holds what no manifest writes: ${explain(error)}`
+
+/** What became of one registration. */
+export const decodeAnswer = (
+  answer: unknown
+): typeof Registration.Type | { readonly _tag: "Damaged"; readonly detail: string } =>
+  Result.getOrElse(decodeRegistration(answer), (error) => ({ _tag: "Damaged", detail: damage(error) }))
+
 export const decode = <S extends Schema.ConstraintDecoder<unknown>>(operation: string, schema: S) => {
   const run = Schema.decodeUnknownEffect(schema)
   return (answer: unknown): Effect.Effect<S["Type"], Unavailable, S["DecodingServices"]> =>
     Effect.mapError(
       run(answer),
-      (error) => new Unavailable({ operation, detail: `the file holds what no manifest writes: ${explain(error)}` })
+      (error) => new Unavailable({ operation, detail: damage(error) })
     )
 }

@@ -4,8 +4,7 @@ import type { EtcdClient } from "../etcd/EtcdClient.ts"
 import type { EtcdError } from "../etcd/EtcdError.ts"
 import type { Compare, KeyValue, Operation } from "../etcd/messages.ts"
 import type { Revision } from "../ports/FileEntry.ts"
-import type { Unavailable } from "../ports/Manifest.ts"
-import { type Keys, tombstoneOf } from "./etcdKeys.ts"
+import { type Damaged, type Keys, tombstoneOf } from "./etcdKeys.ts"
 
 /** Tombstones that are read together, and that are dropped in one transaction. */
 const pageSize = 1000
@@ -34,7 +33,7 @@ export const makeCollect = (client: EtcdClient["Service"], keys: Keys) => {
   return Effect.fnUntraced(function*(
     through: Revision,
     age: Duration.Input
-  ): Effect.fn.Return<number, EtcdError | Unavailable> {
+  ): Effect.fn.Return<number, Damaged | EtcdError> {
     const madeBy = (yield* Clock.currentTimeMillis) - Duration.toMillis(age)
     let dropped = 0
     for (let key = keys.tombstone("");;) {

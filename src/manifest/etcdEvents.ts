@@ -10,8 +10,8 @@ import type { EtcdClient, Watched } from "../etcd/EtcdClient.ts"
 import { EtcdError } from "../etcd/EtcdError.ts"
 import type { Event, KeyValue } from "../etcd/messages.ts"
 import { Revision } from "../ports/FileEntry.ts"
-import { type Cursor, CursorLost, type EventBatch, type ManifestEvent, Unavailable } from "../ports/Manifest.ts"
-import { fileOf, type Keys, partsOf, tombstoneOf } from "./etcdKeys.ts"
+import { type Cursor, CursorLost, type EventBatch, type ManifestEvent } from "../ports/Manifest.ts"
+import { type Damaged, fileOf, type Keys, partsOf, tombstoneOf } from "./etcdKeys.ts"
 import { batchLimit } from "./follow.ts"
 
 /** Where a watch goes on from a cursor, or why it can't. */
@@ -31,7 +31,7 @@ const compacted: Standing = { _tag: "Lost", reason: "Compacted" }
 export const makeEvents = (client: EtcdClient["Service"], keys: Keys) => {
   const standing = Effect.fnUntraced(function*(
     cursor: Cursor
-  ): Effect.fn.Return<Standing, EtcdError | Unavailable> {
+  ): Effect.fn.Return<Standing, Damaged | EtcdError> {
     const { header, kvs: [head] } = yield* client.range({ key: keys.head })
     if (epochOf(header) !== cursor.epoch) return epochChanged
     const behindNow: Standing = { _tag: "Stands", from: header.revision + 1 }
@@ -62,7 +62,7 @@ export const makeEvents = (client: EtcdClient["Service"], keys: Keys) => {
   /** For a cursor at a revision that is no longer kept: perhaps nothing of the manifest happened until one that is. */
   const fromTheOldest = Effect.fnUntraced(function*(cursor: Cursor): Effect.fn.Return<
     Standing,
-    EtcdError | Unavailable
+    Damaged | EtcdError
   > {
     const oldest = yield* oldestBehind(cursor.revision)
     if (oldest !== undefined) {
@@ -83,7 +83,7 @@ export const makeEvents = (client: EtcdClient["Service"], keys: Keys) => {
    * Whether the change at a cursor has left a trace: its file, its tombstone, or the tombstone over its file. Without
    * one nobody can tell whether that change was ever part of this history.
    */
-  const isRemembered = Effect.fnUntraced(function*(cursor: Cursor): Effect.fn.Return<boolean, EtcdError | Unavailable> {
+  const isRemembered = Effect.fnUntraced(function*(cursor: Cursor): Effect.fn.Return<boolean, Damaged | EtcdError> {
     const { mark, path } = partsOf(cursor.mark)
     const [file] = (yield* client.range({ key: keys.file(path) })).kvs
     const [tombstone] = (yield* client.range({ key: keys.tombstone(path) })).kvs
@@ -111,7 +111,7 @@ export const makeEvents = (client: EtcdClient["Service"], keys: Keys) => {
     )
   })
 
-  const events = (after: Cursor): Stream.Stream<EventBatch, CursorLost | EtcdError | Unavailable> =>
+  const events = (after: Cursor): Stream.Stream<EventBatch, CursorLost | Damaged | EtcdError> =>
     Stream.suspend(() => {
       let cursor = after
       return Stream.unwrap(Effect.suspend(() => watching(cursor))).pipe(
@@ -183,7 +183,7 @@ const batchOf = (
   epoch: string,
   keys: Keys,
   changes: ReadonlyArray<Change>
-): Result.Result<EventBatch | undefined, Unavailable> => {
+): Result.Result<EventBatch | undefined, Damaged> => {
   const events: Array<ManifestEvent> = []
   let cursor: Cursor | undefined
   for (const change of changes) {

@@ -16,7 +16,6 @@ import * as ExactJson from "../ports/ExactJson.ts"
 import { explain } from "../ports/explain.ts"
 import { FileEntry, type Registered, Revision } from "../ports/FileEntry.ts"
 import { FilePath } from "../ports/FilePath.ts"
-import { Unavailable } from "../ports/Manifest.ts"
 
 export interface Keys {
   readonly head: string
@@ -81,22 +80,27 @@ export const partsOf = (identity: string): { readonly mark: string; readonly pat
   return { mark: identity.slice(0, Math.max(border, 0)), path: identity.slice(border + 1) }
 }
 
+/** A key holds what no manifest writes; who reads it can't go on, everybody else can. */
+export class Damaged extends Schema.TaggedError<Damaged>()("Damaged", { key: Schema.String, why: Schema.String }) {
+  override get message(): string {
+    return `the key ${this.key} holds what no manifest writes: ${this.why}; remove it, or put back what it was`
+  }
+}
+
 const decode = <S extends Schema.ConstraintDecoder<unknown>>(schema: S) => {
   const run = Schema.decodeUnknownResult(schema)
-  return (kv: KeyValue): Result.Result<S["Type"], Unavailable> =>
+  return (kv: KeyValue): Result.Result<S["Type"], Damaged> =>
     ExactJson.parse(kv.value.toString("utf8")).pipe(
       Result.flatMap((value) => Result.mapError(run(value), explain)),
-      Result.mapError((why) =>
-        new Unavailable({ operation: "read", detail: `the key ${kv.key} holds what no manifest writes: ${why}` })
-      )
+      Result.mapError((why) => new Damaged({ key: kv.key, why }))
     )
 }
 
 const decodeFile = decode(FileValue)
 const decodeTombstone = decode(TombstoneValue)
 
-export const fileOf = (kv: KeyValue): Result.Result<StandingFile, Unavailable> =>
+export const fileOf = (kv: KeyValue): Result.Result<StandingFile, Damaged> =>
   Result.map(decodeFile(kv), ({ entry, mark }) => ({ entry, mark, revision: Revision.make(kv.modRevision) }))
 
-export const tombstoneOf = (kv: KeyValue): Result.Result<Tombstone, Unavailable> =>
+export const tombstoneOf = (kv: KeyValue): Result.Result<Tombstone, Damaged> =>
   Result.map(decodeTombstone(kv), (value) => ({ ...value, revision: Revision.make(kv.modRevision) }))

@@ -9,8 +9,8 @@ import { Effect, Option } from "effect"
 import type { EtcdClient } from "../etcd/EtcdClient.ts"
 import type { EtcdError } from "../etcd/EtcdError.ts"
 import type { FilePath } from "../ports/FilePath.ts"
-import type { Page, Unavailable } from "../ports/Manifest.ts"
-import { fileOf, type Keys } from "./etcdKeys.ts"
+import type { Page } from "../ports/Manifest.ts"
+import { type Damaged, fileOf, type Keys } from "./etcdKeys.ts"
 
 export interface Fencing {
   /** Keys that are read together, without their values, to set fences; and of them every so many becomes one. */
@@ -24,7 +24,7 @@ export const makePages = (
   client: EtcdClient["Service"],
   keys: Keys,
   { ahead, cheap, distance }: Fencing = { ahead: 20_000, distance: 250, cheap: 10_000 }
-): (after: Option.Option<FilePath>, limit: number) => Effect.Effect<Page, EtcdError | Unavailable> => {
+): (after: Option.Option<FilePath>, limit: number) => Effect.Effect<Page, Damaged | EtcdError> => {
   // In order; of the last walk that came by. They may be of files that are gone.
   let fences: ReadonlyArray<Buffer> = []
 

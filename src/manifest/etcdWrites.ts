@@ -14,6 +14,7 @@ import { folders } from "../ports/FilePath.ts"
 import { Unavailable } from "../ports/Manifest.ts"
 import { type Draft, makeDraft, type Removal, type View, type Write } from "./etcdDraft.ts"
 import {
+  type Damaged,
   fileOf,
   fileValue,
   identityOf,
@@ -54,7 +55,7 @@ const overtakenAgain = Schedule.min([Schedule.exponential("1 millis"), Schedule.
 
 export interface Writes {
   /** What the change would meet now. */
-  readonly draft: (parts: Parts) => Effect.Effect<Draft, EtcdError | Unavailable>
+  readonly draft: (parts: Parts) => Effect.Effect<Draft, Damaged | EtcdError>
   /**
    * Makes a change of at most {@link writeLimit} writes, all of it or nothing. `decide` gives its answer, and whether
    * to write what it has drafted. `revision` is where it was written, the head when nothing was.
@@ -62,7 +63,7 @@ export interface Writes {
   readonly change: <A>(
     parts: Parts,
     decide: (draft: Draft) => { readonly answer: A; readonly write: boolean }
-  ) => Effect.Effect<{ readonly answer: A; readonly revision: Revision }, EtcdError | Unavailable>
+  ) => Effect.Effect<{ readonly answer: A; readonly revision: Revision }, Damaged | EtcdError | Unavailable>
   /**
    * A change of any length. It is drafted as a whole, and written piece by piece, each only if nobody else has changed
    * anything since; otherwise the rest is drafted again. `written`: how many writes were made before `decide` declined.
@@ -70,7 +71,7 @@ export interface Writes {
   readonly long: <A>(
     parts: Parts,
     decide: (draft: Draft) => { readonly answer: A; readonly write: boolean }
-  ) => Effect.Effect<{ readonly answer: A; readonly written: number }, EtcdError | Unavailable>
+  ) => Effect.Effect<{ readonly answer: A; readonly written: number }, Damaged | EtcdError | Unavailable>
 }
 
 export const make = (client: EtcdClient["Service"], keys: Keys): Writes => {
@@ -112,8 +113,8 @@ export const make = (client: EtcdClient["Service"], keys: Keys): Writes => {
   const headIs = (head: Revision): Compare => ({ key: keys.head, target: "MOD", result: "EQUAL", value: head })
 
   const patiently = <A>(
-    attempt: Effect.Effect<A, EtcdError | Overtaken | Unavailable>
-  ): Effect.Effect<A, EtcdError | Unavailable> =>
+    attempt: Effect.Effect<A, Damaged | EtcdError | Overtaken>
+  ): Effect.Effect<A, Damaged | EtcdError | Unavailable> =>
     attempt.pipe(
       Effect.retry({ schedule: overtakenAgain, while: (error) => error._tag === "Overtaken" }),
       Effect.catchTag("Overtaken", () =>
@@ -184,7 +185,7 @@ const viewOf = Effect.fnUntraced(function*(
   keys: Keys,
   ranges: ReadonlyArray<Range>,
   answers: ReadonlyArray<RangeAnswer>
-): Effect.fn.Return<View, Unavailable> {
+): Effect.fn.Return<View, Damaged> {
   const files = new Map<string, StandingFile>()
   const tombstones = new Map<string, Tombstone>()
   const below = new Map<string, ReadonlyArray<StandingFile>>()

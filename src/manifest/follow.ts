@@ -1,7 +1,6 @@
-/** What every engine that is read by pages has in common: its stream of events, its snapshot, its entries' form. */
+/** What every engine that is read by pages has in common: its stream of events, its snapshot. */
 import { Effect, Option, Stream } from "effect"
 import type { Bell } from "../internal/Bell.ts"
-import type { FileEntry } from "../ports/FileEntry.ts"
 import type { FilePath } from "../ports/FilePath.ts"
 import type { Cursor, EventBatch, Page } from "../ports/Manifest.ts"
 
@@ -42,20 +41,3 @@ export const pages = <E>(
     Option.none<FilePath>(),
     (after) => Effect.map(page(after), ({ files, next }) => [[files], Option.map(next, Option.some)] as const)
   ).pipe(Stream.filter((files) => files.length > 0))
-
-/**
- * The one form in which an entry is kept: integers as numbers where those are exact, text as it is after a way
- * through UTF-8. What was registered and what is read back are then equal on every engine.
- */
-export const keptForm = (entry: FileEntry): FileEntry => ({
-  path: entry.path,
-  sha256: entry.sha256,
-  size_bytes: entry.size_bytes,
-  database: entry.database.toWellFormed(),
-  measurement: entry.measurement.toWellFormed(),
-  partition_time: entry.partition_time,
-  origin_node_id: entry.origin_node_id,
-  tier: entry.tier.toWellFormed(),
-  created_at: entry.created_at,
-  lsn: Number.isSafeInteger(Number(entry.lsn)) ? Number(entry.lsn) : entry.lsn
-})

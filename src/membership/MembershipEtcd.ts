@@ -264,10 +264,9 @@ const make = Effect.fnUntraced(function*(
     announce: (address) =>
       turn.withPermit(announce(address)).pipe(
         Effect.catchTag("EtcdError", (error) =>
-          error.reason === "Unreachable"
-            // This node serves and pulls what it knows; the next sign of life announces it.
-            ? joining.note(`this node is not announced yet: ${error.message}`)
-            : Effect.fail(new MembershipError({ operation: "announce", detail: error.message }))),
+          // Whatever it is, a full store or a role that is missing, is mended while this node runs: meanwhile it serves
+          // and pulls what it knows, and the next sign of life announces it.
+          joining.note(`this node is not announced yet: ${error.message}`)),
         Effect.tap(() => Effect.sync(bell.ring))
       ),
     publish: (watermark) =>

@@ -86,9 +86,9 @@ export const make = Effect.fnUntraced(function*(
     revision = header.revision
     decoded = undefined
     ring()
-    yield* troubles.clear
     yield* Deferred.succeed(tried, undefined)
     const { changes } = yield* client.watch({ ...keys.all, startRevision: header.revision + 1 })
+    yield* troubles.clear
     yield* Stream.runForEach(changes, ({ complete, events }) =>
       Effect.sync(() => {
         for (const { kv, type } of events) {

@@ -41,6 +41,15 @@ const Lsn = Schema.Union([Schema.BigInt, Schema.Natural]).check(
   )
 )
 
+const maxLabelBytes = 4096
+
+/** Free text of an entry. Bounded, so that every engine can keep whatever entry there is. */
+const Label = Schema.String.check(
+  Schema.makeFilter((text: string) =>
+    Buffer.byteLength(text, "utf8") <= maxLabelBytes || `a text of at most ${maxLabelBytes} bytes`
+  )
+)
+
 export const FileEntry = Schema.Struct({
   /** Relative to the data folder, `database/measurement/2026/04/11/14/file.parquet`. */
   path: FilePath,
@@ -48,14 +57,14 @@ export const FileEntry = Schema.Struct({
   sha256: Sha256,
   /** Length in bytes. */
   size_bytes: Schema.Natural,
-  database: Schema.String,
-  measurement: Schema.String,
+  database: Label,
+  measurement: Label,
   /** Start of the partition that the file belongs to, RFC 3339. */
   partition_time: Rfc3339,
   /** The node that wrote the file. */
   origin_node_id: NodeId,
   /** Storage tier, `hot` for files on a node's own disk. */
-  tier: Schema.String,
+  tier: Label,
   /** When the file was registered, RFC 3339, up to nanoseconds. */
   created_at: Rfc3339,
   /** Position in the writer's log, 0 when it keeps none. */
@@ -74,6 +83,11 @@ export const sameBytes = (a: FileEntry, b: FileEntry): boolean =>
   a.path === b.path && a.sha256 === b.sha256 && a.size_bytes === b.size_bytes
 
 const decode = Schema.decodeUnknownResult(FileEntry, { errors: "all" })
+const isEntry = Schema.is(FileEntry)
+
+/** What breaks the rules in an entry that was made without its schema; `undefined` when nothing does. */
+export const entryOffence = (entry: FileEntry): string | undefined =>
+  isEntry(entry) ? undefined : decode(entry).pipe(Result.match({ onFailure: explain, onSuccess: () => undefined }))
 
 /** Reads one entry from its JSON text. Fails with a sentence that names every field that is wrong. */
 export const fromJson = (text: string): Result.Result<FileEntry, string> =>

@@ -72,6 +72,22 @@ export class Gone extends Schema.TaggedError<Gone>()("Gone", {
   }
 }
 
+/**
+ * The engine answers, and does not take this entry, however often it is asked: it breaks the rules of entries, is more
+ * than the engine takes in one request, or what the engine holds of its path is damaged. Others are not held up by it.
+ */
+export class EntryRefused extends Schema.TaggedError<EntryRefused>()("EntryRefused", {
+  path: Schema.String,
+  detail: Schema.String
+}) {
+  override get message(): string {
+    return `${this.path} can't be registered: ${this.detail}`
+  }
+}
+
+/** Why one entry is not registered, whatever becomes of the others. */
+export type Refusal = Conflict | Gone | EntryRefused
+
 /** More paths than one `replace` takes. */
 export class TooLarge extends Schema.TaggedError<TooLarge>()("TooLarge", { paths: Schema.Int, limit: Schema.Int }) {
   override get message(): string {
@@ -108,11 +124,11 @@ export class Unavailable extends Schema.TaggedError<Unavailable>()("Unavailable"
 
 export class Manifest extends Context.Service<Manifest, {
   /** Adds a file. The same bytes again are fine and give the entry that stands. */
-  readonly register: (entry: FileEntry) => Effect.Effect<Registered, Conflict | Gone | Unavailable>
+  readonly register: (entry: FileEntry) => Effect.Effect<Registered, Refusal | Unavailable>
   /** Adds many files, each with an answer of its own, in the order given: durable together, in one round trip. */
   readonly registerAll: (
     entries: ReadonlyArray<FileEntry>
-  ) => Effect.Effect<ReadonlyArray<Registered | Conflict | Gone>, Unavailable>
+  ) => Effect.Effect<ReadonlyArray<Registered | Refusal>, Unavailable>
   /**
    * Adds many files, all of them or none: when one is refused nothing is registered. Gives each one's refusal,
    * `undefined` where there is none. They meet each other, so it is one transaction of any length, and others wait.
@@ -123,15 +139,18 @@ export class Manifest extends Context.Service<Manifest, {
    */
   readonly registerTogether: (
     entries: ReadonlyArray<FileEntry>
-  ) => Effect.Effect<ReadonlyArray<Conflict | Gone | undefined>, Unavailable>
+  ) => Effect.Effect<ReadonlyArray<Refusal | undefined>, Unavailable>
   /** What {@link registerAll} would answer now, without registering anything; `undefined` where it would succeed. */
   readonly check: (
     entries: ReadonlyArray<FileEntry>
-  ) => Effect.Effect<ReadonlyArray<Conflict | Gone | undefined>, Unavailable>
-  /** Deletes a path for good. Fine when it is absent: it gets a tombstone all the same. Gives the tombstone's revision. */
+  ) => Effect.Effect<ReadonlyArray<Refusal | undefined>, Unavailable>
+  /**
+   * Deletes a path for good. Fine when it is absent: it gets a tombstone all the same. Gives the tombstone's revision.
+   * Of the reason the first 1,000 characters are kept.
+   */
   readonly remove: (path: FilePath, reason: string) => Effect.Effect<Revision, Unavailable>
   /** Adds and removes at once: nobody ever sees a part of it. Gives the revision behind the whole change. */
-  readonly replace: (change: Replacement) => Effect.Effect<Revision, Conflict | Gone | TooLarge | Unavailable>
+  readonly replace: (change: Replacement) => Effect.Effect<Revision, Refusal | TooLarge | Unavailable>
   readonly get: (path: FilePath) => Effect.Effect<Option.Option<Registered>, Unavailable>
   /** A page of at most `limit` files behind `after`, in the order of their paths' bytes. */
   readonly page: (after: Option.Option<FilePath>, limit: number) => Effect.Effect<Page, Unavailable>
@@ -160,3 +179,9 @@ export class ManifestCollector extends Context.Service<ManifestCollector, {
    */
   readonly collect: (through: Revision, age: Duration.Input) => Effect.Effect<number, Unavailable>
 }>()("file-replication/ManifestCollector") {}
+
+/** What an engine of several parts says of them while it answers. One that answers or does not has none. */
+export class ManifestHealth extends Context.Service<ManifestHealth, {
+  /** What an operator should look at, a sentence each: empty while all is well. Never waits for long. */
+  readonly complaints: Effect.Effect<ReadonlyArray<string>>
+}>()("file-replication/ManifestHealth") {}

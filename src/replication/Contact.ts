@@ -1,6 +1,6 @@
 /** Whether the manifest answers, asked from time to time: when nothing changes, nobody else would notice. */
 import { Clock, Context, Duration, Effect, Layer, Option } from "effect"
-import { type Cursor, Manifest } from "../ports/Manifest.ts"
+import { type Cursor, Manifest, ManifestHealth } from "../ports/Manifest.ts"
 import type { Trouble } from "../ports/Membership.ts"
 import { Background } from "./Background.ts"
 
@@ -9,7 +9,7 @@ export interface ContactState {
   readonly head: Option.Option<Cursor>
   /** When that was, or when this node has begun to ask; milliseconds since 1970. */
   readonly answered: number
-  /** Since when it has not answered, and why. */
+  /** Since when it has not answered, or complains, and of what. */
   readonly trouble: Option.Option<Trouble>
 }
 
@@ -33,19 +33,25 @@ export const layer: Layer.Layer<Contact, never, Background | Manifest> = Layer.e
       answered: yield* Clock.currentTimeMillis,
       trouble: Option.none()
     }
-    const failed = Effect.fnUntraced(function*(detail: string) {
+    const health = yield* Effect.serviceOption(ManifestHealth)
+    const complaints = Option.match(health, {
+      onNone: () => Effect.succeed<ReadonlyArray<string>>([]),
+      onSome: ({ complaints }) => complaints
+    })
+    const troubled = Effect.fnUntraced(function*(detail: string) {
       const now = yield* Clock.currentTimeMillis
       const since = Option.match(state.trouble, { onNone: () => now, onSome: ({ since }) => since })
       state = { ...state, trouble: Option.some({ since, detail }) }
     })
     const ask = manifest.head.pipe(
       Effect.timeoutOrElse({ duration: patience, orElse: () => Effect.fail({ message: "it does not answer" }) }),
-      Effect.flatMap((head) =>
-        Effect.map(Clock.currentTimeMillis, (answered) => {
-          state = { head: Option.some(head), answered, trouble: Option.none() }
-        })
-      ),
-      Effect.catch(({ message }) => failed(message))
+      Effect.flatMap(Effect.fnUntraced(function*(head) {
+        state = { ...state, head: Option.some(head), answered: yield* Clock.currentTimeMillis }
+        const all = yield* complaints
+        if (all.length > 0) yield* troubled(all.join("; "))
+        else state = { ...state, trouble: Option.none() }
+      })),
+      Effect.catch(({ message }) => troubled(message))
     )
     yield* background.run(
       "the question for the manifest's position",

@@ -8,22 +8,29 @@
  * Registrations go through one bounded queue into the manifest, many in one request. Closing the scope drains it,
  * within a deadline; what is left stays pending.
  */
-import { Context, Deferred, Duration, Effect, Exit, Fiber, FiberSet, Layer, Option, Queue } from "effect"
-import { Schedule, Schema, Scope, Stream } from "effect"
-import type { Cause } from "effect"
+import { Context, Duration, Effect, Exit, Fiber, FiberSet, Layer, Option, Schema, Scope, Stream } from "effect"
 import { agrees, Backend, BackendError, type FileStat, type Held, type Staged } from "../ports/Backend.ts"
 import { explain } from "../ports/explain.ts"
 import { FileEntry, type Registered } from "../ports/FileEntry.ts"
 import { FilePath } from "../ports/FilePath.ts"
 import { Inventory, type InventoryError, type Pending } from "../ports/Inventory.ts"
-import { Conflict, Gone, Manifest, maxReplacement, TooLarge, Unavailable } from "../ports/Manifest.ts"
+import {
+  Conflict,
+  Gone,
+  type Manifest,
+  maxReplacement,
+  type Refusal,
+  TooLarge,
+  type Unavailable
+} from "../ports/Manifest.ts"
 import { Membership } from "../ports/Membership.ts"
-import * as Metrics from "../telemetry/Metrics.ts"
 import * as Traces from "../telemetry/Traces.ts"
 import { Background } from "./Background.ts"
 import { describe as describeBy, InvalidEntry, type NewFile } from "./newFile.ts"
 import * as PathLock from "./PathLock.ts"
 import { Placement } from "./Placement.ts"
+import * as Registrations from "./registrations.ts"
+import { unavailable } from "./registrations.ts"
 import * as Replacing from "./replacing.ts"
 import { Room } from "./Room.ts"
 
@@ -34,13 +41,14 @@ export interface NewBytes<E = never, R = never> extends NewFile {
   readonly bytes: Uint8Array | Stream.Stream<Uint8Array, E, R>
 }
 
-export type PublishError = InvalidEntry | Conflict | Gone | Unavailable | BackendError | InventoryError
+export type PublishError = InvalidEntry | Refusal | Unavailable | BackendError | InventoryError
 
 export class Registrar extends Context.Service<Registrar, {
   /**
    * Writes a file, registers it and shows it; when it returns, peers can fetch it. The same bytes again are fine.
    * Other bytes under a taken path are a `Conflict`, and what is stored stays as it was. `Unavailable`: the bytes are
-   * safe on this disk, and are registered once the manifest answers. `BackendError` `NoSpace`: the disk has no room
+   * safe on this disk, and are registered once the manifest answers. `EntryRefused`: they are safe too, and registered
+   * once somebody has mended what is in their way. `BackendError` `NoSpace`: the disk has no room
    * beside its reserve, and nothing is kept.
    */
   readonly publish: <E = never, R = never>(
@@ -83,17 +91,6 @@ export interface RegistrarOptions {
 /** The token of a pending file that was never staged: it lies under its own name. */
 const inPlace = "in-place"
 
-/** The most registrations in one request. */
-const batchSize = 500
-
-/** Between two tries to reach a manifest that refuses. Asking again is safe: what is registered answers as such. */
-const again = Schedule.min([Schedule.exponential("50 millis"), Schedule.spaced("2 seconds")]).pipe(Schedule.jittered)
-
-interface Registration {
-  readonly entry: FileEntry
-  readonly answer: Deferred.Deferred<Registered, Conflict | Gone | Unavailable>
-}
-
 export const layer = (
   options: RegistrarOptions
 ): Layer.Layer<Registrar, never, Background | Backend | Inventory | Manifest | Membership | Placement | Room> =>
@@ -102,10 +99,10 @@ export const layer = (
     Effect.gen(function*() {
       const backend = yield* Backend
       const inventory = yield* Inventory
-      const manifest = yield* Manifest
       const placement = yield* Placement
       const room = yield* Room
       const background = yield* Background
+      const { end, register } = yield* Registrations.make(options.queueSize)
       const { self } = yield* Membership
       // One file a path at a time. Not the lock under which files are shown: a manifest that does not answer may hold
       // this one for long, and a pull must not wait for it.
@@ -113,51 +110,12 @@ export const layer = (
       const replacing = yield* Replacing.make
 
       // ---------------------------------------------------------------------
-      // Into the manifest, many in one request. Drains on shutdown.
-      // ---------------------------------------------------------------------
-
-      const queue = yield* Queue.dropping<Registration, Cause.Done>(options.queueSize)
-
-      const registerBatch = Effect.fnUntraced(function*(batch: ReadonlyArray<Registration>) {
-        const answers = yield* manifest.registerAll(batch.map(({ entry }) => entry)).pipe(
-          Effect.tapError((error) => Effect.logWarning(error.message)),
-          Effect.retry(again),
-          Effect.result
-        )
-        yield* Effect.forEach(batch, ({ answer }, index) => {
-          const given = answers._tag === "Success" ? answers.success[index] : answers.failure
-          if (given === undefined) return Deferred.fail(answer, unavailable("the manifest gave no answer"))
-          const refused = given instanceof Conflict || given instanceof Gone || given instanceof Unavailable
-          return refused ? Deferred.fail(answer, given) : Deferred.succeed(answer, given)
-        }, { discard: true })
-      })
-
-      yield* background.run(
-        "the queue of the registrar",
-        Stream.fromEffectRepeat(Queue.takeBetween(queue, 1, batchSize)).pipe(
-          Stream.runForEach(registerBatch),
-          // Ended by the shutdown below; until the scope closes this fiber has nothing more to do.
-          Effect.andThen(Effect.never)
-        )
-      )
-
-      const register = (entry: FileEntry) =>
-        Effect.suspend(() => {
-          const answer = Deferred.makeUnsafe<Registered, Conflict | Gone | Unavailable>()
-          if (Queue.offerUnsafe(queue, { entry, answer })) return Deferred.await(answer)
-          const why = queue.state._tag === "Open"
-            ? `${options.queueSize} registrations wait already`
-            : "this node stops"
-          return Effect.fail(unavailable(why))
-        }).pipe(Metrics.registering)
-
-      // ---------------------------------------------------------------------
       // From sealed bytes to a visible file. Goes on when the caller has gone.
       // ---------------------------------------------------------------------
 
       const finishing = yield* FiberSet.make()
       yield* Effect.addFinalizer(Effect.fnUntraced(function*() {
-        yield* Queue.end(queue)
+        yield* end
         const drained = yield* FiberSet.awaitEmpty(finishing).pipe(
           Effect.timeoutOption(Duration.millis(options.drainMillis))
         )
@@ -412,5 +370,3 @@ const notAsItWas = (path: FilePath) =>
     reason: "Io",
     detail: "it was changed or removed while it was registered; if no node has the bytes that were, delete the path"
   })
-
-const unavailable = (detail: string) => new Unavailable({ operation: "register", detail })

@@ -62,7 +62,7 @@ export const Status = Schema.Struct({
   eta: Schema.OptionFromNullOr(Schema.Natural),
   /** Other members that are alive and could be asked; `none` when it is not known. */
   peers: Schema.OptionFromNullOr(Schema.Natural),
-  /** Since when the manifest has not answered, and why. */
+  /** Since when the manifest has not answered, or its engine complains, and of what. */
   manifestTrouble: Schema.OptionFromNullOr(Trouble),
   /** What keeps this node from seeing the other members or from being seen. */
   membershipTrouble: Schema.OptionFromNullOr(Trouble),

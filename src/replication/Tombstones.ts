@@ -1,6 +1,6 @@
 /**
- * Drops the tombstones of the manifest from time to time: those that every known member has taken, and any that is very
- * old. A member that was away longer than that learns of the deletions from a walk.
+ * Drops the tombstones of the manifest from time to time: those that every known member has left behind, and any that
+ * is very old. A member that was away longer than that learns of the deletions from a walk.
  *
  * Every node does it. That it was done already is no harm.
  */
@@ -19,8 +19,14 @@ const youngest = Duration.hours(1)
 /** One that is older goes, whoever has not taken it. */
 const oldest = Duration.hours(72)
 
-/** Pure: what all of them have taken. One that says nothing, or something of another history, has taken nothing. */
-export const takenByAll = (
+/**
+ * Pure: up to where no member needs a tombstone. One that says nothing, or something of another history, needs all.
+ *
+ * The tombstone at a member's own position stays: when that is the last change the member saw, and its events are no
+ * longer kept, the tombstone is what tells the position from one of another history. Without it the member could unlink
+ * nothing of what was deleted meanwhile.
+ */
+export const neededByNone = (
   members: ReadonlyArray<Member>,
   ofThisHistory: (member: Member) => boolean
 ): Revision =>
@@ -29,7 +35,8 @@ export const takenByAll = (
       onNone: () => Revision.make(0),
       onSome: ({ at }) => (ofThisHistory(member) ? at.revision : Revision.make(0))
     })
-  ).reduce((least, each) => (each < least ? each : least), Revision.make(Number.MAX_SAFE_INTEGER))
+  ).map((taken) => Revision.make(Math.max(0, taken - 1)))
+    .reduce((least, each) => (each < least ? each : least), Revision.make(Number.MAX_SAFE_INTEGER))
 
 /** Does nothing for a manifest that ends its tombstones by itself. */
 export const layer: Layer.Layer<never, never, Background | Manifest | Membership> = Layer.effectDiscard(
@@ -48,11 +55,13 @@ export const layer: Layer.Layer<never, never, Background | Manifest | Membership
         if (Option.isNone(member.watermark)) continue
         if (Option.isNone(yield* manifest.lost(member.watermark.value.at))) sameHistory.add(member)
       }
-      const taken = yield* collect(takenByAll(members, (member) => sameHistory.has(member)), youngest)
+      const taken = yield* collect(neededByNone(members, (member) => sameHistory.has(member)), youngest)
       const { revision } = yield* manifest.head
       const old = yield* collect(revision, oldest)
       if (taken + old > 0) {
-        yield* Effect.logInfo(`${taken + old} tombstones dropped: ${taken} that every member has taken, ${old} of age`)
+        yield* Effect.logInfo(
+          `${taken + old} tombstones dropped: ${taken} that every member has left behind, ${old} of age`
+        )
       }
     }).pipe(
       Effect.catchTag(

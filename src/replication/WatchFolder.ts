@@ -162,7 +162,7 @@ export const layer = (
             )
             : rest(stat.path, restMillis)),
         // What was recorded as pending is finished by the registrar.
-        Effect.catchTag(["Unavailable", "InventoryError"], (error) =>
+        Effect.catchTag(["EntryRefused", "Unavailable", "InventoryError"], (error) =>
           Effect.andThen(
             Effect.logWarning(`${stat.path} is not registered yet: ${error.message}`),
             rest(stat.path, restMillis)

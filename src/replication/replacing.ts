@@ -135,7 +135,7 @@ export const make = Effect.gen(function*() {
     const revision = yield* patiently(
       Effect.andThen(check(plan), manifest.replace({ add, remove: plan.remove }))
     ).pipe(
-      Effect.tapErrorTag(["Conflict", "Gone", "TooLarge"], () =>
+      Effect.tapErrorTag(["Conflict", "EntryRefused", "Gone", "TooLarge"], () =>
         Effect.andThen(
           Effect.forEach(plan.add, (pending) => drop(pending, given)),
           strikeOut
@@ -174,7 +174,7 @@ export const make = Effect.gen(function*() {
       permit.withPermit(Effect.gen(function*() {
         // Whatever becomes of the older one, this one has its own answer.
         yield* finish.pipe(
-          Effect.catchTag(["Conflict", "Gone", "TooLarge"], (error) => Effect.logWarning(error.message))
+          Effect.catchTag(["Conflict", "EntryRefused", "Gone", "TooLarge"], (error) => Effect.logWarning(error.message))
         )
         const files = yield* sealed
         const plan = { add: files.map(({ pending }) => pending), remove }

@@ -227,7 +227,7 @@ export const whileConnected = counted(connections)
 // Publishing, the manifest, the disk
 // ---------------------------------------------------------------------------------------------------------------------
 
-const registerOutcomes = ["registered", "Conflict", "Gone", "Unavailable"] as const
+const registerOutcomes = ["registered", "Conflict", "Gone", "EntryRefused", "Unavailable"] as const
 export type RegisterOutcome = typeof registerOutcomes[number]
 const registrationsCounted = counters(
   "registrations_total",

@@ -1,5 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Fiber, Queue, Redacted, type Scope, Stream } from "effect"
+import { Cause, Effect, Exit, Fiber, Option, Queue, Redacted, type Scope, Stream } from "effect"
 import type { EtcdClient } from "../../src/etcd/EtcdClient.ts"
 import * as Etcd from "../../src/etcd/EtcdClient.ts"
 import { EtcdError } from "../../src/etcd/EtcdError.ts"
@@ -141,15 +141,22 @@ else {
       }), { flags: ["--quota-backend-bytes", "16777216"] })
 
     onCluster(
-      "gives up at once and without a trace when it is interrupted",
-      (client, cluster) =>
+      "gives up when it is interrupted, however long an answer may take, and works on",
+      (_, cluster) =>
         Effect.gen(function*() {
           const [member] = cluster.members
-          yield* member?.freeze ?? Effect.void
-          const asking = yield* Effect.forkChild(client.put({ key: "a", value: "" }), { startImmediately: true })
+          assert(member !== undefined)
+          const client = yield* clientOf(cluster, { deadline: "1 hour", patience: "1 hour" })
+          yield* client.put({ key: "a", value: "before" })
+          yield* member.freeze
+          const asking = yield* Effect.forkChild(client.range({ key: "a" }), { startImmediately: true })
+          const soon = yield* Effect.timeoutOption(Fiber.await(asking), "300 millis")
+          assert.isTrue(Option.isNone(soon))
           yield* Fiber.interrupt(asking)
-          yield* member?.thaw ?? Effect.void
-          yield* client.put({ key: "b", value: "" })
+          const ended = yield* Fiber.await(asking)
+          assert.isTrue(Exit.isFailure(ended) && Cause.hasInterruptsOnly(ended.cause))
+          yield* member.thaw
+          assert.strictEqual((yield* client.range({ key: "a" })).kvs[0]?.value.toString(), "before")
         })
     )
   })
@@ -161,6 +168,15 @@ else {
         Effect.gen(function*() {
           const [first] = cluster.members
           assert(first !== undefined)
+          // Not all clients begin at the same one.
+          const answered = yield* Effect.forEach([0, 1, 2], (index) =>
+            Effect.flatMap(clientOf(cluster, {}, index), (each) => each.range({ key: "w/1" })))
+          assert.strictEqual(
+            new Set(answered.map(({ header }) =>
+              header.memberId
+            )).size,
+            3
+          )
           yield* client.put({ key: "w/1", value: "1" })
           const { events, header } = yield* listen(client, 0)
           yield* client.put({ key: "w/2", value: "2" })

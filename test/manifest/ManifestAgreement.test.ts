@@ -4,7 +4,7 @@ import { join } from "node:path"
 import * as ManifestMemory from "../../src/manifest/ManifestMemory.ts"
 import * as ManifestSqlite from "../../src/manifest/ManifestSqlite.ts"
 import type { Registered } from "../../src/ports/FileEntry.ts"
-import { type Conflict, type Cursor, type Gone, Manifest } from "../../src/ports/Manifest.ts"
+import { type Cursor, Manifest, type Refusal } from "../../src/ports/Manifest.ts"
 import { eventsToHead, fold } from "../../src/testing/manifest/events.ts"
 import { entryOf, pathOf } from "../support/entries.ts"
 import { temporaryFolder } from "../support/folder.ts"
@@ -35,8 +35,9 @@ const randomRemoval = Effect.map(
   ([path, reason]) => ({ path: pathOf(path), reason })
 )
 
-const plain = (answer: Registered | Conflict | Gone): unknown => {
+const plain = (answer: Registered | Refusal): unknown => {
   if ("revision" in answer) return answer
+  if (answer._tag === "EntryRefused") return [answer._tag, answer.path, answer.detail]
   return answer._tag === "Gone"
     ? ["Gone", answer.path, answer.reason]
     : ["Conflict", answer.kind, answer.path, answer.standing]

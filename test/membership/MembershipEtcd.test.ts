@@ -1,14 +1,16 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Context, Effect, Exit, Layer, Option, Queue, Redacted, Schedule, Scope } from "effect"
+import { join } from "node:path"
 import { afterAll, beforeAll } from "vitest"
 import * as EtcdClient from "../../src/etcd/EtcdClient.ts"
 import * as MembershipEtcd from "../../src/membership/MembershipEtcd.ts"
-import type { NodeId } from "../../src/ports/FileEntry.ts"
+import { NodeId } from "../../src/ports/FileEntry.ts"
 import { type Member, Membership, type MembershipError } from "../../src/ports/Membership.ts"
 import { watermark } from "../../src/testing/membership/marks.ts"
 import { find, other, self, suite, told } from "../../src/testing/membership/suite.ts"
 import { start } from "../manifest/process.ts"
 import { type Cluster, hasEtcd, missing, startCluster } from "../support/etcd.ts"
+import { temporaryFolder } from "../support/folder.ts"
 
 const peer = { id: other.id, role: "reader" } as const
 const here = { host: "10.0.0.1", port: 4001 }
@@ -307,12 +309,69 @@ else {
         yield* root("role", "revoke-permission", "node", "--prefix=true", "/n/")
         const refused = yield* Effect.flip(membership.publish(Option.some(watermark(1))))
         assert.match(refused.message, /permission denied: the role of this user must allow/)
-        const newcomer = yield* openAt(cluster.endpoints, "n", { self: { ...self, role: "reader" }, client })
-        assert.match((yield* Effect.flip(newcomer.announce(here))).message, /permission denied/)
+        // One that starts meanwhile is no member yet, and says why.
+        const third = NodeId.make("node-3")
+        const newcomer = yield* openAt(cluster.endpoints, "n", { self: { id: third, role: "reader" }, client })
+        yield* newcomer.announce(here)
+        assert.match(
+          Option.getOrThrow(yield* newcomer.trouble).detail,
+          /not announced yet: .*permission denied: the role of this user must allow/
+        )
         assert.isTrue(find(yield* membership.members, other.id).alive)
         yield* root("role", "grant-permission", "node", "--prefix=true", "readwrite", "/n/")
         yield* membership.publish(Option.some(watermark(2)))
         yield* until(second, self.id, ({ watermark }) => Option.exists(watermark, ({ through }) => through === 2))
+        yield* until(second, third, ({ alive }) => alive)
+        yield* Effect.repeat(newcomer.trouble, { until: Option.isNone, schedule: Schedule.spaced("20 millis") })
       }), 60_000)
+
+    it.live("announces itself once a store that was full takes changes again", () =>
+      Effect.gen(function*() {
+        const cluster = yield* startCluster({ flags: ["--quota-backend-bytes", "16777216"] })
+        const client = yield* EtcdClient.make({ endpoints: cluster.endpoints })
+        const full = yield* Effect.flip(
+          Effect.forEach(Array.from({ length: 40 }), () => client.put({ key: "x", value: "x".repeat(1_000_000) }))
+        )
+        assert.strictEqual(full.reason, "Rejected")
+        const membership = yield* openAt(cluster.endpoints, "n")
+        yield* membership.announce(here)
+        assert.match(Option.getOrThrow(yield* membership.trouble).detail, /not announced yet: .*--quota-backend-bytes/)
+        const watcher = yield* openAt(cluster.endpoints, "n", { self: peer })
+        assert.strictEqual((yield* watcher.members).length, 1)
+        yield* cluster.compact
+        yield* cluster.etcdctl("defrag")
+        yield* cluster.etcdctl("alarm", "disarm")
+        yield* until(watcher, self.id, ({ alive }) => alive)
+      }), 60_000)
+
+    it.live(
+      "are members again after an older backup of etcd was put back, and say so to each other",
+      () =>
+        Effect.gen(function*() {
+          const cluster = yield* startCluster()
+          const backup = join(yield* temporaryFolder, "backup.db")
+          const membership = yield* openAt(cluster.endpoints, "n", { client: impatient })
+          yield* membership.announce(here)
+          yield* cluster.save(backup)
+          const second = yield* openAt(cluster.endpoints, "n", { self: peer, client: impatient })
+          yield* second.announce(other.address)
+          // More revisions than the backup has, so that what a watch still waits for lies beyond what comes.
+          for (let n = 1; n <= 20; n++) yield* second.publish(Option.some(watermark(n)))
+          yield* until(membership, other.id, ({ alive }) => alive)
+          yield* cluster.restore(backup)
+          yield* second.publish(Option.some(watermark(30))).pipe(
+            Effect.retry({ schedule: Schedule.spaced("100 millis") })
+          )
+          yield* until(
+            membership,
+            other.id,
+            ({ alive, watermark }) => alive && Option.exists(watermark, ({ through }) => through === 30)
+          )
+          yield* until(second, self.id, ({ alive }) => alive)
+          yield* membership.drain(true).pipe(Effect.retry({ schedule: Schedule.spaced("100 millis") }))
+          yield* until(second, self.id, ({ draining }) => draining)
+        }),
+      60_000
+    )
   })
 }

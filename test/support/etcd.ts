@@ -2,7 +2,7 @@
  * Real etcd for tests: one or three members on the loopback, in temporary folders, that can be killed, frozen, started
  * again and put back to an earlier snapshot.
  */
-import { Effect, Exit, Redacted, Schedule, Scope } from "effect"
+import { Effect, Exit, Random, Redacted, Schedule, Scope } from "effect"
 import { execFile, execFileSync, spawnSync } from "node:child_process"
 import { rm, writeFile } from "node:fs/promises"
 import { join } from "node:path"
@@ -190,6 +190,9 @@ export const keepIdentity = Effect.fnUntraced(function*(identity: TlsIdentity) {
   }
 })
 
-/** A client of a cluster without TLS. */
-export const clientOf = (cluster: Cluster, options: Partial<EtcdClient.Options> = {}) =>
-  EtcdClient.make({ endpoints: cluster.endpoints, ...options })
+/** Chance that always falls on the `index`th of three. */
+const chance = (index: number) => ({ nextDoubleUnsafe: () => index / 3, nextIntUnsafe: () => index })
+
+/** A client of a cluster without TLS, which begins at the first of its members unless told. */
+export const clientOf = (cluster: Cluster, options: Partial<EtcdClient.Options> = {}, first = 0) =>
+  Effect.provideService(EtcdClient.make({ endpoints: cluster.endpoints, ...options }), Random.Random, chance(first))
