@@ -54,8 +54,11 @@ export const groupCommit = Effect.fnUntraced(function*(
     if (Option.isSome(done)) return
     // What the engine makes of the one under way nobody knows; asking again is safe.
     yield* Fiber.interrupt(writer)
-    const left = [...underWay, ...yield* Effect.orElseSucceed(Queue.clear(queue), () => [])]
-    yield* Effect.forEach(left, ({ answer }) => Deferred.fail(answer, closed), { discard: true })
+    const give = (pending: ReadonlyArray<Pending>) =>
+      Effect.forEach(pending, ({ answer }) => Deferred.fail(answer, closed), { discard: true })
+    yield* give(underWay)
+    // What has waited for room in the queue takes the place of what leaves it.
+    for (let left = yield* Queue.clear(queue); left.length > 0; left = yield* Queue.clear(queue)) yield* give(left)
   }))
 
   return Effect.fn("Manifest.register")(function*(entry) {

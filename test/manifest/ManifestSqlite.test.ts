@@ -366,6 +366,13 @@ describe("ManifestSqlite, a file that is not as it should be", () => {
           assert.include(error.message, `entry.${field}: `)
         }
         assert.isTrue(Option.isSome(yield* manifest.get(pathOf("a"))))
+        // A registration that meets it is refused by itself; the others of its list are not.
+        if (column !== "path") {
+          const [met, other] = yield* manifest.registerAll([entryOf("b/below"), entryOf("a")])
+          assert(met !== undefined && "_tag" in met && met._tag === "EntryRefused")
+          assert.include(met.message, `entry.${field}: `)
+          assert(other !== undefined && "revision" in other)
+        }
         yield* withFile(path, (file) =>
           file.exec("DELETE FROM entry WHERE seq = 2; INSERT INTO entry SELECT * FROM kept; DROP TABLE kept"))
       }

@@ -1,23 +1,16 @@
 /** One manifest on three members, of which some are killed and frozen under load; and who may not in. */
 import { assert, describe, it } from "@effect/vitest"
-import { Deferred, Effect, Exit, Fiber, Option, Redacted, Result, Scope, Stream } from "effect"
-import { afterAll, beforeAll } from "vitest"
+import { Deferred, Effect, Fiber, Option, Result, Stream } from "effect"
 import type { Manifest } from "../../src/ports/Manifest.ts"
 import { makeAuthority } from "../peer/support/certificates.ts"
 import { entryOf, pathOf } from "../support/entries.ts"
-import { type Cluster, hasEtcd, missing, startCluster } from "../support/etcd.ts"
+import { guard, hasEtcd, missing, startCluster } from "../support/etcd.ts"
+import { suiteCluster } from "../support/etcdSuite.ts"
 import { openManifest, pathsOf } from "./etcd.ts"
 
 if (!hasEtcd) it("runs on real etcd", () => assert.fail(missing("a manifest whose etcd loses members")))
 else {
-  const scope = Effect.runSync(Scope.make())
-  let cluster: Cluster
-  beforeAll(() =>
-    Effect.runPromise(Effect.map(Scope.provide(startCluster({ members: 3 }), scope), (started) => {
-      cluster = started
-    }))
-  )
-  afterAll(() => Effect.runPromise(Scope.close(scope, Exit.void)))
+  const theCluster = suiteCluster({ members: 3 })
   let namespaces = 0
 
   const failureOf = (asked: Effect.Effect<unknown, { readonly _tag: string; readonly message: string }>) =>
@@ -31,7 +24,7 @@ else {
    */
   const underLoad = Effect.fnUntraced(function*(trouble: Effect.Effect<void>) {
     const namespace = `failures-${namespaces++}`
-    const open = Effect.map(openManifest({ endpoints: cluster.endpoints }, namespace), ({ manifest }) => manifest)
+    const open = Effect.map(openManifest({ endpoints: theCluster().endpoints }, namespace), ({ manifest }) => manifest)
     const start = yield* open
     const at = yield* start.head
     const over = yield* Deferred.make<void>()
@@ -85,9 +78,9 @@ else {
       "loses nothing and repeats nothing when the leader is killed under load",
       () =>
         underLoad(Effect.gen(function*() {
-          const leader = yield* cluster.leader
+          const leader = yield* theCluster().leader
           yield* leader.kill
-          yield* cluster.leaderAmong(cluster.members.filter((member) => member !== leader))
+          yield* theCluster().leaderAmong(theCluster().members.filter((member) => member !== leader))
           yield* leader.start
         })),
       60_000
@@ -98,11 +91,11 @@ else {
       () =>
         underLoad(
           Effect.gen(function*() {
-            const leader = yield* cluster.leader
+            const leader = yield* theCluster().leader
             yield* leader.freeze
-            yield* cluster.leaderAmong(cluster.members.filter((member) => member !== leader))
+            yield* theCluster().leaderAmong(theCluster().members.filter((member) => member !== leader))
             // Whoever was connected to it has left it by now, or does so in a moment.
-            const { manifest } = yield* openManifest({ endpoints: cluster.endpoints }, "elsewhere")
+            const { manifest } = yield* openManifest({ endpoints: theCluster().endpoints }, "elsewhere")
             yield* Effect.orDie(manifest.register(entryOf(`${namespaces}`)))
             yield* leader.thaw
           }).pipe(Effect.scoped)
@@ -112,7 +105,7 @@ else {
 
     it.live(
       "is the same when all three were killed and are back",
-      () => underLoad(Effect.andThen(cluster.killAll, cluster.startAll)),
+      () => underLoad(Effect.andThen(theCluster().killAll, theCluster().startAll)),
       60_000
     )
 
@@ -120,10 +113,10 @@ else {
       "says that it is unavailable without a quorum, and is well again without a restart",
       () =>
         Effect.gen(function*() {
-          const options = { endpoints: cluster.endpoints, deadline: "500 millis", patience: "1 second" } as const
+          const options = { endpoints: theCluster().endpoints, deadline: "500 millis", patience: "1 second" } as const
           const { manifest } = yield* openManifest(options, "quorum")
           yield* manifest.register(entryOf("a"))
-          const [first, second] = cluster.members
+          const [first, second] = theCluster().members
           assert(first !== undefined && second !== undefined)
           yield* Effect.all([first.kill, second.kill])
           for (
@@ -146,6 +139,31 @@ else {
   })
 
   describe("ManifestEtcd for whom etcd does not let in", () => {
+    it.live(
+      "takes what fits into a request, however many come together, and refuses the one that does not",
+      () =>
+        Effect.gen(function*() {
+          // Far below what a batch may hold: the operator of etcd decides.
+          const narrow = yield* startCluster({ flags: ["--max-request-bytes", "6000"] })
+          const { manifest } = yield* openManifest({ endpoints: narrow.endpoints })
+          const large = entryOf("large", "large", { database: "d".repeat(4000), measurement: "m".repeat(4000) })
+          const list = Array.from({ length: 60 }, (_, n) => n === 17 ? large : entryOf(`small/${n}`))
+          const answers = yield* manifest.registerAll(list)
+          assert.deepStrictEqual(
+            answers.flatMap((answer, n) => "revision" in answer ? [] : [[n, answer._tag, answer.message]]),
+            [[
+              17,
+              "EntryRefused",
+              `large can't be registered: etcd at ${narrow.endpoints[0]}: Txn: etcdserver: request is too large`
+            ]]
+          )
+          const error = yield* Effect.flip(manifest.register(large))
+          assert.strictEqual(error._tag, "EntryRefused")
+          assert.strictEqual((yield* manifest.page(Option.none(), 100)).files.length, 59)
+        }),
+      60_000
+    )
+
     it.live("is unavailable with a wrong certificate, and says so", () =>
       Effect.gen(function*() {
         const secure = yield* startCluster({ tls: true })
@@ -173,20 +191,7 @@ else {
       () =>
         Effect.gen(function*() {
           const guarded = yield* startCluster()
-          const { etcdctl } = guarded
-          const root = (...args: ReadonlyArray<string>) => etcdctl("--user", "root:secret", ...args)
-          for (
-            const command of [
-              "user add root:secret",
-              "user grant-role root root",
-              "role add files",
-              "role grant-permission files --prefix=true readwrite /allowed/",
-              "user add node:password",
-              "user grant-role node files",
-              "auth enable"
-            ]
-          ) yield* etcdctl(...command.split(" "))
-          const user = { name: "node", password: Redacted.make("password") }
+          const { grant, revoke, user } = yield* guard(guarded, "allowed")
           const { manifest } = yield* openManifest({ endpoints: guarded.endpoints, user }, "allowed")
           yield* manifest.register(entryOf("a"))
           const head = yield* manifest.head
@@ -199,13 +204,13 @@ else {
             "permission denied"
           )
 
-          yield* root("role", "revoke-permission", "files", "/allowed/", "/allowed0")
+          yield* revoke
           for (const asked of [manifest.register(entryOf("b")), manifest.get(pathOf("a")), events]) {
             const error = yield* failureOf(asked)
             assert.strictEqual(error._tag, "Unavailable")
             assert.include(error.message, "permission denied")
           }
-          yield* root("role", "grant-permission", "files", "--prefix=true", "readwrite", "/allowed/")
+          yield* grant
           yield* manifest.register(entryOf("b"))
           assert.deepStrictEqual((yield* events).flatMap(({ events }) => pathsOf(events)), ["b"])
         }),

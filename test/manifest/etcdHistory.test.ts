@@ -1,44 +1,39 @@
 /** One manifest on one member: its history, its keys, its pages, and writers that meet. */
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Exit, Fiber, Option, Result, Scope, Stream } from "effect"
+import { Effect, Fiber, Option, Result, Stream } from "effect"
 import { join } from "node:path"
-import { afterAll, beforeAll } from "vitest"
 import { EtcdClient } from "../../src/etcd/EtcdClient.ts"
 import { keysOf } from "../../src/manifest/etcdKeys.ts"
 import { makePages } from "../../src/manifest/etcdPages.ts"
-import { Revision } from "../../src/ports/FileEntry.ts"
+import { NodeId, Revision } from "../../src/ports/FileEntry.ts"
 import type { FilePath } from "../../src/ports/FilePath.ts"
 import type { Cursor } from "../../src/ports/Manifest.ts"
+import type { Member } from "../../src/ports/Membership.ts"
+import { neededByNone } from "../../src/replication/Tombstones.ts"
 import { entryOf, pathOf } from "../support/entries.ts"
-import { clientOf, type Cluster, hasEtcd, missing, startCluster } from "../support/etcd.ts"
+import { clientOf, hasEtcd, missing, startCluster } from "../support/etcd.ts"
+import { suiteCluster } from "../support/etcdSuite.ts"
 import { temporaryFolder } from "../support/folder.ts"
 import { nextEvents, openManifest, pathsOf, whyLost } from "./etcd.ts"
 
 if (!hasEtcd) it("runs on real etcd", () => assert.fail(missing("the history of a manifest on etcd")))
 else {
-  const scope = Effect.runSync(Scope.make())
-  let cluster: Cluster
-  beforeAll(() =>
-    Effect.runPromise(Effect.map(Scope.provide(startCluster(), scope), (started) => {
-      cluster = started
-    }))
-  )
-  afterAll(() => Effect.runPromise(Scope.close(scope, Exit.void)))
+  const theCluster = suiteCluster()
   let namespaces = 0
-  const fresh = Effect.suspend(() => openManifest({ endpoints: cluster.endpoints }, `history-${namespaces++}`))
+  const fresh = Effect.suspend(() => openManifest({ endpoints: theCluster().endpoints }, `history-${namespaces++}`))
 
   describe("ManifestEtcd, events that are no longer kept", () => {
     it.live("goes on where nothing was missed, however much of the time between is compacted", () =>
       Effect.gen(function*() {
         const { manifest } = yield* fresh
         const start = yield* manifest.head
-        yield* (yield* clientOf(cluster)).put({ key: "somebody else's", value: "" })
-        yield* cluster.compact
+        yield* (yield* clientOf(theCluster())).put({ key: "somebody else's", value: "" })
+        yield* theCluster().compact
         assert.deepStrictEqual(yield* manifest.lost(start), Option.none())
         yield* manifest.register(entryOf("a"))
         const cursor = yield* manifest.head
-        yield* (yield* clientOf(cluster)).put({ key: "somebody else's", value: "" })
-        yield* cluster.compact
+        yield* (yield* clientOf(theCluster())).put({ key: "somebody else's", value: "" })
+        yield* theCluster().compact
         assert.deepStrictEqual(yield* manifest.lost(cursor), Option.none())
         // One change behind the compaction: it is the first that is missing, and it is still kept.
         yield* manifest.register(entryOf("b"))
@@ -57,7 +52,7 @@ else {
         yield* manifest.remove(pathOf("goes"), "retention")
         const atTombstone = yield* manifest.head
         for (const path of ["x", "y"]) yield* manifest.register(entryOf(path))
-        yield* cluster.compact
+        yield* theCluster().compact
         yield* manifest.register(entryOf("z"))
         for (const cursor of [atFile, atBuried, atTombstone]) {
           assert.strictEqual(yield* whyLost(manifest, cursor), "Compacted")
@@ -78,11 +73,34 @@ else {
         const cursor = yield* manifest.head
         yield* manifest.register(entryOf("a"))
         yield* manifest.register(entryOf("b"))
-        yield* cluster.compact
+        yield* theCluster().compact
         yield* manifest.register(entryOf("c"))
         assert.strictEqual(yield* collector.collect(cursor.revision, 0), 1)
         // A file that lies here may as well be one that a restored backup doesn't know: it must not be unlinked.
         assert.strictEqual(yield* whyLost(manifest, cursor), "EpochChanged")
+      }))
+
+    it.live("keeps the tombstone at which a member stands, so that the member learns what was deleted meanwhile", () =>
+      Effect.gen(function*() {
+        const { collector, manifest } = yield* fresh
+        yield* manifest.remove(pathOf("earlier"), "retention")
+        yield* manifest.remove(pathOf("gone"), "retention")
+        const at = yield* manifest.head
+        yield* manifest.register(entryOf("a"))
+        yield* manifest.register(entryOf("b"))
+        yield* theCluster().compact
+        yield* manifest.register(entryOf("c"))
+        const away: Member = {
+          id: NodeId.make("away"),
+          role: "reader",
+          address: Option.none(),
+          alive: false,
+          version: "",
+          watermark: Option.some({ through: at.revision, at }),
+          draining: false
+        }
+        assert.strictEqual(yield* collector.collect(neededByNone([away], () => true), 0), 1)
+        assert.strictEqual(yield* whyLost(manifest, at), "Compacted")
       }))
 
     it.live("goes on reading when the events are compacted under its hands", () =>
@@ -91,7 +109,7 @@ else {
         const at = yield* manifest.head
         yield* manifest.register(entryOf("a"))
         const { cursor } = yield* nextEvents(manifest, at, 1)
-        yield* cluster.compact
+        yield* theCluster().compact
         yield* manifest.register(entryOf("b"))
         assert.deepStrictEqual(pathsOf((yield* nextEvents(manifest, cursor, 1)).events), ["b"])
       }))
@@ -110,7 +128,7 @@ else {
     it.live("names the key that no manifest wrote, and goes on with the others", () =>
       Effect.gen(function*() {
         const { manifest } = yield* fresh
-        const client = yield* clientOf(cluster)
+        const client = yield* clientOf(theCluster())
         const keys = keysOf(`history-${namespaces - 1}`)
         yield* manifest.register(entryOf("a"))
         yield* client.put({ key: keys.file("b"), value: `{"mark":"m","entry":{"path":"b"}}` })
@@ -119,6 +137,14 @@ else {
         assert.include(page.message, "entry.sha256")
         assert.include((yield* Effect.flip(manifest.get(pathOf("b")))).message, "holds what no manifest writes")
         assert.isTrue(Option.isSome(yield* manifest.get(pathOf("a"))))
+        // Of a list it is one entry's own trouble.
+        const list = ["b", "b/below", "e", "f"].map((path) => entryOf(path))
+        assert.deepStrictEqual(
+          (yield* manifest.registerAll(list)).map((one) => "revision" in one ? one.entry.path : one._tag),
+          ["EntryRefused", "EntryRefused", "e", "f"]
+        )
+        const refused = yield* Effect.flip(manifest.register(entryOf("b")))
+        assert.include(refused.message, `the key ${keys.file("b")} holds what no manifest writes`)
         // Nor is it an event: it belongs to no change.
         const at = yield* manifest.head
         yield* client.put({ key: keys.file("c"), value: "{" })
@@ -151,7 +177,7 @@ else {
     it.live("is paged in the same order with fences as without, files that come and go between pages included", () =>
       Effect.gen(function*() {
         const { manifest } = yield* fresh
-        const client = yield* clientOf(cluster)
+        const client = yield* clientOf(theCluster())
         const keys = keysOf(`history-${namespaces - 1}`)
         let unbounded = 0
         const counting = EtcdClient.of({
@@ -201,7 +227,7 @@ else {
     it.live("lets one of two win a path, a folder's name, or a removal, and never both", () =>
       Effect.gen(function*() {
         const one = (yield* fresh).manifest
-        const other = (yield* openManifest({ endpoints: cluster.endpoints }, `history-${namespaces - 1}`)).manifest
+        const other = (yield* openManifest({ endpoints: theCluster().endpoints }, `history-${namespaces - 1}`)).manifest
         const at = yield* one.head
         for (let round = 0; round < 40; round++) {
           const name = `round/${round}`

@@ -1,7 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Context, Effect, Exit, Layer, Option, Queue, Redacted, Schedule, Scope } from "effect"
+import { Context, Effect, Exit, Layer, Option, Queue, Schedule, Scope } from "effect"
 import { join } from "node:path"
-import { afterAll, beforeAll } from "vitest"
 import * as EtcdClient from "../../src/etcd/EtcdClient.ts"
 import * as MembershipEtcd from "../../src/membership/MembershipEtcd.ts"
 import { NodeId } from "../../src/ports/FileEntry.ts"
@@ -9,7 +8,8 @@ import { type Member, Membership, type MembershipError } from "../../src/ports/M
 import { watermark } from "../../src/testing/membership/marks.ts"
 import { find, other, self, suite, told } from "../../src/testing/membership/suite.ts"
 import { start } from "../manifest/process.ts"
-import { type Cluster, hasEtcd, missing, startCluster } from "../support/etcd.ts"
+import { guard, hasEtcd, missing, startCluster } from "../support/etcd.ts"
+import { suiteCluster } from "../support/etcdSuite.ts"
 import { temporaryFolder } from "../support/folder.ts"
 
 const peer = { id: other.id, role: "reader" } as const
@@ -41,18 +41,11 @@ const until = (
 
 if (!hasEtcd) it("runs on real etcd", () => assert.fail(missing("the members in etcd")))
 else {
-  const scope = Effect.runSync(Scope.make())
-  let cluster: Cluster
-  beforeAll(() =>
-    Effect.runPromise(Effect.map(Scope.provide(startCluster(), scope), (started) => {
-      cluster = started
-    }))
-  )
-  afterAll(() => Effect.runPromise(Scope.close(scope, Exit.void)))
+  const theCluster = suiteCluster()
 
   let namespaces = 0
   const fresh = () => `test-${namespaces++}`
-  const open = (namespace: string, given: Given = {}) => openAt(cluster.endpoints, namespace, given)
+  const open = (namespace: string, given: Given = {}) => openAt(theCluster().endpoints, namespace, given)
 
   suite(
     "etcd",
@@ -65,7 +58,7 @@ else {
 
   describe("MembershipEtcd", () => {
     const process = (namespace: string) =>
-      start(new URL("./memberEtcd.ts", import.meta.url), [cluster.endpoints[0] ?? "", namespace, other.id])
+      start(new URL("./memberEtcd.ts", import.meta.url), [theCluster().endpoints[0] ?? "", namespace, other.id])
 
     it.live("tells of a member that comes, and of one that leaves, and keeps what is known of it", () =>
       Effect.gen(function*() {
@@ -136,7 +129,7 @@ else {
       () =>
         Effect.gen(function*() {
           const namespace = fresh()
-          const client = yield* EtcdClient.make({ endpoints: cluster.endpoints })
+          const client = yield* EtcdClient.make({ endpoints: theCluster().endpoints })
           const claim = JSON.stringify({
             instance: "i",
             host: "elsewhere",
@@ -187,7 +180,7 @@ else {
     it.live("passes over what a member of another version has written and it does not understand", () =>
       Effect.gen(function*() {
         const namespace = fresh()
-        const client = yield* EtcdClient.make({ endpoints: cluster.endpoints })
+        const client = yield* EtcdClient.make({ endpoints: theCluster().endpoints })
         const record = {
           instance: "i",
           role: "reader",
@@ -287,26 +280,14 @@ else {
     it.live("says that its user may not, and goes on once it may again", () =>
       Effect.gen(function*() {
         const cluster = yield* startCluster()
-        for (
-          const command of [
-            "user add root:r",
-            "role add root",
-            "user grant-role root root",
-            "user add node:n",
-            "role add node",
-            "role grant-permission node --prefix=true readwrite /n/",
-            "user grant-role node node",
-            "auth enable"
-          ]
-        ) yield* cluster.etcdctl(...command.split(" "))
-        const client = { user: { name: "node", password: Redacted.make("n") } }
+        const { grant, revoke, user } = yield* guard(cluster, "n")
+        const client = { user }
         const membership = yield* openAt(cluster.endpoints, "n", { client })
         const second = yield* openAt(cluster.endpoints, "n", { self: peer, client })
         yield* membership.announce(here)
         yield* second.announce(other.address)
         yield* until(membership, other.id, ({ alive }) => alive)
-        const root = (...args: ReadonlyArray<string>) => cluster.etcdctl("--user", "root:r", ...args)
-        yield* root("role", "revoke-permission", "node", "--prefix=true", "/n/")
+        yield* revoke
         const refused = yield* Effect.flip(membership.publish(Option.some(watermark(1))))
         assert.match(refused.message, /permission denied: the role of this user must allow/)
         // One that starts meanwhile is no member yet, and says why.
@@ -318,7 +299,7 @@ else {
           /not announced yet: .*permission denied: the role of this user must allow/
         )
         assert.isTrue(find(yield* membership.members, other.id).alive)
-        yield* root("role", "grant-permission", "node", "--prefix=true", "readwrite", "/n/")
+        yield* grant
         yield* membership.publish(Option.some(watermark(2)))
         yield* until(second, self.id, ({ watermark }) => Option.exists(watermark, ({ through }) => through === 2))
         yield* until(second, third, ({ alive }) => alive)

@@ -1,10 +1,10 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Context, Effect, Exit, Fiber, Layer, Option, Queue, Scope, Stream } from "effect"
+import { Context, Effect, Exit, Fiber, Layer, Option, Queue, Result, Scope, Stream } from "effect"
 import { TestClock } from "effect/testing"
 import { Backend } from "../../src/ports/Backend.ts"
 import { FilePath } from "../../src/ports/FilePath.ts"
 import { Inventory } from "../../src/ports/Inventory.ts"
-import { Manifest } from "../../src/ports/Manifest.ts"
+import { EntryRefused, Manifest } from "../../src/ports/Manifest.ts"
 import * as Registrar from "../../src/replication/Registrar.ts"
 import { entryOf } from "../support/entries.ts"
 import { clusterLayer, ManifestControl, manifestLayer, nodeLayer, textUnder } from "./node.ts"
@@ -138,6 +138,45 @@ describe("Registrar", () => {
       assert.deepStrictEqual(yield* inventory.pendings, [])
       for (let n = 0; n < 20; n++) assert.deepStrictEqual(yield* textUnder(`db/${n}`), Option.some(String(n)))
     }).pipe(Effect.provide(clusterLayer())))
+
+  it.effect("keeps the bytes of a file that the manifest refuses by itself, publishes the others, and tries again", () => {
+    let mended = false
+    return Effect.gen(function*() {
+      const registrar = yield* Registrar.Registrar
+      const inventory = yield* Inventory
+      const answers = yield* Effect.forEach(
+        ["db/a", "db/wrong", "db/b"],
+        (name) => Effect.result(registrar.publish({ path: name }, text(name))),
+        { concurrency: "unbounded" }
+      )
+      assert.deepStrictEqual(
+        answers.map((answer) => Result.isSuccess(answer) ? answer.success.entry.path : answer.failure._tag),
+        ["db/a", "EntryRefused", "db/b"]
+      )
+      assert.deepStrictEqual((yield* inventory.pendings).map(({ entry }) => entry.path), ["db/wrong"])
+      assert.deepStrictEqual(yield* textUnder("db/wrong"), Option.none())
+      mended = true
+      yield* TestClock.adjust("2 minutes")
+      assert.deepStrictEqual(yield* inventory.pendings, [])
+      assert.deepStrictEqual(yield* textUnder("db/wrong"), Option.some("db/wrong"))
+    }).pipe(Effect.provide(clusterLayer({
+      manifest: (inner) => ({
+        ...inner,
+        registerAll: (entries) =>
+          Effect.map(
+            inner.registerAll(entries.filter((entry) => mended || entry.path !== "db/wrong")),
+            (answers) => {
+              let next = 0
+              return entries.flatMap((entry) =>
+                mended || entry.path !== "db/wrong"
+                  ? answers.slice(next, ++next)
+                  : [new EntryRefused({ path: entry.path, detail: "its key is damaged" })]
+              )
+            }
+          )
+      })
+    })))
+  })
 
   it.effect("drains its queue on shutdown before the manifest closes", () =>
     Effect.gen(function*() {

@@ -178,6 +178,32 @@ export const startCluster = Effect.fnUntraced(function*(
   }
 })
 
+/**
+ * From now on only users get in: `root`, and `node`, whose role may read and write a namespace and nothing else. Gives
+ * how the role loses that permission and how it gets it back.
+ */
+export const guard = Effect.fnUntraced(function*({ etcdctl }: Cluster, namespace: string) {
+  const allow = ["role", "grant-permission", "files", "--prefix=true", "readwrite", `/${namespace}/`]
+  for (
+    const command of [
+      ["user", "add", "root:secret"],
+      ["role", "add", "root"],
+      ["user", "grant-role", "root", "root"],
+      ["role", "add", "files"],
+      allow,
+      ["user", "add", "node:password"],
+      ["user", "grant-role", "node", "files"],
+      ["auth", "enable"]
+    ]
+  ) yield* etcdctl(...command)
+  const root = (...args: ReadonlyArray<string>) => etcdctl("--user", "root:secret", ...args)
+  return {
+    user: { name: "node", password: Redacted.make("password") },
+    revoke: root("role", "revoke-permission", "files", "--prefix=true", `/${namespace}/`),
+    grant: root(...allow)
+  }
+})
+
 /** PEM files of an identity. */
 export const keepIdentity = Effect.fnUntraced(function*(identity: TlsIdentity) {
   const folder = yield* temporaryFolder

@@ -106,6 +106,37 @@ export const suite = (name: string, layer: Layer.Layer<Manifest, Unavailable>): 
         })
     )
 
+    live(
+      "refuses an entry that breaks the rules, by itself, and takes the others of a list",
+      () =>
+        Effect.gen(function*() {
+          const manifest = yield* Manifest
+          // Made without the schema: such an entry would be kept, and could be read by nobody.
+          const long = { ...entryOf("long"), database: "x".repeat(2_000_000) }
+          const timeless = { ...entryOf("timeless"), partition_time: "yesterday" }
+          const answers = yield* manifest.registerAll([entryOf("a"), long, entryOf("b"), timeless])
+          assert.deepStrictEqual(
+            answers.map((answer) => "revision" in answer ? answer.entry.path : answer._tag),
+            ["a", "EntryRefused", "b", "EntryRefused"]
+          )
+          const error = yield* Effect.flip(manifest.register(long))
+          assert.strictEqual(error._tag, "EntryRefused")
+          assert.match(error.message, /^long can't be registered: .*database.*at most 4096 bytes/s)
+          const head = yield* manifest.head
+          const refusals = [undefined, "EntryRefused", undefined]
+          const list = [entryOf("c"), timeless, entryOf("d")]
+          assert.deepStrictEqual((yield* manifest.check(list)).map((one) => one?._tag), refusals)
+          assert.deepStrictEqual((yield* manifest.registerTogether(list)).map((one) => one?._tag), refusals)
+          assert.strictEqual((yield* Effect.flip(manifest.replace({ add: list, remove: [] })))._tag, "EntryRefused")
+          assert.deepStrictEqual(yield* manifest.head, head)
+          assert.deepStrictEqual(yield* allPaths(10), ["a", "b"])
+          yield* manifest.remove(pathOf("c"), "y".repeat(2_000_000))
+          const gone = yield* Effect.flip(manifest.register(entryOf("c")))
+          assert(gone._tag === "Gone")
+          assert.strictEqual(gone.reason, "y".repeat(1000))
+        })
+    )
+
     live("registers a list together, or nothing of it when one is refused", () =>
       Effect.gen(function*() {
         const manifest = yield* Manifest
