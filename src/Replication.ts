@@ -283,7 +283,11 @@ const monitoring = fromConfig((settings) =>
 const watchFolder = fromConfig((settings) =>
   Effect.succeed(
     settings.watch
-      ? WatchFolder.layer({ settleMillis: 2000, walkIntervalMillis: settings.reconcileIntervalMillis })
+      ? WatchFolder.layer({
+        settleMillis: 2000,
+        unseenSettleMillis: settings.watchUnseenSettleMillis,
+        walkIntervalMillis: settings.reconcileIntervalMillis
+      })
       : Layer.empty
   )
 )

@@ -42,7 +42,7 @@ import {
   unsafe
 } from "./systemCalls.ts"
 import { watch } from "./watch.ts"
-import { openForWriting } from "./writers.ts"
+import { writing } from "./writers.ts"
 
 export interface Options {
   /** The files, under their final names. Made when it is missing. */
@@ -162,10 +162,14 @@ const make = Effect.fnUntraced(function*(
     differing: (files) => threads.differing(files).pipe(Effect.mapError(toBackendError("differing", roots.data))),
     list: (folder) => list(roots, folder),
     watch: Stream.mapError(watch(roots), toBackendError("watch", roots.data)),
-    beingWritten: (paths) =>
+    writing: (paths) =>
       Effect.map(
-        openForWriting(new Set(paths.map((path) => join(roots.data, path)))),
-        (open) => new Set(paths.filter((path) => open.has(join(roots.data, path))))
+        writing(new Set(paths.map((path) => join(roots.data, path)))),
+        (found) =>
+          new Map(paths.flatMap((path) => {
+            const said = found.get(join(roots.data, path))
+            return said === undefined ? [] : [[path, said]]
+          }))
       ),
     trim: ({ partials, quarantined }) =>
       Effect.gen(function*() {

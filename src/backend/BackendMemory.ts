@@ -281,7 +281,7 @@ const make = (capacity: number): Backend["Service"] => {
         }).map(({ path }) => path)
       ),
     watch: Stream.concat(Stream.succeed(""), Stream.never),
-    beingWritten: () => Effect.succeed(new Set()),
+    writing: () => Effect.succeed(new Map()),
     // Out of sight, and its memory stays taken, as a disk's would.
     quarantine: (path) =>
       Effect.map(Clock.currentTimeMillis, (at) => {

@@ -172,6 +172,7 @@ export const settings = {
   fsync: flag("storage.fsync", true),
   statePath: path("storage.state_path"),
   watch: flag("storage.watch", false),
+  watchUnseenSettleMillis: millis("storage.watch_unseen_settle_ms", 60_000),
   minFreeBytes: integer("storage.min_free_bytes", 1_073_741_824, 0, Number.MAX_SAFE_INTEGER),
   maxPartialBytes: integer("storage.max_partial_bytes", 10_737_418_240, 0, Number.MAX_SAFE_INTEGER),
   maxPartialAgeMillis: integer("storage.max_partial_age_ms", 604_800_000, 0, Number.MAX_SAFE_INTEGER),

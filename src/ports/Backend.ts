@@ -99,6 +99,9 @@ export interface Staged extends ByteSink<BackendError> {
   readonly discard: Effect.Effect<void, BackendError>
 }
 
+/** A program has a file open for writing; or may have, because this one can't see all others: of other users, of other containers. */
+export type Writing = "Open" | "Unknown"
+
 export class Backend extends Context.Service<Backend, {
   /**
    * Opens a staging file for `path`. With `expected`, the digest of the whole file, an earlier try for the same path
@@ -142,8 +145,8 @@ export class Backend extends Context.Service<Backend, {
    * loses track one may be missing.
    */
   readonly watch: Stream.Stream<string, BackendError>
-  /** Of some files, those that a program has open for writing, as far as the system tells. */
-  readonly beingWritten: (paths: ReadonlyArray<FilePath>) => Effect.Effect<ReadonlySet<FilePath>>
+  /** Of some files, those that a program has open for writing, and those that one may be writing unseen. */
+  readonly writing: (paths: ReadonlyArray<FilePath>) => Effect.Effect<ReadonlyMap<FilePath, Writing>>
   /** Deletes a file and whatever is staged for it. Fine when it is absent. */
   readonly remove: (path: FilePath) => Effect.Effect<void, BackendError>
   /** Sets a file aside, out of sight; only `trim` ever deletes it. Fine when it is absent. */

@@ -1,13 +1,14 @@
 /**
  * Registers what other programs write into the data folder, once it is complete.
  *
- * A file is complete when it has not changed for a while, nobody has it open for writing as far as the system tells, its
- * bytes were hashed without a change meanwhile, and, if it is a Parquet file, it ends as one. What `Inventory` knows or
+ * A file is complete when it has not changed for a while, nobody has it open for writing, its bytes were hashed without a
+ * change meanwhile, and, if it is a Parquet file, it ends as one. Where the system does not tell who has it open, and it
+ * is no Parquet file, that while is a long one. What `Inventory` knows or
  * ever knew, what the manifest has deleted, hidden and temporary names are left alone. A walk over the folder at the
  * start and from time to time finds what the watching has missed.
  */
-import { Clock, Duration, Effect, Layer, Option, Semaphore, Stream } from "effect"
-import { Backend, type FileStat } from "../ports/Backend.ts"
+import { Clock, Duration, Effect, Layer, Option, Result, Semaphore, Stream } from "effect"
+import { Backend, type BackendError, type FileStat, type Writing } from "../ports/Backend.ts"
 import { FilePath, offence } from "../ports/FilePath.ts"
 import { Inventory } from "../ports/Inventory.ts"
 import { Manifest } from "../ports/Manifest.ts"
@@ -20,6 +21,8 @@ import { Registrar } from "./Registrar.ts"
 export interface WatchFolderOptions {
   /** How long a file must not have changed, milliseconds. */
   readonly settleMillis: number
+  /** The same for a file whose writer may be out of sight. */
+  readonly unseenSettleMillis: number
   /** Between two walks over the folder, milliseconds; 0: only at the start. */
   readonly walkIntervalMillis: number
 }
@@ -29,6 +32,9 @@ const lookMillis = 500
 
 /** Before a file is looked at again that could not be registered, milliseconds. */
 const restMillis = 30_000
+
+/** Looking who has a file open goes over every process: one that stays open is asked for ever more rarely. */
+const openRestMillis = 10_000
 
 /** Files that are looked at together. */
 const together = 256
@@ -48,6 +54,8 @@ interface Candidate {
   /** Since when it has not changed, and before when it is not looked at; milliseconds since 1970. */
   readonly since: number
   readonly notBefore: number
+  /** Its failure was logged. */
+  readonly told: boolean
 }
 
 const sameFile = (a: FileStat, b: FileStat): boolean => a.size === b.size && a.mtime === b.mtime && a.inode === b.inode
@@ -72,6 +80,30 @@ export const look = (
   const old = now - Number(stat.mtime / 1_000_000n) >= settleMillis
   return { candidate, settled: unchanged && (old || now - candidate.since >= settleMillis) }
 }
+
+/**
+ * Pure: when a settled file is looked at again that somebody has open, or may have; `undefined`: it is complete.
+ * `mtime` in milliseconds since 1970, like the others.
+ */
+export const lookAgain = (
+  writing: Writing | undefined,
+  { mtime, since }: { readonly mtime: number; readonly since: number },
+  now: number,
+  unseenSettleMillis: number
+): number | undefined => {
+  switch (writing) {
+    case undefined:
+      return undefined
+    case "Open":
+      return now + Math.min((now - since) / 2, openRestMillis)
+    case "Unknown": {
+      const until = Math.min(since, mtime) + unseenSettleMillis
+      return until > now ? until : undefined
+    }
+  }
+}
+
+const isParquet = (path: string): boolean => /\.parquet$/i.test(path)
 
 /** The last bytes of every Parquet file. */
 const footer = "PAR1"
@@ -99,7 +131,7 @@ export const layer = (
 
     const consider = Effect.fnUntraced(function*(paths: ReadonlyArray<FilePath>) {
       const unknown = yield* inventory.unknown(paths.filter((path) => !isTemporary(path) && !candidates.has(path)))
-      for (const path of unknown) candidates.set(path, { stat: undefined, since: 0, notBefore: 0 })
+      for (const path of unknown) candidates.set(path, { stat: undefined, since: 0, notBefore: 0, told: false })
     })
 
     const walk = (folder: string) =>
@@ -125,7 +157,7 @@ export const layer = (
     // ---------------------------------------------------------------------
 
     const isWhole = Effect.fnUntraced(function*({ path, size }: FileStat) {
-      if (!/\.parquet$/i.test(path)) return true
+      if (!isParquet(path)) return true
       if (size < 2 * footer.length) return false
       let end = ""
       yield* backend.read(path, size - footer.length, footer.length, {
@@ -160,7 +192,7 @@ export const layer = (
             ? Effect.sync(() =>
               void candidates.delete(stat.path)
             )
-            : rest(stat.path, restMillis)),
+            : failed(stat.path, error)),
         // What was recorded as pending is finished by the registrar.
         Effect.catchTag(["EntryRefused", "Unavailable", "InventoryError"], (error) =>
           Effect.andThen(
@@ -171,8 +203,34 @@ export const layer = (
 
     const rest = Effect.fnUntraced(function*(path: FilePath, millis: number) {
       const now = yield* Clock.currentTimeMillis
-      candidates.set(path, { stat: undefined, since: now, notBefore: now + millis })
+      const told = candidates.get(path)?.told ?? false
+      candidates.set(path, { stat: undefined, since: now, notBefore: now + millis, told })
     })
+
+    /** A disk that fails for an hour is told of once. */
+    const failed = Effect.fnUntraced(function*(path: FilePath, { message }: BackendError) {
+      if (candidates.get(path)?.told !== true) {
+        yield* Effect.logWarning(`${path} is not registered yet, and is tried again: ${message}`)
+      }
+      yield* rest(path, restMillis)
+      const resting = candidates.get(path)
+      if (resting !== undefined) candidates.set(path, { ...resting, told: true })
+    })
+
+    let warned = false
+    const warnUnseen = (path: FilePath) =>
+      Effect.suspend(() => {
+        if (warned) return Effect.void
+        warned = true
+        return Effect.logWarning(
+          `${path} may be open in a program that this node can't see, of another user or in another container. Such files `
+            + `are registered when nothing has changed for ${
+              Duration.format(Duration.millis(options.unseenSettleMillis))
+            } `
+            + "(storage.watch_unseen_settle_ms), Parquet files as soon as they end as such. To be safe, write under a "
+            + "temporary name and rename"
+        )
+      })
 
     const examine = Effect.fnUntraced(function*(paths: ReadonlyArray<FilePath>) {
       const now = yield* Clock.currentTimeMillis
@@ -181,7 +239,12 @@ export const layer = (
       for (const path of paths) {
         const before = candidates.get(path)
         if (before === undefined || before.notBefore > now) continue
-        const stat = Option.getOrUndefined(yield* Effect.orElseSucceed(backend.stat(path), Option.none))
+        const looked = yield* Effect.result(backend.stat(path))
+        if (Result.isFailure(looked)) {
+          yield* failed(path, looked.failure)
+          continue
+        }
+        const stat = Option.getOrUndefined(looked.success)
         const refused = left.get(path)
         if (!unknown.has(path) || stat === undefined || (refused !== undefined && sameFile(refused, stat))) {
           candidates.delete(path)
@@ -192,8 +255,19 @@ export const layer = (
         if (found.settled) settled.push(stat)
       }
       if (settled.length === 0) return
-      const open = yield* backend.beingWritten(settled.map(({ path }) => path))
-      const closed = settled.filter(({ path }) => !open.has(path))
+      const writing = yield* backend.writing(settled.map(({ path }) => path))
+      const closed: Array<FileStat> = []
+      for (const stat of settled) {
+        const candidate = candidates.get(stat.path)
+        const found = writing.get(stat.path)
+        // A Parquet file tells by itself whether it is whole.
+        const seen = found === "Unknown" && isParquet(stat.path) ? undefined : found
+        const mtime = Number(stat.mtime / 1_000_000n)
+        const again = lookAgain(seen, { since: candidate?.since ?? now, mtime }, now, options.unseenSettleMillis)
+        if (again === undefined) closed.push(stat)
+        else if (candidate !== undefined) candidates.set(stat.path, { ...candidate, notBefore: again })
+        if (again !== undefined && seen === "Unknown") yield* warnUnseen(stat.path)
+      }
       const small = closed.filter(({ size }) => size < smallBytes)
       const large = closed.filter(({ size }) => size >= smallBytes)
       yield* Effect.forEach(small, register, { concurrency: smallAtOnce, discard: true })

@@ -9,7 +9,7 @@ import { dirname, join } from "node:path"
 import { FilePath } from "../../src/ports/FilePath.ts"
 import { Inventory } from "../../src/ports/Inventory.ts"
 import { Manifest } from "../../src/ports/Manifest.ts"
-import { isTemporary, look } from "../../src/replication/WatchFolder.ts"
+import { isTemporary, look, lookAgain } from "../../src/replication/WatchFolder.ts"
 import { temporaryFolder } from "../support/folder.ts"
 import { dataOf, living, type Node, publish, start, untilComplete } from "../support/realNode.ts"
 
@@ -44,7 +44,8 @@ const untilLookedAt = (folder: string, node: Node, name: string) =>
     return untilVerified(node, name)
   })
 
-const watching = { watch: true }
+/** In a container the writers are out of sight; but these close their files at once, and are not waited for. */
+const watching = { watch: true, watchUnseenSettleMillis: 2000 }
 
 // They wait most of the time.
 describe.concurrent("the watch folder", () => {
@@ -182,7 +183,7 @@ describe("a look at a file", () => {
     mtime: BigInt(mtime) * 1_000_000n,
     inode: 1n
   })
-  const fresh = { stat: undefined, since: 0, notBefore: 0 }
+  const fresh = { stat: undefined, since: 0, notBefore: 0, told: false }
 
   it("is not enough when it is the first, or when the file has changed since", () => {
     assert.isFalse(look(fresh, at(0), 10_000, 2000).settled)
@@ -199,6 +200,17 @@ describe("a look at a file", () => {
     // A clock that is ahead: only what was seen counts.
     const ahead = look(fresh, at(99_000), 10_000, 2000).candidate
     assert.deepStrictEqual([10_500, 12_000].map((now) => look(ahead, at(99_000), now, 2000).settled), [false, true])
+  })
+
+  it("is asked for ever more rarely who has it open, and waited for long when that is not told", () => {
+    const rest = (since: number, now: number) => (lookAgain("Open", { since, mtime: since }, now, 60_000) ?? 0) - now
+    assert.deepStrictEqual([rest(0, 2000), rest(0, 8000), rest(0, 3_600_000)], [1000, 4000, 10_000])
+    assert.strictEqual(lookAgain(undefined, { since: 9000, mtime: 9000 }, 10_000, 60_000), undefined)
+    assert.strictEqual(lookAgain("Unknown", { since: 9000, mtime: 9000 }, 10_000, 60_000), 69_000)
+    assert.strictEqual(lookAgain("Unknown", { since: 9000, mtime: 9000 }, 69_000, 60_000), undefined)
+    // It was written long ago and appears now; and a clock that is ahead.
+    assert.strictEqual(lookAgain("Unknown", { since: 100_000, mtime: 0 }, 101_000, 60_000), undefined)
+    assert.strictEqual(lookAgain("Unknown", { since: 100_000, mtime: 999_000 }, 101_000, 60_000), 160_000)
   })
 
   it("knows names of what is not finished", () => {
