@@ -8,7 +8,7 @@ import { version } from "../version.ts"
 import { ranNode } from "./signals.ts"
 
 /** Every command, in the order of the help, and the module that has it: loading all of them costs half a second. */
-const commands = {
+export const commands = {
   node: () => import("./node.ts").then(({ nodeCommand }) => nodeCommand),
   status: () => import("./status.ts").then(({ statusCommand }) => statusCommand),
   files: () => import("./files.ts").then(({ filesCommand }) => filesCommand),

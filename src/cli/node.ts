@@ -6,7 +6,7 @@ import { FetchServer } from "../peer/FetchServer.ts"
 import { addressText, Membership } from "../ports/Membership.ts"
 import { layer as replicationLayer, Replication } from "../Replication.ts"
 import { Background } from "../replication/Background.ts"
-import { ReplicationConfig } from "../ReplicationConfig.ts"
+import { folders, ReplicationConfig } from "../ReplicationConfig.ts"
 import { config, configured } from "./flags.ts"
 import * as Logs from "./logs.ts"
 import { giveUpAfter, leaveOnSignals } from "./signals.ts"
@@ -38,7 +38,8 @@ export const runNode = Effect.fnUntraced(
         const face = HttpFace.layer({
           host: settings.serverHost,
           port: settings.serverPort,
-          apiToken: settings.apiToken
+          apiToken: settings.apiToken,
+          stateFolder: folders(settings).state
         })
         const http = yield* Layer.build(face).pipe(Effect.provide(services))
         yield* Effect.logInfo(`it serves ${Context.get(http, HttpFace.HttpFace).url}/health and /ready`)

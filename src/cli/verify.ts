@@ -1,13 +1,12 @@
 /** `file-replication verify`: every byte that this node calls verified, hashed again. */
 import { Console, Duration, Effect, Layer, Schedule, Schema } from "effect"
 import { Command, Flag } from "effect/cli"
-import { join } from "node:path"
 import { NodeStatus, Verification } from "../http/Api.ts"
 import { Inventory } from "../ports/Inventory.ts"
 import * as PathLock from "../replication/PathLock.ts"
 import * as Scrub from "../replication/Scrub.ts"
 import { folders, ReplicationConfig } from "../ReplicationConfig.ts"
-import * as FolderLock from "../sqlite/FolderLock.ts"
+import { verifyLock } from "../sqlite/FolderLock.ts"
 import { type Client, place } from "./client.ts"
 import { size } from "./demo/display.ts"
 import { json, nodeFlags } from "./flags.ts"
@@ -53,8 +52,7 @@ const tell = Effect.fnUntraced(function*({ bytes, checked, damaged, missing, sta
 /** Beside a node, or without one. */
 const verify = Effect.fn("verify")(function*({ json, mebibytesPerSecond }: VerifyOptions) {
   const { state } = folders(yield* ReplicationConfig)
-  // Two at once would share one position, and each would tell of half.
-  yield* FolderLock.acquire(join(state, "verify"), "another verify reads these files; wait until it has ended")
+  yield* verifyLock(state)
   const { verified } = yield* (yield* Inventory).progress
   let done = 0
   const work = Effect.flatMap(Scrub.Scrub, ({ verify }) =>

@@ -192,16 +192,17 @@ export class OperationGroup extends HttpApiGroup.make("operation")
     }).annotateMerge(described(
       "Register a file that already lies in the data folder",
       "The file must be complete: it is read and hashed where it lies, and must not change afterwards. 201, or 200 "
-        + "when the same bytes are registered already. With 409 or 410 the file stays where it is."
+        + "when the same bytes are registered already. When other bytes are registered, 409, the file is set aside "
+        + "in quarantine, because no node may show two contents under one path; with 410 it stays where it is."
     )),
     HttpApiEndpoint.delete("remove", "/api/v1/cluster/files/:path/*", {
       params: inAddress,
       query: { reason: Schema.optional(Reason) },
       success: Deletion,
-      error: refusals("BadPath", "NotFound", "Gone", "Unavailable")
+      error: refusals("BadPath", "NotFound", "Gone", "PreconditionFailed", "Unavailable")
     }).annotateMerge(described(
       "Delete a file from every node, for good",
-      "Nothing can be published under its path again."
+      "Nothing can be published under its path again. `If-Match` is honoured."
     )),
     HttpApiEndpoint.post("verify", "/api/v1/cluster/verify", {
       query: {
@@ -284,6 +285,7 @@ export class UploadGroup extends HttpApiGroup.make("upload")
         "TooSlow",
         "Conflict",
         "Gone",
+        "PreconditionFailed",
         "TooLarge",
         "WrongMediaType",
         "Unavailable",
@@ -292,7 +294,7 @@ export class UploadGroup extends HttpApiGroup.make("upload")
     }).annotateMerge(described(
       "Publish a file",
       "The body is the file, of any media type. 201, or 200 when the same bytes are registered already. What does not "
-        + "arrive whole leaves nothing behind. 503 after the last byte: the disk or the manifest is slow, and the file is "
+        + "arrive whole leaves nothing behind. `If-Match` and `If-None-Match` are honoured. 503 after the last byte: the disk or the manifest is slow, and the file is "
         + "registered once they answer; ask for it, or send it again, which is safe."
     ))
   )

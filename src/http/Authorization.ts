@@ -5,11 +5,11 @@
  * only, and so whoever is on this machine; but not a web page of another site that a browser here has open.
  */
 import { Effect, Layer, Option, Redacted, Result } from "effect"
-import { HttpEffect, HttpServerRequest, HttpServerResponse } from "effect/http"
+import { HttpEffect, HttpRouter, HttpServerRequest, HttpServerResponse } from "effect/http"
 import { HttpApiMiddleware, HttpApiSecurity, OpenApi } from "effect/http-api"
 import { NetAddress } from "effect/net"
 import { createHash, timingSafeEqual } from "node:crypto"
-import { type Refusal, refusals, refuse } from "./refusals.ts"
+import { type Refusal, refusals, refuse, response } from "./refusals.ts"
 
 export class Authorization extends HttpApiMiddleware.Service<Authorization>()("file-replication/http/Authorization", {
   security: {
@@ -20,13 +20,19 @@ export class Authorization extends HttpApiMiddleware.Service<Authorization>()("f
   error: refusals("Unauthorized", "ForeignOrigin")
 }) {}
 
-export const layer = (token: Option.Option<Redacted.Redacted>): Layer.Layer<Authorization> =>
+/** `none`: no token is set, and the node is reached from this machine only. `host` is what it listens on. */
+export interface Access {
+  readonly token: Option.Option<Redacted.Redacted>
+  readonly host: string
+}
+
+export const layer = ({ host, token }: Access): Layer.Layer<Authorization> =>
   Layer.succeed(Authorization, {
     bearer: (endpoint, { credential }) =>
       Effect.gen(function*() {
         const { headers } = yield* HttpServerRequest.HttpServerRequest
         const refusal = Option.match(token, {
-          onNone: () => foreignOrigin(headers),
+          onNone: () => foreignOrigin(headers, host),
           onSome: (token) => unauthorized(token, credential)
         })
         if (refusal?.error.code === "Unauthorized") {
@@ -38,6 +44,20 @@ export const layer = (token: Option.Option<Redacted.Redacted>): Layer.Layer<Auth
         return yield* endpoint
       })
   })
+
+/**
+ * Refuses whoever comes by a foreign name, reading or writing, where no token is set: a page of another site, whose name
+ * was made to lead here, could otherwise read everything. With a token a node has whatever names its users give it.
+ */
+export const layerName = ({ host, token }: Access) =>
+  Option.isSome(token) ? Layer.empty : HttpRouter.middleware(
+    (route) =>
+      Effect.flatMap(HttpServerRequest.HttpServerRequest, ({ headers }) => {
+        const refusal = foreignName(headers, host)
+        return refusal === undefined ? route : Effect.succeed(response(refusal))
+      }),
+    { global: true }
+  )
 
 const unauthorized = (token: Redacted.Redacted, given: Redacted.Redacted): Refusal<"Unauthorized"> | undefined => {
   if (sameText(Redacted.value(token), Redacted.value(given))) return undefined
@@ -60,16 +80,12 @@ type Headers = Readonly<Record<string, string | undefined>>
  * no `Origin`; a browser names the page's. A name that leads here by a trick of DNS makes the page's site look like
  * ours, so only names that nobody else can give out are taken.
  */
-export const foreignOrigin = (headers: Headers): Refusal<"ForeignOrigin"> | undefined => {
+export const foreignOrigin = (headers: Headers, ownHost: string): Refusal<"ForeignOrigin"> | undefined => {
   const { host, origin } = headers
   const site = headers["sec-fetch-site"]
-  if (host === undefined || !isOwnName(host)) {
-    return refuse(
-      "ForeignOrigin",
-      `without server.api_token this node is reached under localhost or an IP address only, not as ${host ?? "nothing"}`
-    )
-  }
-  if (origin !== undefined && originHost(origin) !== host.toLowerCase()) {
+  const name = foreignName(headers, ownHost)
+  if (name !== undefined) return name
+  if (origin !== undefined && originHost(origin) !== host?.toLowerCase()) {
     return refuse("ForeignOrigin", "without server.api_token, web pages of other sites may not call this node")
   }
   if (site !== undefined && site !== "same-origin" && site !== "none") {
@@ -78,11 +94,19 @@ export const foreignOrigin = (headers: Headers): Refusal<"ForeignOrigin"> | unde
   return undefined
 }
 
-/** `localhost` or an address, with a port or without. */
-const isOwnName = (host: string): boolean => {
+/** Pure: whether a request names us as only others would. `ownHost` is what the node listens on. */
+export const foreignName = ({ host }: Headers, ownHost: string): Refusal<"ForeignOrigin"> | undefined =>
+  host !== undefined && isOwnName(host, ownHost.toLowerCase()) ? undefined : refuse(
+    "ForeignOrigin",
+    `without server.api_token this node is reached under localhost or an IP address only, not as ${host ?? "nothing"}`
+  )
+
+/** `localhost`, an address, or what the node listens on; with a port or without. */
+const isOwnName = (host: string, ownHost: string): boolean => {
   const name = /^(\[[^\]]+\]|[^:]+)(?::\d+)?$/.exec(host)?.[1]?.toLowerCase()
   return name !== undefined &&
-    (name === "localhost" || Result.isSuccess(NetAddress.ipFromString(name.replace(/^\[|\]$/g, ""))))
+    (name === "localhost" || name === ownHost ||
+      Result.isSuccess(NetAddress.ipFromString(name.replace(/^\[|\]$/g, ""))))
 }
 
 const originHost = (origin: string): string | undefined => URL.canParse(origin) ? new URL(origin).host : undefined

@@ -25,11 +25,14 @@ export class HttpFace extends Context.Service<HttpFace, {
 export interface FaceOptions extends ServerOptions {
   /** What calls that change something must show; `none`: they come from this machine. */
   readonly apiToken: Option.Option<Redacted.Redacted>
+  /** The node's own folder. */
+  readonly stateFolder: string
 }
 
-const handlers = Layer.mergeAll(nodeHandlers, clusterHandlers, operationHandlers, bytesHandlers, uploadHandlers).pipe(
-  Layer.provide(Verifier.layer)
-)
+const handlers = (stateFolder: string) =>
+  Layer.mergeAll(nodeHandlers, clusterHandlers, operationHandlers, bytesHandlers, uploadHandlers).pipe(
+    Layer.provide(Verifier.layer(stateFolder))
+  )
 
 /** Pages besides the definition. */
 const pages = [
@@ -43,16 +46,17 @@ const endpoints: ReadonlyArray<Fallback.Endpoint> = Object.values(Api.groups).fl
   Object.values(endpoints).map(({ method, path }) => ({ method, path }))
 )
 
-const routes = (apiToken: FaceOptions["apiToken"]) =>
+const routes = ({ apiToken, host, stateFolder }: FaceOptions) =>
   Layer.mergeAll(
     HttpApiBuilder.layer(Api, { openapiPath: "/openapi.json" }).pipe(
-      Layer.provide(handlers),
-      Layer.provide(Authorization.layer(apiToken))
+      Layer.provide(handlers(stateFolder)),
+      Layer.provide(Authorization.layer({ token: apiToken, host }))
     ),
     dashboard,
     docs,
     metrics,
-    Fallback.layer([...endpoints, ...pages])
+    Fallback.layer([...endpoints, ...pages]),
+    Authorization.layerName({ token: apiToken, host })
   )
 
 /** An address means what it says, to the letter; and a file's path may be long. */
@@ -70,7 +74,7 @@ export const layer = (options: FaceOptions): Layer.Layer<HttpFace, HttpUnavailab
   )
     .pipe(
       Layer.provide(
-        HttpRouter.serve(routes(options.apiToken), { disableLogger: true, disableListenLog: true, routerConfig })
+        HttpRouter.serve(routes(options), { disableLogger: true, disableListenLog: true, routerConfig })
       ),
       Layer.provide(HttpServer.layerServices),
       Layer.provide(layerServer(options))

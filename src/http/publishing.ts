@@ -8,17 +8,17 @@ import type { PublishError } from "../replication/Registrar.ts"
 import { Registration } from "./Api.ts"
 import { refuse } from "./refusals.ts"
 
-/** Whether the manifest has the path already, asked before: behind it, the same bytes answer as if they were new. */
+/** What the manifest has under the path already, asked before: behind it, the same bytes answer as if they were new. */
 export const stoodBefore = Effect.fnUntraced(function*(path: FilePath) {
-  return Option.isSome(yield* (yield* Manifest).get(path))
+  return Option.getOrUndefined(yield* (yield* Manifest).get(path))
 })
 
 const encode = Schema.encodeUnknownSync(Schema.toCodecJson(Registration))
 
 /** 201, or 200 when it stood before. */
-export const registered = (file: Registered, stood: boolean): HttpServerResponse.HttpServerResponse =>
+export const registered = (file: Registered, stood: Registered | undefined): HttpServerResponse.HttpServerResponse =>
   HttpServerResponse.jsonUnsafe(encode(file), {
-    status: stood ? 200 : 201,
+    status: stood === undefined ? 201 : 200,
     headers: { etag: `"${file.entry.sha256}"` }
   })
 

@@ -13,7 +13,7 @@ export const statuses = {
   BadRequest: 400,
   /** The call changes something and carries no bearer token, or another one. */
   Unauthorized: 401,
-  /** The call comes from a web page of another site. */
+  /** The call comes, or may come, from a web page of another site. */
   ForeignOrigin: 403,
   /** There is no such endpoint. */
   NoSuchEndpoint: 404,
@@ -29,6 +29,8 @@ export const statuses = {
   NotRemoved: 409,
   /** The path was deleted, for good. */
   Gone: 410,
+  /** `If-Match` or `If-None-Match` speaks of another file than the one that is registered, or of none. */
+  PreconditionFailed: 412,
   /** The body is longer than this node takes. */
   TooLarge: 413,
   /** The body has another media type or encoding than described. */

@@ -17,6 +17,10 @@ export class FolderTaken extends Schema.TaggedError<FolderTaken>()("FolderTaken"
   }
 }
 
+/** One verification at a time, of a node and of whoever works beside it: two would share one position. */
+export const verifyLock = (stateFolder: string): Effect.Effect<void, FolderTaken, Scope.Scope> =>
+  acquire(join(stateFolder, "verify"), "another verify reads these files; wait until it has ended")
+
 /** Holds the lock until the scope closes. Makes the folder. `busy`: what to say when another process holds it. */
 export const acquire = (
   folder: string,

@@ -5,7 +5,10 @@ import { execFile } from "node:child_process"
 import { readFileSync } from "node:fs"
 import { symlink, writeFile } from "node:fs/promises"
 import { join } from "node:path"
+import { commands } from "../../src/cli/main.ts"
 import { secretKeys, settings } from "../../src/config/settings.ts"
+import { Api } from "../../src/http/Api.ts"
+import { statuses } from "../../src/http/refusals.ts"
 import { temporaryFolder } from "../support/folder.ts"
 
 const root = join(import.meta.dirname, "../..")
@@ -72,6 +75,44 @@ describe("the README of the example", () => {
     const [shown] = blocks(read("examples/timeseries/README.md"), "ts")
     const source = read("examples/timeseries/src/sameRack.ts")
     assert.strictEqual(shown, source.slice(source.indexOf("import")))
+  })
+})
+
+describe("docs/cli.md", () => {
+  const text = read("docs/cli.md")
+
+  it("has a row for every command and its subcommands, and none for what is no command", async () => {
+    const names: Array<string> = []
+    for (const load of Object.values(commands)) {
+      const command = await load()
+      const below = command.subcommands.flatMap((group) => group.commands.map(({ name }) => `${command.name} ${name}`))
+      names.push(...(below.length > 0 ? below : [command.name]))
+    }
+    const cells = [...text.matchAll(/^\| ((?:`[^`]+`,? *)+)\|/gm)].flatMap(([, cell = ""]) =>
+      [...cell.matchAll(/`([a-z-]+(?: (?:check|export|import|init))?)/g)].map(([, name = ""]) => name)
+    )
+    assert.deepStrictEqual([...cells].sort(), names.sort())
+  })
+})
+
+describe("docs/http-api.md", () => {
+  const text = read("docs/http-api.md")
+
+  it("has a row for every endpoint", () => {
+    const endpoints = Object.values(Api.groups).flatMap((group) =>
+      Object.values(group.endpoints).map(({ method, path }) =>
+        `${method} ${path.replace("/:path/*", "/{path}").replace("/:id", "/{id}")}`
+      )
+    )
+    const rows = [...text.matchAll(/^\| `([A-Z]+ \/[^`?]*)/gm)].map(([, row = ""]) => row)
+    assert.deepStrictEqual([...rows].sort(), [...endpoints, "GET /metrics"].sort())
+  })
+
+  it("has a row for every code of a refusal, with its status", () => {
+    const rows = [...text.matchAll(/^\| `([A-Za-z]+)` +\| (\d+) /gm)].map((
+      [, code = "", status]
+    ) => [code, Number(status)])
+    assert.deepStrictEqual(Object.fromEntries(rows), { ...statuses })
   })
 })
 

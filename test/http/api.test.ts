@@ -2,10 +2,12 @@
 import { assert, describe, layer } from "@effect/vitest"
 import { Effect, Option, Schedule } from "effect"
 import { connect } from "node:net"
+import { join } from "node:path"
 import { Cluster, NodeStatus } from "../../src/http/Api.ts"
 import { DrainStatus } from "../../src/replication/Drain.ts"
 import { Files, Owed } from "../../src/replication/FileList.ts"
 import { FileReport } from "../../src/replication/FileReport.ts"
+import { verifyLock } from "../../src/sqlite/FolderLock.ts"
 import { ask, decode, Node, node, put, refused } from "./node.ts"
 
 layer(node, { timeout: 60_000, excludeTestServices: true })("the HTTP API", (it) => {
@@ -114,6 +116,17 @@ layer(node, { timeout: 60_000, excludeTestServices: true })("the HTTP API", (it)
         yield* refused(yield* ask("POST", "/api/v1/cluster/verify?rate=-1"), 400, "BadRequest")
       }))
 
+    it.effect("verifies nothing while a verify beside it does", () =>
+      Effect.gen(function*() {
+        yield* verifyLock(join((yield* Node).data, ".replication"))
+        yield* ask("POST", "/api/v1/cluster/verify?rate=0")
+        const { verification } = yield* Effect.repeat(
+          Effect.flatMap(ask("GET", "/api/v1/cluster/status"), (answer) => decode(NodeStatus, answer)),
+          { until: ({ verification }) => verification?.running === false, schedule: Schedule.spaced("20 millis") }
+        )
+        assert.include(verification?.error, "another verify reads these files")
+      }).pipe(Effect.scoped))
+
     it.effect("drains, names what no other node holds, and stays after all", () =>
       Effect.gen(function*() {
         yield* put("drained/file", "x")
@@ -172,6 +185,12 @@ layer(node, { timeout: 60_000, excludeTestServices: true })("the HTTP API", (it)
           body: "x"
         })
         yield* refused(upload, 403, "ForeignOrigin")
+        // A name that was made to lead here reads nothing either.
+        for (const path of ["/", "/metrics", "/openapi.json", "/api/v1/cluster/files", "/api/v1/files/a", "/none"]) {
+          const read = (host: string) => ask("GET", path, { headers: { host } })
+          yield* refused(yield* read("evil.example:8000"), 403, "ForeignOrigin")
+          assert.notStrictEqual((yield* read("LOCALHOST:8000")).status, 403)
+        }
       }))
   })
 

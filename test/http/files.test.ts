@@ -4,7 +4,7 @@ import { Effect, Schedule } from "effect"
 import { randomBytes } from "node:crypto"
 import { readdirSync, readFileSync } from "node:fs"
 import { mkdir, writeFile } from "node:fs/promises"
-import { connect } from "node:net"
+import { connect, type Socket } from "node:net"
 import { dirname, join } from "node:path"
 import { Registration } from "../../src/http/Api.ts"
 import { FileReport } from "../../src/replication/FileReport.ts"
@@ -145,7 +145,52 @@ layer(node, { timeout: 60_000, excludeTestServices: true })("files over HTTP", (
       }))
   })
 
+  describe("writing on a condition", () => {
+    it.effect("does nothing when another file is registered than the call expects, or none", () =>
+      Effect.gen(function*() {
+        const path = "/api/v1/files/condition/file"
+        const write = (headers: Record<string, string>) => ask("PUT", path, { headers, body: "x" })
+        yield* refused(yield* write({ "if-match": "*" }), 412, "PreconditionFailed")
+        const etag = `"${sha256("x")}"`
+        assert.strictEqual((yield* write({ "if-none-match": "*" })).status, 201)
+        for (const headers of [{ "if-none-match": "*" }, { "if-none-match": etag }, { "if-match": `W/${etag}` }]) {
+          yield* refused(yield* write(headers), 412, "PreconditionFailed")
+        }
+        assert.strictEqual((yield* write({ "if-match": `"other", ${etag}`, "if-none-match": "\"other\"" })).status, 200)
+        const remove = (tag: string) =>
+          ask("DELETE", "/api/v1/cluster/files/condition/file", { headers: { "if-match": tag } })
+        yield* refused(yield* remove("\"other\""), 412, "PreconditionFailed")
+        assert.strictEqual((yield* remove(etag)).status, 200)
+      }))
+  })
+
   describe("reading", () => {
+    it.effect("leaves room for others when one address takes many files and reads none of them", () =>
+      Effect.gen(function*() {
+        // More than all buffers on the way hold.
+        yield* put("many/big", randomBytes(24_000_000))
+        const { hostname, port } = new URL((yield* Node).url)
+        const begin = Effect.acquireRelease(
+          Effect.callback<Socket>((resume) => {
+            const socket = connect({ host: hostname, port: Number(port) }, () => {
+              socket.write("GET /api/v1/files/many/big HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            })
+            socket.once("data", () => {
+              socket.pause()
+              resume(Effect.succeed(socket))
+            })
+          }),
+          (socket) => Effect.sync(() => socket.destroy())
+        )
+        yield* Effect.forEach(Array.from({ length: 16 }), () => begin, { concurrency: 16 })
+        const [from, elsewhere] = yield* Effect.all(
+          ["127.0.0.1", "127.0.0.2"].map((localAddress) =>
+            ask("GET", "/api/v1/files/many/big", { localAddress, headers: { range: "bytes=0-0" } })
+          )
+        )
+        assert.deepStrictEqual([from?.status, elsewhere?.status], [503, 206])
+      }).pipe(Effect.scoped))
+
     it.effect("sends the bytes with their hash as the tag, to HEAD without them, and 304 to who has them", () =>
       Effect.gen(function*() {
         const bytes = randomBytes(2_500_000)

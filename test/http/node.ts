@@ -38,12 +38,17 @@ export interface Answer {
 export const ask = Effect.fnUntraced(function*(
   method: string,
   path: string,
-  options: { readonly headers?: Record<string, string>; readonly body?: string | Buffer } = {}
+  options: {
+    readonly headers?: Record<string, string>
+    readonly body?: string | Buffer
+    readonly localAddress?: string
+  } = {}
 ) {
   const { url } = yield* Node
   const { hostname, port } = new URL(url)
   return yield* Effect.callback<Answer>((resume) => {
-    const outgoing = request({ hostname, port, method, path, headers: options.headers ?? {} }, (response) => {
+    const from = options.localAddress === undefined ? {} : { localAddress: options.localAddress }
+    const outgoing = request({ hostname, port, method, path, headers: options.headers ?? {}, ...from }, (response) => {
       const chunks: Array<Buffer> = []
       response.on("data", (chunk: Buffer) => chunks.push(chunk))
       response.on("end", () => {

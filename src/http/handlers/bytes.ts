@@ -1,5 +1,5 @@
 /** `GET /api/v1/files/{path}`: the bytes of a file that is verified here, and of no other. */
-import { Effect, Option, Queue, Stream } from "effect"
+import { Clock, Duration, Effect, Option, Queue, Schema, Stream } from "effect"
 import { HttpServerRequest, HttpServerResponse } from "effect/http"
 import { HttpApiBuilder } from "effect/http-api"
 import { createHash } from "node:crypto"
@@ -19,6 +19,20 @@ import { unavailable } from "./cluster.ts"
 /** Downloads at once; each holds a few MiB. */
 const maxDownloads = 32
 
+/** So many of them for one address: nobody keeps all others out. */
+const maxOfOneAddress = 16
+
+/** A reader that takes less than so much a second in the long run is cut: it holds what others wait for. */
+const slowest = 4 * 1024
+const lenient = 60_000
+
+/** What the log says of a download that was cut for that. */
+class ReaderTooSlow extends Schema.TaggedError<ReaderTooSlow>()("ReaderTooSlow", { path: Schema.String }) {
+  override get message(): string {
+    return `${this.path} was taken at less than ${slowest / 1024} KiB a second`
+  }
+}
+
 /** When to ask again for a file that is on its way, seconds. */
 const soon = "5"
 
@@ -29,6 +43,7 @@ export const bytesHandlers = HttpApiBuilder.group(Api, "bytes", (handlers) =>
     const localCheck = yield* LocalCheck
     const services = yield* Effect.context<Backend | Inventory | Manifest>()
     let downloads = 0
+    const ofAddress = new Map<string, number>()
 
     const notVerified = (message: string) => response(refuse("NotVerified", message), { "retry-after": soon })
 
@@ -59,6 +74,21 @@ export const bytesHandlers = HttpApiBuilder.group(Api, "bytes", (handlers) =>
         Effect.gen(function*() {
           const digest = length === size_bytes ? createHash("sha256") : undefined
           let held: Uint8Array | undefined
+          const began = yield* Clock.currentTimeMillis
+          // What was offered, without the last: that still waits for the reader, and so do the system's buffers.
+          let taken = 0
+          let last = 0
+          const offer = Effect.fnUntraced(function*(chunk: Uint8Array) {
+            const left = began + lenient + (taken / slowest) * 1000 - (yield* Clock.currentTimeMillis)
+            yield* Queue.offer(queue, chunk).pipe(
+              Effect.timeoutOrElse({
+                duration: Duration.millis(Math.max(0, left)),
+                orElse: () => Effect.fail(new ReaderTooSlow({ path }))
+              })
+            )
+            taken += last
+            last = chunk.length
+          })
           yield* backend.read(path, offset, length, {
             write: (chunk) =>
               Effect.suspend(() => {
@@ -66,9 +96,9 @@ export const bytesHandlers = HttpApiBuilder.group(Api, "bytes", (handlers) =>
                 digest?.update(chunk)
                 // The chunk's memory is used again behind this effect.
                 held = Uint8Array.from(chunk)
-                return before === undefined ? Effect.void : Effect.asVoid(Queue.offer(queue, before))
+                return before === undefined ? Effect.void : offer(before)
               })
-          }).pipe(Effect.tapError(() => doubt(path)))
+          }).pipe(Effect.tapErrorTag("BackendError", () => doubt(path)))
           if (digest !== undefined && digest.digest("hex") !== sha256) {
             yield* doubt(path)
             return yield* new BackendError({
@@ -78,22 +108,27 @@ export const bytesHandlers = HttpApiBuilder.group(Api, "bytes", (handlers) =>
               detail: "it has other bytes on this disk than it had"
             })
           }
-          if (held !== undefined) yield* Queue.offer(queue, held)
+          if (held !== undefined) yield* offer(held)
           yield* Queue.end(queue)
         }), { bufferSize: 1, strategy: "suspend" }).pipe(
           Stream.tapError(({ message }) => Effect.logError(`a download was cut short: ${message}`))
         )
 
     /** Counted as long as it is being sent. */
-    const counted = <E>(bytes: Stream.Stream<Uint8Array, E>) =>
-      Stream.unwrap(
-        Effect.as(
-          Effect.acquireRelease(Effect.sync(() => downloads++), () => Effect.sync(() => downloads--)),
-          bytes
-        )
-      )
+    const counted = <E>(bytes: Stream.Stream<Uint8Array, E>, address: string) => {
+      const count = (by: 1 | -1) =>
+        Effect.sync(() => {
+          downloads += by
+          const now = (ofAddress.get(address) ?? 0) + by
+          if (now === 0) ofAddress.delete(address)
+          else ofAddress.set(address, now)
+        })
+      return Stream.unwrap(Effect.as(Effect.acquireRelease(count(1), () => count(-1)), bytes))
+    }
 
-    const send = ({ file: { entry } }: Verified, { headers, method }: HttpServerRequest.HttpServerRequest) => {
+    const send = ({ file: { entry } }: Verified, request: HttpServerRequest.HttpServerRequest) => {
+      const { headers, method } = request
+      const address = Option.getOrElse(request.remoteAddress, () => "")
       const etag = `"${entry.sha256}"`
       const common = {
         etag,
@@ -113,12 +148,12 @@ export const bytesHandlers = HttpApiBuilder.group(Api, "bytes", (handlers) =>
         const message = `the range must be one, and within the ${entry.size_bytes} bytes of the file`
         return response(refuse("RangeNotSatisfiable", message), { "content-range": `bytes */${entry.size_bytes}` })
       }
-      if (method === "GET" && downloads >= maxDownloads) {
+      if (method === "GET" && (downloads >= maxDownloads || (ofAddress.get(address) ?? 0) >= maxOfOneAddress)) {
         return response(refuse("Unavailable", "too many files are being sent"), { "retry-after": "1" })
       }
       const span = asked ?? { offset: 0, length: entry.size_bytes }
       const part = `bytes ${span.offset}-${span.offset + span.length - 1}/${entry.size_bytes}`
-      return HttpServerResponse.stream(counted(read(entry, span)), {
+      return HttpServerResponse.stream(counted(read(entry, span), address), {
         status: asked === undefined ? 200 : 206,
         contentType: "application/octet-stream",
         contentLength: span.length,

@@ -11,6 +11,7 @@ import { Puller } from "../../replication/Puller.ts"
 import { Registrar } from "../../replication/Registrar.ts"
 import { Api } from "../Api.ts"
 import { filePathIn, parseFilePath } from "../filePath.ts"
+import { precondition } from "../precondition.ts"
 import { refusalOf, registered, stoodBefore } from "../publishing.ts"
 import { refuse } from "../refusals.ts"
 import { Verifier } from "../Verifier.ts"
@@ -37,6 +38,8 @@ export const operationHandlers = HttpApiBuilder.group(Api, "operation", (handler
         return yield* Effect.fail(refuse("Gone", `${path} was deleted already: ${standing.reason}`))
       }
       if (standing.state !== "listed") return yield* Effect.fail(refuse("NotFound", `${path} is not in the manifest`))
+      const refusal = precondition(request.headers, standing.entry.sha256)
+      if (refusal !== undefined) return yield* Effect.fail(refusal)
       const revision = yield* Effect.mapError(manifest.remove(path, reason), unavailable)
       yield* Effect.logInfo(`${path} was deleted from the manifest at revision ${revision}: ${reason}`)
       return { path, revision, reason }

@@ -7,6 +7,7 @@ import { Manifest } from "../../ports/Manifest.ts"
 import { type NewFile, Registrar } from "../../replication/Registrar.ts"
 import { Api } from "../Api.ts"
 import { filePathIn } from "../filePath.ts"
+import { precondition } from "../precondition.ts"
 import { refusalOf, registered, stoodBefore } from "../publishing.ts"
 import { type Refusal, refuse } from "../refusals.ts"
 import { unavailable } from "./cluster.ts"
@@ -72,6 +73,8 @@ export const uploadHandlers = HttpApiBuilder.group(Api, "upload", (handlers) =>
       const path = yield* Effect.fromResult(filePathIn(request.url, 3))
       yield* admit(request)
       const stood = yield* Effect.mapError(Effect.provideContext(stoodBefore(path), services), unavailable)
+      const refusal = precondition(request.headers, stood?.entry.sha256)
+      if (refusal !== undefined) return yield* Effect.fail(refusal)
       const arrived = yield* Deferred.make<void>()
       const late = Effect.andThen(
         Effect.andThen(Deferred.await(arrived), Effect.sleep(patience)),
