@@ -26,16 +26,19 @@ export const layer: Layer.Layer<Background> = Layer.effect(
   Effect.gen(function*() {
     const failed = yield* Deferred.make<never, BackgroundFailed>()
     return {
-      run: (what, effect) =>
-        effect.pipe(
+      run: Effect.fnUntraced(function*(what, effect) {
+        let closing = false
+        yield* effect.pipe(
           Effect.onExit((exit) => {
-            if (exit._tag === "Failure" && Cause.hasInterruptsOnly(exit.cause)) return Effect.void
+            if (closing && exit._tag === "Failure" && Cause.hasInterruptsOnly(exit.cause)) return Effect.void
             const detail = exit._tag === "Failure" ? Cause.pretty(exit.cause) : "without a reason"
             return Effect.asVoid(Deferred.fail(failed, new BackgroundFailed({ what, detail })))
           }),
-          Effect.forkScoped,
-          Effect.asVoid
-        ),
+          Effect.forkScoped
+        )
+        // Finalizers run last in, first out: this is known before the fiber is interrupted.
+        yield* Effect.addFinalizer(() => Effect.sync(() => (closing = true)))
+      }),
       failure: Deferred.await(failed)
     }
   })

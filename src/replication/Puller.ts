@@ -81,6 +81,7 @@ const toldOf = (receipt: Receipt): Readonly<Record<string, unknown>> => {
 /** A path that is queued or in flight. */
 interface Place {
   readonly file: Registered
+  readonly lane: Lane
   readonly withdrawn: Deferred.Deferred<void>
   inFlight: boolean
 }
@@ -136,12 +137,12 @@ export const layer = (
       // ---------------------------------------------------------------------
 
       /** Gives whether it waits for a worker now. An older one may have given way to it, and is read again later. */
-      const admit = (place: Place, lane: Lane): boolean => {
-        const left = queue.offer(place, lane)
+      const admit = (place: Place): boolean => {
+        const left = queue.offer(place, place.lane)
         if (left === place) return false
         if (left === undefined) return true
         places.delete(left.file.entry.path)
-        more[lane] = true
+        more[place.lane] = true
         counts.dropped++
         return true
       }
@@ -157,9 +158,9 @@ export const layer = (
           counts.skippedDuplicate++
           return "SkippedDuplicate"
         }
-        const taken: Place = { file, withdrawn: Deferred.makeUnsafe(), inFlight: false }
+        const taken: Place = { file, lane, withdrawn: Deferred.makeUnsafe(), inFlight: false }
         places.set(path, taken)
-        if (!admit(taken, lane)) {
+        if (!admit(taken)) {
           places.delete(path)
           more[lane] = true
           counts.dropped++
@@ -372,7 +373,7 @@ export const layer = (
         yield* Effect.sleep("5 seconds")
         const free = yield* Effect.orElseSucceed(room.free, () => 0)
         // The queue may be full of what waits behind them: then it has to go on first.
-        if (parked.release(free, (place) => admit(place, laneOf(place.file, 0)))) pauses.release("disk")
+        if (parked.release(free, admit)) pauses.release("disk")
         else holdForRoom()
         if (parked.size() === 0) yield* Effect.logInfo("the disk has room again for what is owed")
       })

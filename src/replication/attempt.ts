@@ -95,9 +95,6 @@ const manyTrails = 16_384
 /** A peer that is asked alone and breaks goes on next time, when it has sent at least so many bytes. */
 const worthGoingOn = 1024 * 1024
 
-/** How long a peer that was not reached, stopped in the middle or rejected us is asked last for all files, milliseconds. */
-const failingMillis = 60_000
-
 /** `pauseMillis`: how long a peer rests that has sent wrong bytes for one file for the nth time. */
 export const make = Effect.fnUntraced(function*(pauseMillis: (times: number) => number) {
   const backend = yield* Backend
@@ -133,9 +130,9 @@ export const make = Effect.fnUntraced(function*(pauseMillis: (times: number) => 
     const isRejected = error._tag === "PeerRejected" && error.code === "auth"
     // Whoever rejects us is ever slower to say so.
     if (error._tag === "PeerUnreachable" || error._tag === "Stalled" || isRejected) {
-      reach.failed(peer, at + failingMillis)
+      reach.failed(peer, at)
     } else if (error._tag === "PeerRejected" && error.code === "busy") {
-      reach.failed(peer, at + (error.retryAfterMillis ?? 0))
+      reach.busy(peer, at + (error.retryAfterMillis ?? 0))
     } else reach.answered(peer)
     const { id } = peer
     return answer(

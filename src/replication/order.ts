@@ -50,8 +50,13 @@ const ranks: Record<Standing, number> = { well: 1, slow: 2, failing: 3 }
 
 /** Which peers failed lately, and which are slow. */
 export interface Reach {
-  /** A peer could not be reached, or stopped in the middle, or asked to be left alone. */
-  readonly failed: (peer: Peer, until: number) => void
+  /**
+   * A peer could not be reached, stopped in the middle or rejected us. It is asked last for a minute, and for twice as
+   * long, up to an hour, each time that it fails again behind that.
+   */
+  readonly failed: (peer: Peer, now: number) => void
+  /** A peer asked to be left alone. */
+  readonly busy: (peer: Peer, until: number) => void
   /** A peer answered. */
   readonly answered: (peer: Peer) => void
   /** A peer has sent so many bytes within so many milliseconds. Counts when they are enough to tell anything. */
@@ -62,6 +67,9 @@ export interface Reach {
 
 /** Below it a body's time is that of its answer and of our disk, bytes. */
 const tellingBytes = 1024 * 1024
+/** How long a peer that has failed is asked last, milliseconds: at first, and at most. */
+const firstRest = 60_000
+const longestRest = 3_600_000
 /** So many times slower than another is slow: workers that share a peer are not. */
 const slowTimes = 8
 /** How long a speed counts, milliseconds: then a slow peer has another try. */
@@ -72,14 +80,21 @@ const manyPeers = 4096
 
 /** A memory of its own. What is known of a peer goes with its address: one that moved begins anew. */
 export const makeReach = (): Reach => {
-  const failing = memory<{ readonly until: number }>()
+  const failing = memory<{ readonly until: number; readonly rest: number }>()
   const speeds = memory<{ readonly bytesPerMilli: number; readonly until: number }>()
   const speedOf = (peer: Peer, now: number): number | undefined => {
     const known = speeds.get(peer)
     return known !== undefined && known.until > now ? known.bytesPerMilli : undefined
   }
   return {
-    failed: (peer, until) => failing.set(peer, { until }),
+    failed: (peer, now) => {
+      const known = failing.get(peer)
+      // Several workers may have asked it at the same time: it has failed once.
+      if (known !== undefined && known.until > now && known.rest > 0) return
+      const rest = Math.min(longestRest, Math.max(firstRest, 2 * (known?.rest ?? 0)))
+      failing.set(peer, { until: now + rest, rest })
+    },
+    busy: (peer, until) => failing.set(peer, { until, rest: 0 }),
     answered: failing.delete,
     sent: (peer, bytes, millis, now) => {
       if (bytes < tellingBytes) return

@@ -73,20 +73,42 @@ describe("the memory of who failed", () => {
   const a = peer("a")
   const isFailing = (reach: Reach, peer: Peer, now: number) => reach.standingOf(peer, [peer], now) === "failing"
 
-  it("holds for its time, and ends at once with an answer or another address", () => {
+  it("holds for a minute, and ends at once with an answer or another address", () => {
     const reach = makeReach()
     assert.isFalse(isFailing(reach, a, 0))
-    reach.failed(a, 100)
-    assert.isTrue(isFailing(reach, a, 99))
-    assert.isFalse(isFailing(reach, a, 100))
-    assert.isFalse(isFailing(reach, { ...a, address: { ...a.address, port: 10 } }, 99))
+    reach.failed(a, 0)
+    assert.isTrue(isFailing(reach, a, 59_999))
+    assert.isFalse(isFailing(reach, a, 60_000))
+    assert.isFalse(isFailing(reach, { ...a, address: { ...a.address, port: 10 } }, 59_999))
     reach.answered(a)
-    assert.isFalse(isFailing(reach, a, 99))
+    assert.isFalse(isFailing(reach, a, 59_999))
+  })
+
+  it("holds twice as long, up to an hour, for each failure behind the last, and once for failures together", () => {
+    const reach = makeReach()
+    const rests: Array<number> = []
+    for (let now = 0, n = 0; n < 8; n++) {
+      for (const worker of [0, 1, 2]) reach.failed(a, now + worker)
+      let rest = 0
+      while (isFailing(reach, a, now + rest)) rest += 60_000
+      rests.push(rest / 60_000)
+      now += rest
+    }
+    assert.deepStrictEqual(rests, [1, 2, 4, 8, 16, 32, 60, 60])
+    reach.answered(a)
+    reach.failed(a, 0)
+    assert.isFalse(isFailing(reach, a, 60_000))
+  })
+
+  it("holds as long as a busy peer has asked for", () => {
+    const reach = makeReach()
+    reach.busy(a, 100)
+    assert.deepStrictEqual([isFailing(reach, a, 99), isFailing(reach, a, 100)], [true, false])
   })
 
   it("is bounded", () => {
     const reach = makeReach()
-    for (let n = 0; n < 5000; n++) reach.failed(peer(`node-${n}`), 100)
+    for (let n = 0; n < 5000; n++) reach.failed(peer(`node-${n}`), 0)
     assert.isFalse(isFailing(reach, peer("node-0"), 0))
     assert.isTrue(isFailing(reach, peer("node-4999"), 0))
   })
