@@ -5,6 +5,7 @@
  *     npm run bench -- --short           less of everything, under five minutes
  *     npm run bench -- --only a,c        some cases
  *     npm run bench -- --baseline FILE   beside the JSON of an earlier run on the same machine
+ *     PROFILE=FOLDER npm run bench -- …  with a CPU profile of each process that is measured
  *     --runs N  --scratch FOLDER  --json FILE
  *
  * Text goes to standard output, progress to standard error, and the figures into a file of JSON.

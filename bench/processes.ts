@@ -15,7 +15,12 @@ export class ProcessFailed
   }
 }
 
-const flags = ["--disable-warning=ExperimentalWarning"]
+/** Where each process leaves its CPU profile; none is taken without it. */
+const profiles = process.env["PROFILE"]
+const flags = [
+  "--disable-warning=ExperimentalWarning",
+  ...profiles === undefined ? [] : ["--cpu-prof", `--cpu-prof-dir=${profiles}`]
+]
 
 const stop = (child: ChildProcess, signal: NodeJS.Signals) =>
   Effect.callback<void>((resume) => {
