@@ -55,6 +55,8 @@ const look = Duration.millis(500)
 const encodeClaim = Schema.encodeSync(View.Claim)
 const encodeRecord = Schema.encodeSync(View.Record)
 
+const unannounced = (why: string) => `this node is not announced to the others: ${why}`
+
 const failing = (operation: string) => <A, R>(self: Effect.Effect<A, EtcdError, R>) =>
   Effect.mapError(self, ({ message }) => new MembershipError({ operation, detail: message }))
 
@@ -221,7 +223,9 @@ const make = Effect.fnUntraced(function*(
   yield* Effect.sleep(Duration.seconds(ttlSeconds / 3)).pipe(
     Effect.andThen(turn.withPermit(Effect.andThen(failing("heartbeat")(beat), stillMember))),
     Effect.andThen(joining.clear),
-    Effect.catch((error) => joining.note(error.message)),
+    Effect.catch(({ message }) =>
+      joining.note(Option.isSome(announced) && Option.isNone(joined) ? unannounced(message) : message)
+    ),
     // Whether somebody has lapsed is etcd's to say; nothing is looked for here.
     Effect.forever,
     Effect.forkScoped
@@ -266,7 +270,7 @@ const make = Effect.fnUntraced(function*(
         Effect.catchTag("EtcdError", (error) =>
           // Whatever it is, a full store or a role that is missing, is mended while this node runs: meanwhile it serves
           // and pulls what it knows, and the next sign of life announces it.
-          joining.note(`this node is not announced yet: ${error.message}`)),
+          joining.note(unannounced(error.message))),
         Effect.tap(() => Effect.sync(bell.ring))
       ),
     publish: (watermark) =>

@@ -1,15 +1,17 @@
 /** Nodes as processes, their manifest on real etcd that fails under them. */
 import { assert, describe, it } from "@effect/vitest"
-import { Context, Effect, Fiber, Queue, Stream } from "effect"
+import { Context, Effect, Fiber, Option, Queue, Redacted, Stream } from "effect"
 import { existsSync, readFileSync } from "node:fs"
 import { writeFile } from "node:fs/promises"
 import { join } from "node:path"
 import { Manifest } from "../../src/ports/Manifest.ts"
-import { type Cluster, hasEtcd, missing, startCluster } from "../support/etcd.ts"
+import { makeAuthority } from "../peer/support/certificates.ts"
+import { type Cluster, guard, hasEtcd, keepIdentity, missing, startCluster } from "../support/etcd.ts"
 import { temporaryFolder } from "../support/folder.ts"
 import { living, publish, untilComplete } from "../support/realNode.ts"
-import { lineOf, run, start } from "./command.ts"
+import { run } from "./command.ts"
 import { configure, entryLine } from "./configure.ts"
+import { type EtcdNode, startLoad, startNode, untilStatus } from "./etcdNodes.ts"
 
 const onEtcd = (cluster: Cluster) =>
   `manifest = "etcd"\netcd_endpoints = ${JSON.stringify(cluster.endpoints)}\nreplication_reconcile_interval_ms = 1000`
@@ -20,64 +22,123 @@ if (!hasEtcd) it("runs on real etcd", () => assert.fail(missing("nodes whose man
 else {
   describe("three nodes on three members of etcd", () => {
     it.live(
-      "agree when the leader is killed, all are, events are compacted, and a backup is put back",
+      "agree, and lose nothing, whatever befalls etcd and them under load",
       () =>
         Effect.gen(function*() {
           const folder = yield* temporaryFolder
-          const cluster = yield* startCluster({ members: 3 })
-          const configs = yield* Effect.forEach(names, (name) => configure(folder, name, onEtcd(cluster)))
-          const [config, , third] = configs
-          assert(config !== undefined && third !== undefined)
-          const launch = Effect.fnUntraced(function*(config: string) {
-            const node = yield* start(["node", "--config", config])
-            yield* lineOf(node, /listens on/)
-            return node
-          })
-          const nodes = yield* Effect.forEach(configs, launch)
-          const source = join(folder, "source")
-          const publish = Effect.fnUntraced(function*(as: string, wait: string) {
-            yield* Effect.promise(() => writeFile(source, `bytes of ${as}`))
-            const given = ["publish", source, "--as", as, "--config", config, "--wait", wait, "--timeout", "60"]
-            const { code, stderr } = yield* run(given)
-            assert.strictEqual(code, 0, stderr)
-          })
-          const content = (name: string, path: string) => readFileSync(join(folder, name, "data", path), "utf8")
-          const onAll = (path: string) => {
-            for (const name of names) assert.strictEqual(content(name, path), `bytes of ${path}`, `${name} ${path}`)
-          }
+          const cluster = yield* startCluster({ members: 3, tls: true })
+          const { grant, revoke, user } = yield* guard(cluster, "arc-cluster")
+          const identity = cluster.identity("DNS:node")
+          const files = yield* keepIdentity(identity)
+          const secured = (certificate: { readonly cert: string; readonly key: string }) =>
+            `manifest = "etcd"
+etcd_endpoints = ${JSON.stringify(cluster.endpoints.map((endpoint) => `https://${endpoint}`))}
+etcd_ca_file = "${files.ca}"
+etcd_cert_file = "${certificate.cert}"
+etcd_key_file = "${certificate.key}"
+etcd_user = "${user.name}"
+etcd_password = "${Redacted.value(user.password)}"
+replication_reconcile_interval_ms = 1000`
+          const launch = (name: string, more = secured(files)) =>
+            Effect.flatMap(configure(folder, name, more), (config) => startNode(name, config))
+          // One is shown a stranger's certificate.
+          const stranger = yield* keepIdentity((yield* makeAuthority)("DNS:node"))
+          const outside = yield* Effect.forkScoped(launch("outside", secured(stranger)))
+          const nodes = yield* Effect.forEach(names, (name) => launch(name), { concurrency: "unbounded" })
+          const [one, two, three] = nodes
+          assert(one !== undefined && two !== undefined && three !== undefined)
+          const load = yield* startLoad(folder, () => nodes)
+          yield* load.more(10)
 
-          yield* publish("db/first", "3")
-          const backup = join(folder, "backup.db")
-          yield* cluster.save(backup)
-
+          /** It serves and runs on, is not ready, and says why, to programs and to people. */
+          const staysOut = Effect.fnUntraced(function*(node: EtcdNode, why: string) {
+            const status = yield* untilStatus(node, ({ manifestTrouble, membershipTrouble }) =>
+              Option.isSome(manifestTrouble) && Option.isSome(membershipTrouble))
+            assert.isFalse(status.ready)
+            assert.include(Option.getOrThrow(status.manifestTrouble).detail, why)
+            assert.include(Option.getOrThrow(status.membershipTrouble).detail, "not announced to the others")
+            const { code, stdout } = yield* run(["status", "--config", join(folder, `${node.name}.toml`)], {
+              ARC_SERVER_PORT: new URL(node.url).port
+            })
+            assert.strictEqual(code, 0)
+            assert.match(stdout, /trouble +since .*: the manifest is unavailable/)
+            assert.match(stdout, /trouble +since .*: this node is not announced/)
+          })
           const leader = yield* cluster.leader
           yield* leader.kill
-          yield* publish("db/without-a-leader", "3")
+          yield* load.more(10)
           yield* leader.start
+          yield* load.settled
 
+          const shutOut = yield* Fiber.join(outside)
+          yield* staysOut(shutOut, "the manifest is unavailable")
+          shutOut.process.child.kill("SIGTERM")
+          assert.strictEqual(yield* shutOut.process.exit, 0)
+
+          const frozen = yield* cluster.leader
+          yield* frozen.freeze
+          // Who was connected to it has left it, and says which one is gone.
+          yield* untilStatus(one, ({ manifestTrouble }) =>
+            Option.exists(manifestTrouble, ({ detail }) =>
+              detail.includes(`1 of 3 members of etcd do not answer: ${frozen.endpoint}`)))
+          yield* load.more(10)
+          yield* frozen.thaw
+          yield* load.settled
+          yield* untilStatus(one, ({ manifestTrouble }) =>
+            Option.isNone(manifestTrouble))
+
+          // A node past its lease: it is asked no more, and is a member again when it goes on.
+          three.process.child.kill("SIGSTOP")
+          yield* untilStatus(one, ({ peers }) =>
+            Option.contains(peers, 1))
+          three.process.child.kill("SIGCONT")
+          yield* load.settled
+          yield* untilStatus(one, ({ peers }) =>
+            Option.contains(peers, 2))
+
+          // While the role is missing nothing is registered, the reason is shown, and nobody stops.
+          yield* revoke
+          const denied = yield* untilStatus(two, ({ manifestTrouble }) =>
+            Option.isSome(manifestTrouble))
+          assert.include(Option.getOrThrow(denied.manifestTrouble).detail, "the role of this user must allow")
+          const late = yield* launch("late")
+          yield* staysOut(late, "the role of this user must allow")
+          yield* grant
+          nodes.push(late)
+
+          const backup = join(folder, "backup.db")
+          yield* load.whenSettled(cluster.save(backup))
+          const saved = new Map(load.acknowledged)
           yield* cluster.killAll
           yield* cluster.startAll
-          yield* publish("db/after-all", "3")
+          yield* load.more(10)
+          yield* load.settled
 
-          nodes[2]?.child.kill("SIGTERM")
-          yield* nodes[2]?.exit ?? Effect.void
-          yield* publish("db/missed", "2")
+          // What a node missed and etcd no longer keeps is found by a walk.
+          three.process.child.kill("SIGTERM")
+          assert.strictEqual(yield* three.process.exit, 0)
+          yield* load.more(5)
           yield* cluster.compact
-          yield* launch(third)
-          yield* publish("db/together", "3")
-          for (const path of ["db/first", "db/without-a-leader", "db/after-all", "db/missed", "db/together"]) {
-            onAll(path)
-          }
+          nodes[2] = yield* launch("three")
 
-          // What came after the backup is in no manifest any more; it stays on every disk.
-          yield* cluster.restore(backup)
-          yield* publish("db/new-history", "3")
-          for (const path of ["db/first", "db/missed", "db/together", "db/new-history"]) onAll(path)
-          // And is taken up again, without being sent, when it is published again.
-          yield* publish("db/missed", "3")
-          onAll("db/missed")
+          // What came after the backup is in no manifest any more; it stays on every disk, and nothing else changes.
+          const lost = yield* load.whenSettled(Effect.gen(function*() {
+            const lost = [...load.acknowledged.keys()].filter((path) =>
+              !saved.has(path)
+            )
+            for (const path of lost) load.acknowledged.delete(path)
+            yield* cluster.restore(backup)
+            return lost
+          }))
+          assert.isAbove(lost.length, 15)
+          yield* load.more(10)
+          const standing = yield* load.settled
+          for (const path of lost) {
+            assert.isFalse(standing.has(path))
+            for (const name of names) assert.isTrue(existsSync(join(folder, name, "data", path)), `${name} ${path}`)
+          }
         }),
-      180_000
+      300_000
     )
   })
 

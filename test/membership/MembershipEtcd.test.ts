@@ -296,7 +296,7 @@ else {
         yield* newcomer.announce(here)
         assert.match(
           Option.getOrThrow(yield* newcomer.trouble).detail,
-          /not announced yet: .*permission denied: the role of this user must allow/
+          /not announced to the others: .*permission denied: the role of this user must allow/
         )
         assert.isTrue(find(yield* membership.members, other.id).alive)
         yield* grant
@@ -316,7 +316,10 @@ else {
         assert.strictEqual(full.reason, "Rejected")
         const membership = yield* openAt(cluster.endpoints, "n")
         yield* membership.announce(here)
-        assert.match(Option.getOrThrow(yield* membership.trouble).detail, /not announced yet: .*--quota-backend-bytes/)
+        assert.match(
+          Option.getOrThrow(yield* membership.trouble).detail,
+          /not announced to the others: .*--quota-backend-bytes/
+        )
         const watcher = yield* openAt(cluster.endpoints, "n", { self: peer })
         assert.strictEqual((yield* watcher.members).length, 1)
         yield* cluster.compact

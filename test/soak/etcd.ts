@@ -1,17 +1,25 @@
 /**
- * A manifest on three members of etcd, with many files: 100,000 registrations and 15,000 deletions while one follower
- * is away half of the time and the leader is killed in between; then a walk over 200,000 files. Ends with 1 when a
- * follower holds anything else than the manifest. Prints what it measures.
+ * A manifest on three members of etcd, with many files: 100,000 registrations and 15,000 deletions while two nodes
+ * follow, processes of which one is away half of the time, killed again and again; then leaders that are killed and
+ * frozen under a steady load; then a walk over 200,000 files. Prints what it measures, and ends with 1 when somebody
+ * holds anything else than the manifest, an event comes twice or out of order, an acknowledged registration is lost,
+ * events pause for 3 s or more when a leader is killed, or the walk's memory grows with the manifest.
  *
  *     npm run soak:etcd                   FILES=100000 DELETES=15000 WALK=200000 are its settings
  */
-import { Clock, Console, Deferred, Effect, Fiber, Option, Schema, Stream } from "effect"
+import { Clock, Console, Context, Deferred, Effect, Fiber, Layer, Option, Schema, type Scope, Stream } from "effect"
+import { join } from "node:path"
 import { EtcdError } from "../../src/etcd/EtcdError.ts"
+import * as InventorySqlite from "../../src/inventory/InventorySqlite.ts"
 import type { FilePath } from "../../src/ports/FilePath.ts"
-import type { Cursor, Manifest } from "../../src/ports/Manifest.ts"
+import { Inventory } from "../../src/ports/Inventory.ts"
+import type { Cursor, CursorLost, Manifest, Unavailable } from "../../src/ports/Manifest.ts"
+import { configure } from "../cluster/configure.ts"
+import { pause, startNode, untilStatus } from "../cluster/etcdNodes.ts"
 import { openManifest } from "../manifest/etcd.ts"
 import { entryOf, pathOf } from "../support/entries.ts"
-import { hasEtcd, missing, startCluster } from "../support/etcd.ts"
+import { hasEtcd, missing, startCluster, type TestMember } from "../support/etcd.ts"
+import { temporaryFolder } from "../support/folder.ts"
 
 class SoakFailed extends Schema.TaggedError<SoakFailed>()("SoakFailed", { detail: Schema.String }) {
   override get message(): string {
@@ -25,50 +33,86 @@ const deletes = setting("DELETES", 15_000)
 const walked = setting("WALK", 200_000)
 const batch = 500
 
+/** The longest pause in events when a leader is killed, and when one is frozen, milliseconds. */
+const killedLimit = 3000
+const frozenLimit = 10_000
+
+/** Memory that a walk may take, whatever the manifest's size, bytes. */
+const walkLimit = 150e6
+
 const pathAt = (n: number) => `db/m${n % 7}/2026/04/${String(n % 28).padStart(2, "0")}/${n}.parquet`
 const batchAt = (from: number, count: number) =>
   Array.from({ length: Math.max(0, count) }, (_, n) => entryOf(pathAt(from + n)))
 
-/** What somebody holds who takes every event: paths with their revisions. Fails on an event that comes twice or late. */
-const makeFollower = (manifest: Manifest["Service"], start: Cursor) => {
+const timely = (what: string, minutes: number) => <A, E, R>(effect: Effect.Effect<A, E, R>) =>
+  Effect.timeoutOrElse(effect, {
+    duration: `${minutes} minutes`,
+    orElse: () => Effect.fail(new SoakFailed({ detail: `${what} did not end within ${minutes} minutes` }))
+  })
+
+/** Takes every event in this process. Fails on one that comes twice or late, and so does whoever waits for it. */
+const startFollower = Effect.fnUntraced(function*(manifest: Manifest["Service"], start: Cursor) {
   const state = new Map<string, number>()
   let cursor = start
-  let events = 0
   let lastSeen = 0
   let longestGap = 0
-  const follow = Effect.suspend(() =>
-    manifest.events(cursor).pipe(
-      Stream.runForEach(Effect.fnUntraced(function*(next) {
-        const now = yield* Clock.currentTimeMillis
-        if (lastSeen !== 0) longestGap = Math.max(longestGap, now - lastSeen)
-        lastSeen = now
-        if (next.cursor.revision <= cursor.revision) return yield* new SoakFailed({ detail: "a batch came twice" })
-        for (const event of next.events) {
-          if (event._tag === "Put") {
-            if (event.file.revision <= cursor.revision) return yield* new SoakFailed({ detail: "an event came twice" })
-            state.set(event.file.entry.path, event.file.revision)
-          } else state.delete(event.path)
-          events++
-        }
-        cursor = next.cursor
-      }))
-    )
+  const following: Fiber.Fiber<void, CursorLost | SoakFailed | Unavailable> = yield* manifest.events(start).pipe(
+    Stream.runForEach(Effect.fnUntraced(function*(next) {
+      const now = yield* Clock.currentTimeMillis
+      if (lastSeen !== 0) longestGap = Math.max(longestGap, now - lastSeen)
+      lastSeen = now
+      if (next.cursor.revision <= cursor.revision) return yield* new SoakFailed({ detail: "a batch came twice" })
+      for (const event of next.events) {
+        const revision = event._tag === "Put" ? event.file.revision : event.revision
+        if (revision <= cursor.revision) return yield* new SoakFailed({ detail: "an event came twice" })
+        if (event._tag === "Put") state.set(event.file.entry.path, revision)
+        else state.delete(event.path)
+      }
+      cursor = next.cursor
+    })),
+    Effect.forkScoped
   )
   return {
-    follow,
     state,
-    at: () => cursor,
-    events: () => events,
+    untilAt: (revision: number) =>
+      Effect.repeat(Effect.sleep("20 millis"), { until: () => cursor.revision >= revision }).pipe(
+        Effect.raceFirst(
+          Effect.andThen(Fiber.join(following), new SoakFailed({ detail: "the stream of events has ended" }))
+        ),
+        timely("the follower", 3)
+      ),
     gap: () => longestGap,
     forgetGap: () => {
       longestGap = 0
       lastSeen = 0
     }
   }
-}
+})
 
-const untilAt = (follower: ReturnType<typeof makeFollower>, revision: number) =>
-  Effect.repeat(Effect.sleep("20 millis"), { until: () => follower.at().revision >= revision })
+/** A node of its own process that follows and pulls nothing: there are no bytes behind these entries. */
+const startPaused = Effect.fnUntraced(function*(name: string, config: string) {
+  const node = yield* startNode(name, config)
+  yield* pause(node)
+  return node
+})
+
+/** What a node that has ended owes: all that its manifest lists, when it took every event. */
+const owedBy = (folder: string, name: string) =>
+  Effect.gen(function*() {
+    const path = join(folder, name, "data", ".replication", "inventory.db")
+    const inventory = Context.get(yield* Layer.build(InventorySqlite.layer({ path })), Inventory)
+    const owed = new Map<string, number>()
+    for (let after = Option.none<FilePath>();;) {
+      const briefs = yield* inventory.briefs(after, 5000)
+      for (const { path, revision, state } of briefs) if (state === "Owed") owed.set(path, revision)
+      const last = briefs.at(-1)
+      if (last === undefined) return owed
+      after = Option.some(last.path)
+    }
+  }).pipe(Effect.scoped)
+
+const same = (a: ReadonlyMap<string, number>, b: ReadonlyMap<string, number>): boolean =>
+  a.size === b.size && [...a].every(([path, revision]) => b.get(path) === revision)
 
 const seconds = (millis: number) => (millis / 1000).toFixed(1)
 
@@ -95,19 +139,23 @@ const walk = Effect.fnUntraced(function*(manifest: Manifest["Service"], pageSize
 const soak = Effect.gen(function*() {
   if (!hasEtcd) return yield* new SoakFailed({ detail: missing("the soak of a manifest on etcd") })
   const cluster = yield* startCluster({ members: 3 })
-  const open = Effect.map(openManifest({ endpoints: cluster.endpoints }), ({ manifest }) => manifest)
+  const folder = yield* temporaryFolder
+  const open = Effect.map(openManifest({ endpoints: cluster.endpoints }, "arc-cluster"), ({ manifest }) => manifest)
   const manifest = yield* open
-  const start = yield* manifest.head
-  const steady = makeFollower(yield* open, start)
-  const away = makeFollower(yield* open, start)
-  yield* Effect.forkChild(steady.follow)
+  const follower = yield* startFollower(yield* open, yield* manifest.head)
+  const more = `manifest = "etcd"\netcd_endpoints = ${JSON.stringify(cluster.endpoints)}`
+  const steadyConfig = yield* configure(folder, "steady", more)
+  const awayConfig = yield* configure(folder, "away", more)
+  const steady = yield* startPaused("steady", steadyConfig)
 
-  // Here for a second, away for a second.
+  // Here for some seconds, killed, and away for as long.
   const over = yield* Deferred.make<void>()
+  let lives = 0
   const flapping = yield* Effect.forkChild(Effect.gen(function*() {
     while (!(yield* Deferred.isDone(over))) {
-      yield* Effect.timeoutOption(away.follow, "1 second")
-      yield* Effect.sleep("1 second")
+      yield* Effect.scoped(Effect.andThen(startPaused("away", awayConfig), Effect.sleep("4 seconds")))
+      lives++
+      yield* Effect.sleep("4 seconds")
     }
   }))
 
@@ -132,22 +180,33 @@ const soak = Effect.gen(function*() {
   )
   yield* Deferred.succeed(over, undefined)
   yield* Fiber.join(flapping)
-  yield* Effect.forkChild(away.follow)
+  const away = yield* startPaused("away", awayConfig)
   const { revision } = yield* manifest.head
-  yield* untilAt(steady, revision)
-  yield* untilAt(away, revision)
+  yield* follower.untilAt(revision)
   const truth = yield* walk(manifest, 5000, true)
-  for (const [name, follower] of [["the steady follower", steady], ["the one that was away", away]] as const) {
-    const same = follower.state.size === truth.state.size
-      && [...truth.state].every(([path, revision]) => follower.state.get(path) === revision)
-    yield* Console.log(
-      `${name}: ${follower.events()} events, ${follower.state.size} files, ${same ? "equal" : "NOT EQUAL"}`
-    )
-    if (!same) return yield* new SoakFailed({ detail: `${name} holds something else than the manifest` })
+  if (!same(follower.state, truth.state)) {
+    return yield* new SoakFailed({ detail: "the events say something else than the manifest" })
+  }
+  for (const node of [steady, away]) {
+    yield* untilStatus(
+      node,
+      ({ catchUp, cursor }) => !catchUp.running && Option.exists(cursor, (at) => at.revision >= revision)
+    ).pipe(timely(node.name, 5))
+    node.process.child.kill("SIGTERM")
+    yield* timely(`the end of ${node.name}`, 1)(node.process.exit)
+    const owed = yield* owedBy(folder, node.name)
+    const equal = same(owed, truth.state)
+    const killed = node === away ? `, killed ${lives} times` : ""
+    yield* Console.log(`the node ${node.name}${killed}: ${owed.size} files, ${equal ? "equal" : "NOT EQUAL"}`)
+    if (!equal) return yield* new SoakFailed({ detail: `${node.name} holds something else than the manifest` })
   }
 
-  // A leader's kill under a steady load of single registrations.
-  for (let round = 0; round < 3; round++) {
+  /** Trouble with the leader under a steady load of single registrations. */
+  const trouble = Effect.fnUntraced(function*(
+    name: string,
+    limit: number,
+    body: (leader: TestMember) => Effect.Effect<Effect.Effect<void>>
+  ): Effect.fn.Return<void, SoakFailed | CursorLost | Unavailable, Scope.Scope> {
     const stop = yield* Deferred.make<void>()
     let acknowledged = 0
     const writing = yield* Effect.forEach(
@@ -155,30 +214,37 @@ const soak = Effect.gen(function*() {
       Effect.fnUntraced(function*(writer) {
         const own = yield* open
         for (let n = 0; !(yield* Deferred.isDone(stop)); n++) {
-          yield* Effect.retry(own.register(entryOf(`kill/${round}/${writer}/${n}`)), {
-            while: (error) => error._tag === "Unavailable"
-          })
+          yield* own.register(entryOf(`${name}/${writer}/${n}`)).pipe(
+            Effect.retry({ while: ({ _tag }) => _tag === "Unavailable" }),
+            Effect.mapError(({ message }) => new SoakFailed({ detail: message }))
+          )
           acknowledged++
         }
       }),
       { concurrency: "unbounded", discard: true }
     ).pipe(Effect.forkChild)
-    const before = steady.state.size
+    const before = follower.state.size
     yield* Effect.sleep("1 second")
-    steady.forgetGap()
-    const leader = yield* cluster.leader
-    yield* leader.kill
-    yield* Effect.sleep("5 seconds")
+    follower.forgetGap()
+    const restore = yield* body(yield* cluster.leader)
+    yield* Effect.sleep(limit === frozenLimit ? "12 seconds" : "5 seconds")
     yield* Deferred.succeed(stop, undefined)
-    yield* Fiber.join(writing)
-    yield* untilAt(steady, (yield* manifest.head).revision)
+    yield* timely("the writers", 2)(Fiber.join(writing))
+    yield* follower.untilAt((yield* manifest.head).revision)
+    const seen = follower.state.size - before
     yield* Console.log(
-      `leader killed: longest gap in events ${steady.gap()} ms, ${acknowledged} acknowledged, `
-        + `${steady.state.size - before} events`
+      `${name}: longest gap in events ${follower.gap()} ms, ${acknowledged} acknowledged, ${seen} events`
     )
-    if (steady.state.size - before !== acknowledged) return yield* new SoakFailed({ detail: "registrations were lost" })
-    yield* leader.start
+    if (seen !== acknowledged) return yield* new SoakFailed({ detail: `${name}: registrations were lost` })
+    if (follower.gap() >= limit) {
+      return yield* new SoakFailed({ detail: `${name}: no event for ${follower.gap()} ms; ${limit} are allowed` })
+    }
+    yield* restore
+  })
+  for (const round of [1, 2, 3]) {
+    yield* trouble(`leader killed ${round}`, killedLimit, (leader) => Effect.as(leader.kill, leader.start))
   }
+  yield* trouble("leader frozen", frozenLimit, (leader) => Effect.as(leader.freeze, leader.thaw))
 
   const singles = yield* timed(Effect.forEach(batchAt(10_000_000, 1000), manifest.register, { discard: true }))
   yield* Console.log(`1000 single registrations one after another: ${Math.round(1e6 / singles.millis)}/s`)
@@ -196,6 +262,9 @@ const soak = Effect.gen(function*() {
       `${value.count} files walked by pages of ${pageSize}: ${seconds(millis)} s, `
         + `memory at most ${Math.round((value.most - before) / 1e6)} MB above before`
     )
+    if (value.most - before > walkLimit) {
+      return yield* new SoakFailed({ detail: `the walk took more than ${walkLimit / 1e6} MB` })
+    }
   }
 }).pipe(
   Effect.scoped,

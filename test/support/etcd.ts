@@ -37,6 +37,8 @@ export interface Cluster {
   readonly endpoints: ReadonlyArray<string>
   /** Runs etcdctl against one or all members; gives what it prints. */
   readonly etcdctl: (...args: ReadonlyArray<string>) => Effect.Effect<string>
+  /** From now on etcdctl is this user, `name:password`. */
+  readonly login: (user: string) => Effect.Effect<void>
   readonly leader: Effect.Effect<TestMember>
   /** Waits until one of these leads. */
   readonly leaderAmong: (members: ReadonlyArray<TestMember>) => Effect.Effect<TestMember>
@@ -103,13 +105,15 @@ export const startCluster = Effect.fnUntraced(function*(
   }).pipe(orDie)
   yield* startAll
 
+  let user: string | undefined
   const etcdctl = (...args: ReadonlyArray<string>) =>
     Effect.callback<string>((resume) => {
       const tls = files === undefined ? [] : ["--cacert", files.ca, "--cert", files.cert, "--key", files.key]
       const at = args.includes("--endpoints")
         ? []
         : ["--endpoints", endpoints.map((one) => `${scheme}://${one}`).join()]
-      execFile("etcdctl", [...at, ...tls, ...args], {
+      const as = user === undefined || args.includes("--user") ? [] : ["--user", user]
+      execFile("etcdctl", [...at, ...tls, ...as, ...args], {
         env: { PATH: process.env["PATH"], ETCDCTL_API: "3" },
         maxBuffer: 1e8
       }, (failure, stdout, stderr) =>
@@ -147,6 +151,10 @@ export const startCluster = Effect.fnUntraced(function*(
     endpoints,
     identity,
     etcdctl,
+    login: (name) =>
+      Effect.sync(() => {
+        user = name
+      }),
     killAll,
     startAll,
     leader: leaderAmong(members),
@@ -182,7 +190,7 @@ export const startCluster = Effect.fnUntraced(function*(
  * From now on only users get in: `root`, and `node`, whose role may read and write a namespace and nothing else. Gives
  * how the role loses that permission and how it gets it back.
  */
-export const guard = Effect.fnUntraced(function*({ etcdctl }: Cluster, namespace: string) {
+export const guard = Effect.fnUntraced(function*({ etcdctl, login }: Cluster, namespace: string) {
   const allow = ["role", "grant-permission", "files", "--prefix=true", "readwrite", `/${namespace}/`]
   for (
     const command of [
@@ -196,11 +204,11 @@ export const guard = Effect.fnUntraced(function*({ etcdctl }: Cluster, namespace
       ["auth", "enable"]
     ]
   ) yield* etcdctl(...command)
-  const root = (...args: ReadonlyArray<string>) => etcdctl("--user", "root:secret", ...args)
+  yield* login("root:secret")
   return {
     user: { name: "node", password: Redacted.make("password") },
-    revoke: root("role", "revoke-permission", "files", "--prefix=true", `/${namespace}/`),
-    grant: root(...allow)
+    revoke: etcdctl("role", "revoke-permission", "files", "--prefix=true", `/${namespace}/`),
+    grant: etcdctl(...allow)
   }
 })
 
