@@ -2,21 +2,32 @@
 import { Context, Effect, Layer, type Scope, Stream } from "effect"
 import * as Etcd from "../../src/etcd/EtcdClient.ts"
 import * as ManifestEtcd from "../../src/manifest/ManifestEtcd.ts"
-import { type Cursor, Manifest, ManifestCollector, type ManifestEvent } from "../../src/ports/Manifest.ts"
+import {
+  type Cursor,
+  Manifest,
+  ManifestCollector,
+  type ManifestEvent,
+  ManifestHealth
+} from "../../src/ports/Manifest.ts"
 
 /** A manifest with a client of its own, as another process would have. */
 export const openManifest = (
   options: Partial<Etcd.Options> & { readonly endpoints: ReadonlyArray<string> },
   namespace = "test"
 ): Effect.Effect<
-  { readonly manifest: Manifest["Service"]; readonly collector: ManifestCollector["Service"] },
+  {
+    readonly manifest: Manifest["Service"]
+    readonly collector: ManifestCollector["Service"]
+    readonly health: ManifestHealth["Service"]
+  },
   never,
   Scope.Scope
 > =>
   Layer.build(ManifestEtcd.layer({ namespace }).pipe(Layer.provide(Etcd.layer(options)), Layer.orDie)).pipe(
     Effect.map((context) => ({
       manifest: Context.get(context, Manifest),
-      collector: Context.get(context, ManifestCollector)
+      collector: Context.get(context, ManifestCollector),
+      health: Context.get(context, ManifestHealth)
     }))
   )
 

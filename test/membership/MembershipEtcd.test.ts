@@ -7,7 +7,9 @@ import { NodeId } from "../../src/ports/FileEntry.ts"
 import { type Member, Membership, type MembershipError } from "../../src/ports/Membership.ts"
 import { watermark } from "../../src/testing/membership/marks.ts"
 import { find, other, self, suite, told } from "../../src/testing/membership/suite.ts"
+import { openManifest } from "../manifest/etcd.ts"
 import { start } from "../manifest/process.ts"
+import { entryOf } from "../support/entries.ts"
 import { guard, hasEtcd, missing, startCluster } from "../support/etcd.ts"
 import { suiteCluster } from "../support/etcdSuite.ts"
 import { temporaryFolder } from "../support/folder.ts"
@@ -322,9 +324,18 @@ else {
         )
         const watcher = yield* openAt(cluster.endpoints, "n", { self: peer })
         assert.strictEqual((yield* watcher.members).length, 1)
+        // The manifest can be read and not changed, and says what an operator should look at.
+        const { health, manifest } = yield* openManifest({ endpoints: cluster.endpoints }, "n")
+        yield* manifest.head
+        const refused = yield* Effect.flip(manifest.register(entryOf("a")))
+        assert.strictEqual(refused._tag, "Unavailable")
+        assert.include(refused.message, "disarm the alarm")
+        assert.match((yield* health.complaints).join(), /^etcd raises an alarm: .*NOSPACE/)
         yield* cluster.compact
         yield* cluster.etcdctl("defrag")
         yield* cluster.etcdctl("alarm", "disarm")
+        yield* manifest.register(entryOf("a"))
+        assert.deepStrictEqual(yield* health.complaints, [])
         yield* until(watcher, self.id, ({ alive }) => alive)
       }), 60_000)
 
