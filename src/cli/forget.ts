@@ -18,7 +18,7 @@ import { askPeer, type Sighting } from "../replication/Copies.ts"
 import { inManifest } from "../replication/FileReport.ts"
 import { folders, ReplicationConfig } from "../ReplicationConfig.ts"
 import { size } from "./demo/display.ts"
-import { beside, config, path } from "./flags.ts"
+import { beside, config, json, path } from "./flags.ts"
 import { parsePath } from "./operator.ts"
 import { Misused } from "./publish.ts"
 
@@ -71,6 +71,7 @@ export interface ForgetOptions {
   readonly lost: boolean
   readonly yes: boolean
   readonly force: boolean
+  readonly json: boolean
 }
 
 const explanation = (entry: FileEntry, sightings: ReadonlyArray<Sighting>): string =>
@@ -114,12 +115,18 @@ export const forget = Effect.fn("forget")(function*(given: string, options: Forg
   const path = yield* Effect.fromResult(parsePath(given))
   if (!options.lost) return yield* new Misused({ detail: "forget is for files that every node has lost; say --lost" })
   const standing = yield* inManifest(path)
-  if (standing.state === "deleted") return yield* Console.log(`${path} is deleted already: ${standing.reason}`)
+  if (standing.state === "deleted") {
+    const { reason } = standing
+    return yield* Console.log(
+      options.json ? JSON.stringify({ path, forgotten: false, reason }) : `${path} is deleted already: ${reason}`
+    )
+  }
   if (standing.state === "unknown") return yield* new NotForgotten({ path, detail: "it is not in the manifest" })
   const { entry, revision } = standing
 
   const sightings = yield* lookEverywhere(entry)
-  yield* Console.log(explanation(entry, sightings))
+  // With JSON on standard output, people read the other.
+  yield* (options.json ? Console.error : Console.log)(explanation(entry, sightings))
   const why = objection(sightings)
   if (why !== undefined && !(options.yes && options.force)) {
     return yield* new NotForgotten({ path, detail: `${why}; --yes --force deletes it all the same` })
@@ -137,11 +144,16 @@ export const forget = Effect.fn("forget")(function*(given: string, options: Forg
   // Before the delete: what was deleted must be on record even when this process dies right behind it.
   const file = yield* record({ at: now, by: self.id, reason, revision, entry }, path)
   const removed = yield* (yield* Manifest).remove(path, reason)
-  yield* Console.log(`${path} is forgotten: deleted at revision ${removed}, on record in ${file}`)
+  yield* Console.log(
+    options.json
+      ? ExactJson.stringify({ path, forgotten: true, revision: removed, reason, record: file, sightings })
+      : `${path} is forgotten: deleted at revision ${removed}, on record in ${file}`
+  )
 })
 
 export const forgetCommand = Command.make("forget", {
   config,
+  json,
   path,
   lost: Flag.Boolean("lost").pipe(
     Flag.withDescription("The file is lost on every node"),

@@ -1,10 +1,12 @@
 /** `file-replication manifest export | import`: the manifest as JSON lines, one entry each. */
-import { Console, Effect, FileSystem, Layer, Result, Schema, Stdio, Stream } from "effect"
+import { Console, Effect, FileSystem, Layer, Option, Result, Schema, Stdio, Stream } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
 import * as FileEntry from "../ports/FileEntry.ts"
 import { Conflict, EntryRefused, Gone, Manifest, type Refusal } from "../ports/Manifest.ts"
 import { layerManifest } from "../Replication.ts"
-import { config, layerConfig } from "./flags.ts"
+import { Files } from "../replication/FileList.ts"
+import { type Client, makeClient, urlOf } from "./client.ts"
+import { config, json, layerConfig, nodeFlags } from "./flags.ts"
 import { fileBytes, fileFailed, toStdout } from "./userFiles.ts"
 
 /** Every entry of the manifest, as text, one line each. */
@@ -113,24 +115,44 @@ export const importManifest = Effect.fn("importManifest")(function*(file: string
   })
 })
 
-const manifestExport = Command.make("export", { config }, ({ config }) =>
+/** The same from a running node: page by page, so that what is registered meanwhile may be in it or not. */
+const exportFrom = (client: Client) =>
+  Stream.paginate("", (cursor) =>
+    Effect.map(
+      client.call(
+        "GET",
+        `/api/v1/cluster/files?limit=1000${cursor === "" ? "" : `&cursor=${encodeURIComponent(cursor)}`}`,
+        Files
+      ),
+      ({ files, next }) => [files.map(({ entry }) => `${FileEntry.toJson(entry)}\n`), Option.fromNullOr(next)] as const
+    ))
+
+const manifestExport = Command.make("export", nodeFlags, (flags) =>
   Effect.gen(function*() {
     const { stdout } = yield* Stdio.Stdio
-    yield* toStdout(Stream.run(exportLines, stdout({ endOnDone: false })))
-  }).pipe(Effect.provide(layerManifest.pipe(Layer.provide(layerConfig(config)))))).pipe(
-    Command.withDescription("Print every entry as a line of JSON")
-  )
+    const write = <E, R>(lines: Stream.Stream<string, E, R>) =>
+      toStdout(Stream.run(lines, stdout({ endOnDone: false })))
+    const url = urlOf(flags)
+    // The manifest is not this node's alone: without an address it is read itself.
+    if (Option.isSome(url)) return yield* write(exportFrom(yield* makeClient(url.value, flags.token)))
+    yield* Effect.provide(write(exportLines), layerManifest.pipe(Layer.provide(layerConfig(flags.config))))
+  })).pipe(Command.withDescription("Print every entry as a line of JSON"))
 
 const manifestImport = Command.make("import", {
   config,
+  json,
   file: Argument.String("FILE").pipe(Argument.withDescription("Lines of JSON, one entry each")),
   keepGoing: Flag.Boolean("keep-going").pipe(
     Flag.withDescription("Import what is right even when a line is wrong"),
     Flag.withDefault(false)
   )
-}, ({ config, file, keepGoing }) =>
+}, ({ config, file, json, keepGoing }) =>
   importManifest(file, { keepGoing }).pipe(
-    Effect.flatMap((count) => Console.log(`${count} entries of ${file} are in the manifest`)),
+    Effect.tapErrorTag("ImportRefused", ({ imported, wrong }) =>
+      json ? Console.log(JSON.stringify({ imported, wrong })) : Effect.void),
+    Effect.flatMap((imported) =>
+      Console.log(json ? JSON.stringify({ imported, wrong: [] }) : `${imported} entries of ${file} are in the manifest`)
+    ),
     Effect.provide(layerManifest.pipe(Layer.provide(layerConfig(config))))
   )).pipe(Command.withDescription("Register every entry of a file; all of them or none"))
 

@@ -39,7 +39,8 @@ export const runNode = Effect.fnUntraced(
           host: settings.serverHost,
           port: settings.serverPort,
           apiToken: settings.apiToken,
-          stateFolder: folders(settings).state
+          stateFolder: folders(settings).state,
+          maxFileBytes: settings.maxFileBytes
         })
         const http = yield* Layer.build(face).pipe(Effect.provide(services))
         yield* Effect.logInfo(`it serves ${Context.get(http, HttpFace.HttpFace).url}/health and /ready`)

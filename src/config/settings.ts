@@ -181,6 +181,7 @@ export const settings = {
   serverEnabled: flag("server.enabled", true),
   serverHost: setting("server.host", Schema.NonEmptyString, "127.0.0.1", text),
   serverPort: integer("server.port", 8000, 0, 65_535),
+  maxFileBytes: integer("server.max_file_bytes", 0, 0, Number.MAX_SAFE_INTEGER),
   apiToken: secret("server.api_token"),
   otlpEndpoint: optional("telemetry.otlp_endpoint", Schema.String.check(isCollector)),
   shutdownTimeoutMillis: millis("server.shutdown_timeout_ms", 30_000)

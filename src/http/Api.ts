@@ -104,7 +104,7 @@ export const NodeStatus = Schema.Struct({
     failed: Schema.Natural,
     checksum_mismatches: Schema.Natural
   }),
-  /** Bytes that may still be written. */
+  /** Bytes that may still be written, beside the reserve and what is promised. */
   free_bytes: Schema.NullOr(Schema.Natural),
   /** The verification on demand that runs or ran last. */
   verification: Schema.NullOr(Verification)
@@ -188,7 +188,16 @@ export class OperationGroup extends HttpApiGroup.make("operation")
     HttpApiEndpoint.post("register", "/api/v1/cluster/files", {
       payload: Described,
       success: [Registration, Registration.pipe(HttpApiSchema.status(201))],
-      error: refusals("BadPath", "BadRequest", "NotFound", "Conflict", "Gone", "Unavailable", "NoSpace")
+      error: refusals(
+        "BadPath",
+        "BadRequest",
+        "NotFound",
+        "Conflict",
+        "Gone",
+        "NotRegistered",
+        "Unavailable",
+        "NoSpace"
+      )
     }).annotateMerge(described(
       "Register a file that already lies in the data folder",
       "The file must be complete: it is read and hashed where it lies, and must not change afterwards. 201, or 200 "
@@ -288,14 +297,16 @@ export class UploadGroup extends HttpApiGroup.make("upload")
         "PreconditionFailed",
         "TooLarge",
         "WrongMediaType",
+        "NotRegistered",
         "Unavailable",
         "NoSpace"
       )
     }).annotateMerge(described(
       "Publish a file",
       "The body is the file, of any media type. 201, or 200 when the same bytes are registered already. What does not "
-        + "arrive whole leaves nothing behind. `If-Match` and `If-None-Match` are honoured. 503 after the last byte: the disk or the manifest is slow, and the file is "
-        + "registered once they answer; ask for it, or send it again, which is safe."
+        + "arrive whole leaves nothing behind. `If-Match` and `If-None-Match` are honoured. 503 after the last byte: with "
+        + "`NotRegistered` the file is safe here and is registered once the manifest answers; with another code send it "
+        + "again, which does no harm."
     ))
   )
   .middleware(Authorization)

@@ -27,10 +27,12 @@ export interface FaceOptions extends ServerOptions {
   readonly apiToken: Option.Option<Redacted.Redacted>
   /** The node's own folder. */
   readonly stateFolder: string
+  /** No file that is published over HTTP may be longer; 0: no limit. */
+  readonly maxFileBytes: number
 }
 
-const handlers = (stateFolder: string) =>
-  Layer.mergeAll(nodeHandlers, clusterHandlers, operationHandlers, bytesHandlers, uploadHandlers).pipe(
+const handlers = ({ maxFileBytes, stateFolder }: FaceOptions) =>
+  Layer.mergeAll(nodeHandlers, clusterHandlers, operationHandlers, bytesHandlers, uploadHandlers(maxFileBytes)).pipe(
     Layer.provide(Verifier.layer(stateFolder))
   )
 
@@ -46,18 +48,20 @@ const endpoints: ReadonlyArray<Fallback.Endpoint> = Object.values(Api.groups).fl
   Object.values(endpoints).map(({ method, path }) => ({ method, path }))
 )
 
-const routes = ({ apiToken, host, stateFolder }: FaceOptions) =>
-  Layer.mergeAll(
+const routes = (options: FaceOptions) => {
+  const { apiToken: token, host } = options
+  return Layer.mergeAll(
     HttpApiBuilder.layer(Api, { openapiPath: "/openapi.json" }).pipe(
-      Layer.provide(handlers(stateFolder)),
-      Layer.provide(Authorization.layer({ token: apiToken, host }))
+      Layer.provide(handlers(options)),
+      Layer.provide(Authorization.layer({ token, host }))
     ),
     dashboard,
     docs,
     metrics,
     Fallback.layer([...endpoints, ...pages]),
-    Authorization.layerName({ token: apiToken, host })
+    Authorization.layerName({ token, host })
   )
+}
 
 /** An address means what it says, to the letter; and a file's path may be long. */
 const routerConfig = {

@@ -22,6 +22,10 @@ export const registered = (file: Registered, stood: Registered | undefined): Htt
     headers: { etag: `"${file.entry.sha256}"` }
   })
 
+/** The bytes are safe, and their registration comes by itself. */
+export const notRegistered = (why: string) =>
+  refuse("NotRegistered", `${why}; the file is registered as soon as that can be, without being sent again`)
+
 /** Pure: what a caller is told. */
 export const refusalOf = (error: PublishError) => {
   const { message } = error
@@ -35,6 +39,7 @@ export const refusalOf = (error: PublishError) => {
     // The bytes are kept, and are registered once somebody has mended what the message names.
     case "EntryRefused":
     case "Unavailable":
+      return notRegistered(message)
     case "InventoryError":
       return refuse("Unavailable", message)
     case "BackendError":

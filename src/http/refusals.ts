@@ -41,6 +41,8 @@ export const statuses = {
   Internal: 500,
   /** The manifest, the inventory or the disk does not answer, or the node stops; asking again later is safe. */
   Unavailable: 503,
+  /** The file is safe on this node's disk and not registered yet; it will be, without being sent again. */
+  NotRegistered: 503,
   /** The file is not here, verified, and will be: `message` says why it is not. */
   NotVerified: 503,
   /** The disk has no room. */

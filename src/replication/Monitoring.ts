@@ -6,15 +6,16 @@
  */
 import { Clock, Context, Duration, Effect, Layer, Option } from "effect"
 import { monitorEventLoopDelay } from "node:perf_hooks"
-import { Backend } from "../ports/Backend.ts"
 import { Inventory } from "../ports/Inventory.ts"
 import type { Cursor } from "../ports/Manifest.ts"
 import { Membership } from "../ports/Membership.ts"
 import * as Metrics from "../telemetry/Metrics.ts"
 import { Background } from "./Background.ts"
 import { Contact } from "./Contact.ts"
+import { Drain } from "./Drain.ts"
 import { Puller } from "./Puller.ts"
 import { Readiness } from "./Readiness.ts"
+import { Room } from "./Room.ts"
 import { lastCompleted } from "./Scrub.ts"
 
 export class Monitoring extends Context.Service<Monitoring, {
@@ -64,12 +65,13 @@ export const layer = (
 ): Layer.Layer<
   Monitoring,
   never,
-  Backend | Background | Contact | Inventory | Membership | Puller | Readiness
+  Background | Contact | Drain | Inventory | Membership | Puller | Readiness | Room
 > =>
   Layer.effect(
     Monitoring,
     Effect.gen(function*() {
-      const backend = yield* Backend
+      const room = yield* Room
+      const drain = yield* Drain
       const inventory = yield* Inventory
       const contact = yield* Contact
       const membership = yield* Membership
@@ -116,7 +118,7 @@ export const layer = (
         Effect.catchTag("InventoryError", () => Metrics.set("ready", 0))
       )
 
-      const disk = Effect.flatMap(backend.freeSpace, (bytes) => Metrics.set("diskFree", bytes))
+      const disk = Effect.flatMap(room.free, (bytes) => Metrics.set("diskFree", bytes))
 
       const members = Effect.gen(function*() {
         const all = yield* membership.members
@@ -130,6 +132,9 @@ export const layer = (
         yield* Metrics.set("queued", queueDepth)
         yield* Metrics.set("inFlight", inFlight)
         yield* Metrics.set("paused", (yield* puller.paused).length > 0 ? 1 : 0)
+        const { left, since } = yield* drain.status
+        yield* Metrics.set("draining", Option.isSome(since) ? 1 : 0)
+        yield* Metrics.set("drainLeft", left)
         yield* Metrics.set("memory", process.memoryUsage.rss())
         yield* Metrics.set("contact", ((yield* Clock.currentTimeMillis) - (yield* contact.state).answered) / 1000)
       })

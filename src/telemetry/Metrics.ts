@@ -324,7 +324,9 @@ export const state = {
   contact: gauge("manifest_contact_seconds", "Seconds since the manifest last answered."),
   walking: gauge("walk_running", "1 while the manifest is walked."),
   orphans: gauge("orphan_files", "Files in the folder that the manifest does not know."),
-  diskFree: gauge("disk_free_bytes", "Bytes that this node may still write."),
+  diskFree: gauge("disk_free_bytes", "Bytes that this node may still write, beside its reserve and what is promised."),
+  draining: gauge("draining", "1 while this node prepares to leave."),
+  drainLeft: gauge("drain_files_left", "While it drains: files that no other node holds, when last looked at."),
   membersAlive: gauge("members_alive", "Members with a recent sign of life, this one included."),
   members: gauge("members", "Members that are known, this one included."),
   scrubInterval: gauge(

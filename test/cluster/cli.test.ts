@@ -126,10 +126,10 @@ describe("file-replication", () => {
       const file = join(folder, "manifest.jsonl")
       yield* Effect.promise(() => writeFile(file, `${lines.join("\n")}\n`))
       const config = yield* configure(folder, "node")
-      for (let twice = 0; twice < 2; twice++) {
-        const imported = yield* run(["manifest", "import", file, "--config", config])
-        assert.deepStrictEqual([imported.code, imported.stdout], [0, `3 entries of ${file} are in the manifest\n`])
-      }
+      const imported = yield* run(["manifest", "import", file, "--config", config])
+      assert.deepStrictEqual([imported.code, imported.stdout], [0, `3 entries of ${file} are in the manifest\n`])
+      const again = yield* run(["manifest", "import", file, "--json", "--config", config])
+      assert.deepStrictEqual([again.code, again.stdout], [0, "{\"imported\":3,\"wrong\":[]}\n"])
       const exported = yield* run(["manifest", "export", "--config", config])
       assert.strictEqual(exported.stdout, `${lines.join("\n")}\n`)
     }))
@@ -164,8 +164,17 @@ describe("file-replication", () => {
       ) assert.match(refused.stderr, new RegExp(`line ${line}: .*${why}`))
       assert.strictEqual((yield* run(["manifest", "export", "--config", config])).stdout, "")
 
-      const partly = yield* run(["manifest", "import", file, "--keep-going", "--config", config])
+      const partly = yield* run(["manifest", "import", file, "--keep-going", "--json", "--config", config])
       assert.strictEqual(partly.code, 1)
+      const told = JSON.parse(partly.stdout)
+      assert.deepStrictEqual([told.imported, told.wrong.map(({ line }: { line: number }) => line)], [1, [
+        2,
+        3,
+        4,
+        5,
+        6,
+        7
+      ]])
       assert.include(partly.stderr, "1 entries were imported")
       assert.strictEqual((yield* run(["manifest", "export", "--config", config])).stdout, `${wrong[0]}\n`)
     }))

@@ -1,6 +1,6 @@
 /** The life of a node, with processes as an operator runs them. */
 import { assert, describe, it } from "@effect/vitest"
-import { Effect } from "effect"
+import { Effect, Schedule } from "effect"
 import { writeFile } from "node:fs/promises"
 import { join } from "node:path"
 import { temporaryFolder } from "../support/folder.ts"
@@ -92,5 +92,55 @@ describe("drain and remove-node", () => {
         ])
       }),
     180_000
+  )
+})
+
+describe("changing the secret", () => {
+  it.live(
+    "takes three rounds of restarts, in which the nodes understand each other all the time",
+    () =>
+      Effect.gen(function*() {
+        const folder = yield* temporaryFolder
+        const secrets = (secret: string, previous: string) => ({
+          ARC_CLUSTER_SHARED_SECRET: secret,
+          ...(previous === "" ? {} : { ARC_CLUSTER_SHARED_SECRET_PREVIOUS: previous })
+        })
+        const begin = Effect.fnUntraced(function*(name: string, environment: Readonly<Record<string, string>>) {
+          const config = yield* configure(folder, name)
+          const node = yield* start(["node", "--config", config], environment)
+          return { node, url: /(http:\S+)\/health/.exec(yield* lineOf(node, /it serves http/))?.[1] ?? "" }
+        })
+        const stop = Effect.fnUntraced(function*({ node }: Effect.Success<ReturnType<typeof begin>>) {
+          node.child.kill("SIGTERM")
+          assert.strictEqual(yield* node.exit, 0)
+        })
+        const [old, next] = ["an old secret of the tests", "a new secret of the tests"]
+
+        let one = yield* begin("one", secrets(old, ""))
+        let two = yield* begin("two", secrets(old, ""))
+        let files = 0
+        /** Each pulls from the other what the other has published. */
+        const understand = Effect.gen(function*() {
+          for (const [from, to] of [[one, two], [two, one]] as const) {
+            const path = `/api/v1/files/db/${files++}`
+            const put = yield* Effect.promise(() => fetch(from.url + path, { method: "PUT", body: path }))
+            assert.strictEqual(put.status, 201)
+            yield* Effect.repeat(Effect.promise(() => fetch(to.url + path).then((answer) => answer.text())), {
+              until: (text) => text === path,
+              schedule: Schedule.spaced("50 millis")
+            })
+          }
+        })
+        yield* understand
+        for (const [secret, previous] of [[old, next], [next, old], [next, ""]] as const) {
+          yield* stop(one)
+          one = yield* begin("one", secrets(secret, previous))
+          yield* understand
+          yield* stop(two)
+          two = yield* begin("two", secrets(secret, previous))
+          yield* understand
+        }
+      }),
+    120_000
   )
 })

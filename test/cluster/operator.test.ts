@@ -239,8 +239,10 @@ describe("file-replication forget", () => {
       assert.match(there.stderr, /it is not lost: holder may still have it/)
       assert.match((yield* run(["manifest", "export", "--config", holder])).stdout, /"db\/a"/)
 
-      const forced = yield* run(["forget", "db/a", "--lost", "--yes", "--force", "--config", asking])
+      const forced = yield* run(["forget", "db/a", "--lost", "--yes", "--force", "--json", "--config", asking])
       assert.strictEqual(forced.code, 0, forced.stderr)
+      assert.include(forced.stderr, "holder: has it\n")
+      assert.deepInclude(JSON.parse(forced.stdout), { path: "db/a", forgotten: true, revision: 3 })
       assert.notMatch((yield* run(["manifest", "export", "--config", holder])).stdout, /"db\/a"/)
     }), 60_000)
 

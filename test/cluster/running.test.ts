@@ -76,6 +76,9 @@ layer(node, { timeout: 120_000, excludeTestServices: true })("commands that ask 
           /^pub\/b {2}5000000 bytes {2}sha256 [0-9a-f]{64}/
         )
         yield* Effect.promise(() => writeFile(source, "other"))
+        const exported = fine(yield* there("manifest", "export"))
+        assert.strictEqual(exported, fine(yield* here("manifest", "export")))
+        assert.include(exported, "pub/a b#?%/ä")
         const conflict = yield* here("publish", source, "--as", "pub/b")
         assert.strictEqual(conflict.code, 1)
         assert.match(conflict.stderr, /^file-replication: pub\/b is already registered with other bytes .*\n$/)

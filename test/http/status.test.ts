@@ -11,7 +11,13 @@ it.live("the status is told while the manifest does not answer at all", () =>
     const node = yield* start(yield* temporaryFolder, "node")
     const silent = Context.add(node, Manifest, { ...Context.get(node, Manifest), head: Effect.never })
     const face = yield* Layer.build(
-      HttpFace.layer({ host: "127.0.0.1", port: 0, apiToken: Option.none(), stateFolder: yield* temporaryFolder }).pipe(
+      HttpFace.layer({
+        host: "127.0.0.1",
+        port: 0,
+        apiToken: Option.none(),
+        stateFolder: yield* temporaryFolder,
+        maxFileBytes: 0
+      }).pipe(
         Layer.provide(Layer.succeedContext(silent))
       )
     )

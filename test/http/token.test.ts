@@ -17,7 +17,11 @@ describe("the token", () => {
         const token = join(folder, "token")
         yield* Effect.promise(() => writeFile(token, "a token of the tests\n"))
         const config = yield* configure(folder, "node")
-        const environment = { ARC_SERVER_HOST: "0.0.0.0", ARC_SERVER_API_TOKEN_FILE: token }
+        const environment = {
+          ARC_SERVER_HOST: "0.0.0.0",
+          ARC_SERVER_API_TOKEN_FILE: token,
+          ARC_SERVER_MAX_FILE_BYTES: "1000"
+        }
         const running = yield* start(["node", "--config", config], environment)
         const port = /http:\S+:(\d+)\/health/.exec(yield* lineOf(running, /it serves http/))?.[1] ?? ""
         const here = Layer.succeed(Node, { url: `http://127.0.0.1:${port}`, data: "" })
@@ -42,6 +46,16 @@ describe("the token", () => {
           }
         }
         assert.strictEqual((yield* call("PUT", "/api/v1/files/a", "Bearer a token of the tests")).status, 201)
+        // With its length or without: no byte more than this node takes.
+        for (const headers of [{}, { "transfer-encoding": "chunked" }]) {
+          const authorization = "Bearer a token of the tests"
+          const put = (path: string, length: number) =>
+            ask("PUT", path, { headers: { ...headers, authorization }, body: "x".repeat(length) }).pipe(
+              Effect.provide(here)
+            )
+          yield* refused(yield* put("/api/v1/files/long", 1001), 413, "TooLarge")
+          assert.include([200, 201], (yield* put("/api/v1/files/longest", 1000)).status)
+        }
         for (const path of ["/health", "/ready", "/api/v1/cluster", "/api/v1/cluster/files", "/api/v1/files/a"]) {
           assert.strictEqual((yield* call("GET", path)).status, 200)
         }

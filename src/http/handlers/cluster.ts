@@ -11,6 +11,7 @@ import * as FileList from "../../replication/FileList.ts"
 import * as FileReport from "../../replication/FileReport.ts"
 import { Puller } from "../../replication/Puller.ts"
 import { Readiness } from "../../replication/Readiness.ts"
+import { Room } from "../../replication/Room.ts"
 import { version } from "../../version.ts"
 import { Api } from "../Api.ts"
 import { filePathIn } from "../filePath.ts"
@@ -30,7 +31,7 @@ const usualLimit = 100
 
 export const clusterHandlers = HttpApiBuilder.group(Api, "cluster", (handlers) =>
   Effect.gen(function*() {
-    const backend = yield* Backend
+    const room = yield* Room
     const manifest = yield* Manifest
     const membership = yield* Membership
     const puller = yield* Puller
@@ -77,7 +78,7 @@ export const clusterHandlers = HttpApiBuilder.group(Api, "cluster", (handlers) =
           failed: stats.failed,
           checksum_mismatches: stats.checksumMismatches
         },
-        free_bytes: Option.getOrNull(yield* Effect.option(backend.freeSpace)),
+        free_bytes: Option.getOrNull(yield* Effect.option(room.free)),
         verification: Option.getOrNull(yield* verifier.latest)
       }
     }).pipe(Effect.mapError(unavailable))
