@@ -34,7 +34,7 @@ import * as NonceCache from "./protocol/NonceCache.ts"
 import { laneOf, RateLimits } from "./RateLimits.ts"
 import * as Strikes from "./Strikes.ts"
 import { type Connection, ConnectionLost, makeProgress, pieceBytes } from "./transport/Connection.ts"
-import { type Bound, listen, type ListenFailed } from "./transport/listen.ts"
+import { type Accepted, type Bound, listen, type ListenFailed } from "./transport/listen.ts"
 import { follow, type ReadIdentity, type TlsInvalid } from "./transport/Tls.ts"
 
 export class FetchServer extends Context.Service<FetchServer, {
@@ -81,7 +81,7 @@ export const layer = (
       port: options.port,
       tls: options.tls === undefined ? undefined : yield* follow(options.tls),
       graceMillis: 2000,
-      handshakeMillis: options.requestTimeoutMillis ?? defaultRequestTimeoutMillis,
+      patienceMillis: options.requestTimeoutMillis ?? defaultRequestTimeoutMillis,
       admit: admission.connect,
       serve,
       handshakeFailed: ({ address }, detail) => strikes.note(address, `a TLS handshake failed: ${detail}`)
@@ -358,11 +358,13 @@ const makeHandler = Effect.fnUntraced(function*(
     }
   }
 
-  const converse = Effect.fnUntraced(function*({ closing, connection, place }: Session) {
+  const converse = Effect.fnUntraced(function*({ closing, connection, place }: Session, openedAt: number) {
     const frames = makeFrameReader(connection, Frame.maxUntrustedLength)
     const closed = Effect.as(closing, Option.none<Frame.Frame>())
     let next: Next = "goOn"
-    let patience = options.requestTimeoutMillis ?? defaultRequestTimeoutMillis
+    // What it took over its first bytes is gone.
+    const sinceOpened = (yield* Clock.currentTimeMillis) - openedAt
+    let patience = Math.max(0, (options.requestTimeoutMillis ?? defaultRequestTimeoutMillis) - sinceOpened)
     while (next === "goOn") {
       const frame = yield* frames.next.pipe(
         Effect.timeoutOrElse({ duration: patience, orElse: () => Effect.succeed(Option.none<Frame.Frame>()) }),
@@ -377,9 +379,12 @@ const makeHandler = Effect.fnUntraced(function*(
     yield* farewell(connection).pipe(Effect.raceFirst(closing))
   })
 
-  return (connection: Connection, closing: Effect.Effect<void>, place: Admission.Place): Effect.Effect<void> => {
-    const session: Session = { connection, closing, place }
-    return converse(session).pipe(
+  return (
+    { admitted, at, connection }: Accepted<Admission.Place>,
+    closing: Effect.Effect<void>
+  ): Effect.Effect<void> => {
+    const session: Session = { connection, closing, place: admitted }
+    return converse(session, at).pipe(
       Effect.catchTags({
         ConnectionLost: (error) => Effect.logDebug(error.message),
         NoProgress: (error) => Effect.logWarning(`gave up on a body: ${error.message}`),

@@ -206,22 +206,26 @@ const servesCounted = counters(
   serveOutcomes.map((outcome) => ({ outcome }))
 )
 const serving = gauge("serves_in_flight", "Bodies that are being sent.")
-const connections = gauge("connections_open", "Connections that peers have open.")
-const connectionsRefused = counter(
-  "connections_refused_total",
-  "Connections that were closed at once for want of a place."
-)
+const connectionsOpen = gauge("connections_open", "Connections that peers have open.")
+const connectionsRefused = Metric.counter(named("connections_refused_total"), {
+  description: "Connections that were closed at once for want of a place.",
+  incremental: true
+})
 
 export const served = (outcome: ServeOutcome): Effect.Effect<void> => servesCounted.add({ outcome })
-export const connectionRefused: Effect.Effect<void> = connectionsRefused.add({})
 
 const counted = (of: Metric.Gauge<number>) => <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
   Effect.acquireUseRelease(Metric.modify(of, 1), () => effect, () => Metric.modify(of, -1))
 
 /** Counts a body while it is sent. */
 export const whileServing = counted(serving)
-/** Counts a connection while it is open. */
-export const whileConnected = counted(connections)
+
+/** Counts connections, without a fiber for each: there may be thousands a second. */
+export const connections = Effect.map(Effect.context<never>(), (context) => ({
+  opened: () => connectionsOpen.modifyUnsafe(1, context),
+  closed: () => connectionsOpen.modifyUnsafe(-1, context),
+  refused: () => connectionsRefused.updateUnsafe(1, context)
+}))
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Publishing, the manifest, the disk
@@ -379,7 +383,6 @@ export const seed = (labels: Parameters<typeof build>[0]): Effect.Effect<void> =
       rejectionsCounted,
       authCounted,
       servesCounted,
-      connectionsRefused,
       registrationsCounted,
       eventsCounted,
       lostCounted,
@@ -387,7 +390,8 @@ export const seed = (labels: Parameters<typeof build>[0]): Effect.Effect<void> =
       unlinkedCounted
     ].flatMap(({ all }) => all.map(touch)),
     ...[pullSeconds, owedSeconds, registerSeconds, loopLag].map(touch),
-    ...[serving, connections, scrubEnded, ...Object.values(state)].map(touch),
+    touch(connectionsRefused),
+    ...[serving, connectionsOpen, scrubEnded, ...Object.values(state)].map(touch),
     seedPeer(otherPeers),
     Metric.update(build(labels), 1)
   ], { discard: true })

@@ -32,12 +32,18 @@ describe("the metrics", () => {
       assert.isTrue(series.every((line) => line.length < 200))
     }).pipe(alone))
 
-  it.effect("count a connection while it is open, however it ends", () =>
+  it.effect("count a connection while it is open, and those that were refused", () =>
     Effect.gen(function*() {
       const open = Effect.map(Metrics.render, (text) => valueOf(text, "file_replication_connections_open"))
-      assert.strictEqual(yield* Metrics.whileConnected(open), 1)
-      yield* Effect.exit(Metrics.whileConnected(Effect.die("gone")))
+      const connections = yield* Metrics.connections
+      connections.opened()
+      connections.opened()
+      connections.closed()
+      connections.refused()
+      assert.strictEqual(yield* open, 1)
+      connections.closed()
       assert.strictEqual(yield* open, 0)
+      assert.strictEqual(valueOf(yield* Metrics.render, "file_replication_connections_refused_total"), 1)
     }).pipe(alone))
 
   it.effect("count a registration with what the manifest said to it", () =>

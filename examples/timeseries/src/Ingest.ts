@@ -182,7 +182,8 @@ export const layer = (
           return yield* new Busy(unpublished)
         }
         const grown = new Map<string, Known>()
-        for (const point of points) {
+        for (const [n, point] of points.entries()) {
+          if (n % 1000 === 999) yield* others
           const at = key(database, point.measurement)
           const after = extend(grown.get(at) ?? known.get(at), point)
           if (typeof after === "string") return yield* new Rejected({ errors: [{ line: point.line, reason: after }] })
@@ -293,12 +294,15 @@ export const layer = (
     })
   )
 
+/** They have their turn. */
+const others = Effect.promise(() => setImmediate())
+
 const read = Effect.fnUntraced(function*(lines: string, precision: Precision, now: bigint) {
   const reading = parseInTurns(lines, precision, now)
   for (;;) {
     const { done, value } = reading.next()
     if (done === true) return value
-    yield* Effect.promise(() => setImmediate())
+    yield* others
   }
 })
 

@@ -10,6 +10,7 @@ import { createServer as createTlsServer } from "node:tls"
 import { addressText } from "../../ports/Membership.ts"
 import * as Metrics from "../../telemetry/Metrics.ts"
 import { type Connection, fromSocket } from "./Connection.ts"
+import * as Silence from "./Silence.ts"
 import type { Followed } from "./Tls.ts"
 
 /** The address can't be listened on. */
@@ -46,17 +47,24 @@ export interface ListenOptions<A extends Admitted, R> {
   readonly tls: Followed | undefined
   /** How long handlers may go on after the scope began to close. */
   readonly graceMillis: number
-  /** How long a TLS handshake may take. */
-  readonly handshakeMillis: number
+  /** How long a TLS handshake may take, and the first bytes behind it. */
+  readonly patienceMillis: number
   /** Asked before anything is read of a connection: `undefined` refuses it. `close` ends the connection at once. */
   readonly admit: (remoteAddress: string, close: () => void) => A | undefined
   /**
-   * Serves one connection, which is destroyed afterwards. `closing` ends as soon as the scope begins to close; a
-   * handler that is not in the middle of something then returns.
+   * Serves one connection on which something was said, and which is destroyed afterwards. `closing` ends as soon as the
+   * scope begins to close; a handler that is not in the middle of something then returns.
    */
-  readonly serve: (connection: Connection, closing: Effect.Effect<void>, admitted: A) => Effect.Effect<void, never, R>
+  readonly serve: (accepted: Accepted<A>, closing: Effect.Effect<void>) => Effect.Effect<void, never, R>
   /** A TLS handshake came to nothing. */
   readonly handshakeFailed: (admitted: A, detail: string) => Effect.Effect<void>
+}
+
+export interface Accepted<A extends Admitted> {
+  readonly connection: Connection
+  readonly admitted: A
+  /** When it was opened, milliseconds. */
+  readonly at: number
 }
 
 /** What stands for a connection that was let in. */
@@ -74,11 +82,13 @@ export const listen = <A extends Admitted, R>(
     const closing = yield* Deferred.make<void>()
     const sockets = new Set<Socket>()
 
-    const handle = (socket: Socket, admitted: A) => {
-      const connection = accepted(socket)
+    const silence = yield* Silence.make(options.patienceMillis)
+    const metrics = yield* Metrics.connections
+
+    const handle = (socket: Socket, admitted: A, first: Uint8Array, at: number) => {
+      const connection = accepted(socket, first)
       run(
-        options.serve(connection, Deferred.await(closing), admitted).pipe(
-          Metrics.whileConnected,
+        options.serve({ connection, admitted, at }, Deferred.await(closing)).pipe(
           // What goes wrong on one connection ends that connection and nothing else.
           Effect.catchCause((cause) =>
             Cause.hasInterruptsOnly(cause) ? Effect.void : Effect.logError("a connection's handler failed", cause)
@@ -88,6 +98,9 @@ export const listen = <A extends Admitted, R>(
         )
       )
     }
+    const listenTo = (socket: Socket, admitted: A) =>
+      silence.watch(socket, (first, at) => handle(socket, admitted, first, at))
+
     // A TLS socket does not tell which socket it was made of; while that one is open, its two ends do.
     const shaking = new Map<string, A>()
     const endsOf = (socket: Socket) => `${socket.remoteAddress} ${socket.remotePort} ${socket.localAddress}`
@@ -97,13 +110,13 @@ export const listen = <A extends Admitted, R>(
       allowHalfOpen: true,
       requestCert: true,
       rejectUnauthorized: true,
-      handshakeTimeout: options.handshakeMillis
+      handshakeTimeout: options.patienceMillis
     })
     options.tls?.onRenewed((material) => secure?.setSecureContext({ ...material }))
     secure?.on("secureConnection", (socket) => {
       const admitted = shaking.get(endsOf(socket))
       if (admitted === undefined) socket.destroy()
-      else handle(socket, admitted)
+      else listenTo(socket, admitted)
     })
     secure?.on("tlsClientError", (error, socket) => {
       const admitted = shaking.get(endsOf(socket))
@@ -116,26 +129,31 @@ export const listen = <A extends Admitted, R>(
       socket.on("error", () => undefined)
       const admitted = options.admit(socket.remoteAddress ?? "", () => socket.destroy())
       if (admitted === undefined) {
-        run(Metrics.connectionRefused)
+        metrics.refused()
         socket.destroy()
         return
       }
       sockets.add(socket)
-      const ends = endsOf(socket)
+      metrics.opened()
       socket.once("close", () => {
         sockets.delete(socket)
-        shaking.delete(ends)
+        metrics.closed()
         admitted.leave()
       })
-      if (secure === undefined) return handle(socket, admitted)
+      if (secure === undefined) return listenTo(socket, admitted)
+      const ends = endsOf(socket)
       shaking.set(ends, admitted)
+      socket.once("close", () => shaking.delete(ends))
       secure.emit("connection", socket)
     })
 
     yield* Effect.addFinalizer(() =>
       Effect.gen(function*() {
         yield* Deferred.succeed(closing, undefined)
-        yield* Effect.sync(() => server.close())
+        yield* Effect.sync(() => {
+          server.close()
+          silence.close()
+        })
         yield* FiberSet.awaitEmpty(fibers).pipe(Effect.timeoutOption(options.graceMillis))
         yield* Effect.sync(() => {
           for (const socket of sockets) socket.destroy()
@@ -178,9 +196,8 @@ const reasonOf = (code: unknown): ListenFailed["reason"] => {
 }
 
 // A connection reads a chunk only when somebody asks for one, so a peer that sends without being asked waits.
-const accepted = (socket: Socket): Connection => {
-  const chunks: Array<Uint8Array> = []
-  socket.pause()
+const accepted = (socket: Socket, first: Uint8Array): Connection => {
+  const chunks = [first]
   socket.on("data", (chunk: Uint8Array) => {
     chunks.push(chunk)
     socket.pause()
