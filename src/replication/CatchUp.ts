@@ -186,9 +186,10 @@ export const layer = (
       // Walks
       // ---------------------------------------------------------------------
 
-      // The queue tells nobody that it has become shorter, and a walk is in no hurry.
-      const room = Effect.repeat(puller.stats, {
-        until: ({ queuedSmall }) => queuedSmall <= options.highWater,
+      // The queue tells nobody that it has become shorter, and a walk is in no hurry. While pulling pauses the queue does
+      // not become shorter; the walk goes on, because it also finds what was deleted, which may be what a full disk needs.
+      const room = Effect.repeat(Effect.all([puller.stats, puller.paused]), {
+        until: ([{ queuedSmall }, paused]) => queuedSmall <= options.highWater || paused.length > 0,
         schedule: Schedule.spaced(breath)
       }).pipe(Effect.asVoid)
 

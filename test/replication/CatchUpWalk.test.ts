@@ -161,6 +161,19 @@ describe("the walk over the manifest", () => {
       }).pipe(Effect.provide(clusterLayer({ manifestAway: true, script: gate.script, queueSize: 20 })))
     }))
 
+  it.effect("does not wait for room while pulling pauses; what it found is pulled afterwards", () =>
+    Effect.gen(function*() {
+      const puller = yield* Puller
+      yield* puller.pause("operator")
+      yield* prepare(register(...numbered(600)))
+      yield* arrive
+      yield* passUntil(({ cursor }) => Option.isSome(cursor))
+      assert.strictEqual((yield* (yield* CatchUp).status).walked, 600)
+      assert.strictEqual((yield* (yield* Inventory).progress).owed.files, 600)
+      yield* puller.resume("operator")
+      yield* passUntil(({ owed, verified }) => owed.files === 0 && verified.files === 600)
+    }).pipe(Effect.provide(clusterLayer({ manifestAway: true, queueSize: 20 }))))
+
   it.effect("takes events while it goes on, and brings back nothing that they deleted", () =>
     Effect.gen(function*() {
       const gate = yield* makeGate

@@ -143,10 +143,7 @@ const soak = Effect.gen(function*() {
   const open = Effect.map(openManifest({ endpoints: cluster.endpoints }, "arc-cluster"), ({ manifest }) => manifest)
   const manifest = yield* open
   const follower = yield* startFollower(yield* open, yield* manifest.head)
-  // Room for everything in the queue: a walk waits for room, and nothing is pulled here.
-  const more = `manifest = "etcd"
-etcd_endpoints = ${JSON.stringify(cluster.endpoints)}
-replication_queue_size = 1048576`
+  const more = `manifest = "etcd"\netcd_endpoints = ${JSON.stringify(cluster.endpoints)}`
   const steadyConfig = yield* configure(folder, "steady", more)
   const awayConfig = yield* configure(folder, "away", more)
   const steady = yield* startPaused("steady", steadyConfig)
