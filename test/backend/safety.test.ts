@@ -1,9 +1,9 @@
 /** The data folder under attack, and in races. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Fiber, Option, Stream } from "effect"
-import { execFile } from "node:child_process"
+import { execFile, spawn } from "node:child_process"
 import { existsSync, lstatSync, readFileSync } from "node:fs"
-import { mkdir, readdir, readFile, rename, rm, symlink, writeFile } from "node:fs/promises"
+import { link, mkdir, readdir, readFile, rename, rm, symlink, writeFile } from "node:fs/promises"
 import { join } from "node:path"
 import { promisify } from "node:util"
 import { place } from "../../src/backend/commit.ts"
@@ -119,11 +119,71 @@ describe("BackendLocal", () => {
     Effect.gen(function*() {
       yield* Effect.promise(async () => {
         await promisify(execFile)("mkfifo", [join(data, "pipe")])
+        await promisify(execFile)("mknod", [join(data, "device"), "c", "1", "5"])
         await mkdir(join(data, "folder"))
       })
       yield* refusesAll("pipe")
+      yield* refusesAll("device")
       yield* refusesAll("folder")
     }))
+
+  fresh(
+    "changes no file outside that a hard link in the data folder is another name of",
+    ({ data, state }) =>
+      Effect.gen(function*() {
+        const backend = yield* Backend
+        const outside = join(state, "..", "outside")
+        const [removed, replaced, aside] = [pathOf("removed"), pathOf("replaced"), pathOf("aside")]
+        yield* Effect.promise(async () => {
+          await writeFile(outside, "precious")
+          for (const path of [removed, replaced, aside]) await link(outside, join(data, path))
+        })
+        yield* backend.remove(removed)
+        yield* backend.quarantine(aside)
+        yield* Effect.exit(write(replaced, bytes(100)))
+        assert.strictEqual(readFileSync(outside, "utf8"), "precious")
+      })
+  )
+
+  fresh(
+    "reads and removes nothing outside while its folders turn into links and back",
+    ({ data, state }) =>
+      Effect.gen(function*() {
+        const outside = join(state, "..", "outside")
+        const inner = join(data, "a")
+        yield* Effect.promise(async () => {
+          await mkdir(outside)
+          await mkdir(inner)
+          for (const name of ["file", "victim"]) await writeFile(join(outside, name), "secret")
+          await writeFile(join(inner, "file"), "public")
+        })
+        // A process of its own, so that it also strikes between two system calls of an operation.
+        const swap = `while :; do mv "$1" "$1.real"; ln -s "$2" "$1"; rm "$1"; mv "$1.real" "$1"; done`
+        yield* Effect.acquireRelease(
+          Effect.sync(() => spawn("sh", ["-c", swap, "sh", inner, outside], { stdio: "ignore" })),
+          (child) =>
+            Effect.callback<void>((resume) => {
+              child.once("exit", () => resume(Effect.void))
+              child.kill("SIGKILL")
+            })
+        )
+        const backend = yield* Backend
+        let read = 0
+        let refused = 0
+        for (let turn = 0; turn < 20_000 && (read < 20 || refused < 20); turn++) {
+          const { bytes: taken, sink } = collector()
+          const outcome = yield* Effect.exit(backend.read(pathOf("a/file"), 0, 6, sink))
+          if (outcome._tag === "Success") {
+            read++
+            assert.strictEqual(taken().toString(), "public")
+          } else refused++
+          // It is only there, so whatever removes it has followed the link.
+          yield* Effect.exit(backend.remove(pathOf("a/victim")))
+        }
+        assert.isAtLeast(Math.min(read, refused), 20)
+        assert.deepStrictEqual(yield* Effect.promise(async () => (await readdir(outside)).sort()), ["file", "victim"])
+      }).pipe(Effect.scoped)
+  )
 
   it.live("refuses paths that lead into its state folder, and leaves them out of its list", () =>
     Effect.gen(function*() {

@@ -1,10 +1,12 @@
 /** A real node on a disk of its own that fills up. */
 import { assert, it } from "@effect/vitest"
-import { Context, Effect, Schedule } from "effect"
+import { Context, Effect, Option, Schedule } from "effect"
 import { existsSync, mkdirSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
+import { FetchClient } from "../../src/ports/FetchClient.ts"
 import { FilePath } from "../../src/ports/FilePath.ts"
 import { Manifest } from "../../src/ports/Manifest.ts"
+import { Membership } from "../../src/ports/Membership.ts"
 import { lineOf, start as startCommand } from "../cluster/command.ts"
 import { temporaryFolder } from "../support/folder.ts"
 import { publish, start } from "../support/realNode.ts"
@@ -13,7 +15,7 @@ import { bytesOf } from "./behaviours.ts"
 const MiB = 1024 * 1024
 
 it.live(
-  "a node whose disk fills up says so, goes on with deletes, and pulls the rest once there is room",
+  "a node whose disk fills up says so, goes on serving and with deletes, and pulls the rest once there is room",
   () =>
     Effect.gen(function*() {
       const folder = yield* temporaryFolder
@@ -48,6 +50,18 @@ min_free_bytes = ${2 * MiB}
       yield* lineOf(node, /"verified":\{"files":2,/)
       yield* publish(writer, "db/c", bytesOf(3, 5 * MiB))
       yield* until(({ status, text }) => status === 503 && text.includes("storage.min_free_bytes"))
+      // Meanwhile it serves what it has.
+      const reader = (yield* Context.get(writer, Membership).members).find(({ id }) => id === "reader")
+      const held = yield* Context.get(writer, Manifest).get(FilePath.make("db/b"))
+      assert(reader !== undefined && Option.isSome(reader.address) && Option.isSome(held))
+      let served = 0
+      yield* Context.get(writer, FetchClient).fetch(
+        { id: reader.id, address: reader.address.value },
+        held.value.entry,
+        0,
+        { write: (chunk) => Effect.sync(() => void (served += chunk.length)) }
+      )
+      assert.strictEqual(served, 5 * MiB)
       // A delete is what makes room.
       yield* Context.get(writer, Manifest).remove(FilePath.make("db/a"), "to make room")
       yield* until(({ status }) => status === 200)
