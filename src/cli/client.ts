@@ -2,7 +2,7 @@
  * A running node, asked over HTTP. Commands find it by `--url`, or by the configuration's `server.host` and
  * `server.port`, where only the node of this very configuration counts: another may listen there as well.
  */
-import { Duration, Effect, Option, Redacted, Schema, type Stream } from "effect"
+import { Duration, Effect, Option, Redacted, Runtime, Schema, type Stream } from "effect"
 import { HttpBody, HttpClient, HttpClientRequest, type HttpClientResponse } from "effect/http"
 import { readFile } from "node:fs/promises"
 import { join } from "node:path"
@@ -18,6 +18,14 @@ export class NoAnswer
 {
   override get message(): string {
     return `no node answers at ${this.url}: ${this.detail}; is it running, and is this its server.host and server.port?`
+  }
+}
+
+/** What was given by `--url` or the environment is none. */
+export class NoUrl extends Schema.TaggedError<NoUrl>()("NoUrl", { url: Schema.String }) {
+  override readonly [Runtime.errorExitCode] = 2
+  override get message(): string {
+    return `${this.url} is no address of a node; one looks like http://127.0.0.1:8000`
   }
 }
 
@@ -58,11 +66,13 @@ const Refusal = Schema.Struct({ error: Schema.Struct({ code: Schema.String, mess
 
 const detailOf = (cause: unknown): string => {
   if (!(cause instanceof Error)) return String(cause)
+  if (Reflect.get(Object(cause.cause), "code") === "EPROTO") return "it does not speak TLS; say http:// for https://"
   const { cause: below } = cause
   return below instanceof Error && below.message !== "" ? below.message : cause.message
 }
 
 export const makeClient = Effect.fnUntraced(function*(url: string, token: Option.Option<Redacted.Redacted>) {
+  if (!URL.canParse(url)) return yield* new NoUrl({ url })
   const http = yield* HttpClient.HttpClient
   const silent = (cause: unknown) => new NoAnswer({ url, detail: detailOf(cause) })
 
@@ -144,7 +154,7 @@ export type Place =
 
 export const place = Effect.fn("place")(function*(flags: NodeFlags): Effect.fn.Return<
   Place,
-  Effect.Error<ReturnType<typeof configured>>,
+  Effect.Error<ReturnType<typeof configured>> | NoUrl,
   HttpClient.HttpClient
 > {
   const given = Option.orElse(flags.token, () => Option.map(environment("FILE_REPLICATION_TOKEN"), Redacted.make))

@@ -11,6 +11,8 @@ import { fromJson, type Registered, type Revision, sameBytes, toJson } from "../
 import { FilePath } from "../ports/FilePath.ts"
 import { Inventory, type Pending } from "../ports/Inventory.ts"
 import { Gone, Manifest, type Replacement } from "../ports/Manifest.ts"
+import { Membership } from "../ports/Membership.ts"
+import * as Traces from "../telemetry/Traces.ts"
 import { Placement } from "./Placement.ts"
 
 /** What a replacement has done. */
@@ -61,6 +63,9 @@ export const make = Effect.gen(function*() {
   const inventory = yield* Inventory
   const manifest = yield* Manifest
   const placement = yield* Placement
+  const { self } = yield* Membership
+  // The node's tracer, whoever replaces.
+  const tracer = yield* Effect.tracer
   const permit = yield* Semaphore.make(1)
 
   let open = Option.none<Plan>()
@@ -127,7 +132,20 @@ export const make = Effect.gen(function*() {
         Effect.catchTag("DigestMismatch", (error) => Effect.as(Effect.logError(error.message), Option.none()))
       )
     return Option.contains(placed, "Placed") ? file : Option.none<Registered>()
-  }, Effect.scoped)
+  }, (effect, { entry }) =>
+    effect.pipe(
+      Effect.scoped,
+      Traces.sinceRegistration(
+        "publish",
+        entry,
+        self.id,
+        Option.match({
+          onNone: () => ({ deleted: true }),
+          onSome: ({ revision }: Registered) => ({ revision })
+        })
+      ),
+      Effect.withTracer(tracer)
+    ))
 
   /** From a note to visible files. */
   const carryOut = Effect.fnUntraced(function*(plan: Plan, given: Given) {

@@ -170,5 +170,10 @@ layer(node, { timeout: 120_000, excludeTestServices: true })("commands that ask 
         assert.strictEqual(code, 1)
         assert.match(stderr, /^file-replication: no node answers at http:\/\/127\.0\.0\.1:1: .*\n$/)
       }
+      const wrong = yield* run(["status", "--url", "nonsense:99999"])
+      assert.deepStrictEqual([wrong.code, wrong.stderr], [
+        2,
+        "file-replication: http://nonsense:99999 is no address of a node; one looks like http://127.0.0.1:8000\n"
+      ])
     }), patience)
 })

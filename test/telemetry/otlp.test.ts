@@ -1,6 +1,7 @@
 /** Two nodes with everything real, and a collector. */
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Option, Schedule } from "effect"
+import { Context, Effect, Option, Schedule } from "effect"
+import { Registrar } from "../../src/replication/Registrar.ts"
 import { lineOf, start as startCommand } from "../cluster/command.ts"
 import { configure } from "../cluster/configure.ts"
 import { collector, silentCollector } from "../support/collector.ts"
@@ -22,6 +23,11 @@ describe("telemetry by OTLP", () => {
             Effect.gen(function*() {
               yield* publish(writer, "db/a", "some bytes")
               yield* publish(writer, "db/b", "other bytes")
+              yield* Context.get(writer, Registrar).replace(
+                [{ path: "db/c", bytes: new TextEncoder().encode("in its place") }],
+                [{ path: "db/b", reason: "merged" }]
+              )
+              yield* publish(writer, "db/d", "other bytes")
               yield* living(folder, "reader", untilComplete, given)
             }),
           given
@@ -43,7 +49,9 @@ describe("telemetry by OTLP", () => {
         ])
         assert.strictEqual(replicated?.traceId, published?.traceId)
         assert.strictEqual(served?.traceId, published?.traceId)
-        assert.notStrictEqual(named("replicate", "db/b")[0]?.traceId, replicated?.traceId)
+        assert.notStrictEqual(named("replicate", "db/d")[0]?.traceId, replicated?.traceId)
+        assert.strictEqual(named("publish", "db/c")[0]?.traceId, named("replicate", "db/c")[0]?.traceId)
+        assert.isDefined(named("publish", "db/c")[0]?.attributes["revision"])
         // Nobody's children: what has no parent shows as the beginning of its part.
         assert.deepStrictEqual([published?.parentSpanId, replicated?.parentSpanId], ["", ""])
         assert.strictEqual(replicated?.startTimeUnixNano, published?.startTimeUnixNano)

@@ -22,8 +22,11 @@ const maxDownloads = 32
 /** So many of them for one address: nobody keeps all others out. */
 const maxOfOneAddress = 16
 
-/** A reader that takes less than so much a second in the long run is cut: it holds what others wait for. */
-const slowest = 4 * 1024
+/**
+ * A reader that takes less than so much a second in the long run is cut: it holds what others wait for. What the system
+ * buffers, a few MiB, counts as taken, so one that takes next to nothing stays for some minutes.
+ */
+const slowest = 16 * 1024
 const lenient = 60_000
 
 /** What the log says of a download that was cut for that. */
