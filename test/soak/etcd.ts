@@ -9,6 +9,8 @@
  */
 import { Clock, Console, Context, Deferred, Effect, Fiber, Layer, Option, Schema, type Scope, Stream } from "effect"
 import { join } from "node:path"
+import { setFlagsFromString } from "node:v8"
+import { runInNewContext } from "node:vm"
 import { EtcdError } from "../../src/etcd/EtcdError.ts"
 import * as InventorySqlite from "../../src/inventory/InventorySqlite.ts"
 import type { FilePath } from "../../src/ports/FilePath.ts"
@@ -37,8 +39,18 @@ const batch = 500
 const killedLimit = 3000
 const frozenLimit = 10_000
 
-/** Memory that a walk may take, whatever the manifest's size, bytes. */
-const walkLimit = 150e6
+/** What a walk may keep in memory, whatever the manifest's size, bytes: a few pages of 5000 entries. */
+const walkLimit = 30e6
+
+setFlagsFromString("--expose-gc")
+const collectGarbage = runInNewContext("gc")
+
+/** Bytes that are in use, not those that only wait for their collection. */
+const inUse = (): number => {
+  collectGarbage()
+  const { external, heapUsed } = process.memoryUsage()
+  return heapUsed + external
+}
 
 const pathAt = (n: number) => `db/m${n % 7}/2026/04/${String(n % 28).padStart(2, "0")}/${n}.parquet`
 const batchAt = (from: number, count: number) =>
@@ -125,12 +137,16 @@ const timed = Effect.fnUntraced(function*<A, E, R>(body: Effect.Effect<A, E, R>)
 const walk = Effect.fnUntraced(function*(manifest: Manifest["Service"], pageSize: number, keep: boolean) {
   let count = 0
   let most = 0
+  let looked = 0
   const state = new Map<string, number>()
   for (let after = Option.none<FilePath>();;) {
     const page = yield* manifest.page(after, pageSize)
     count += page.files.length
     if (keep) { for (const { entry, revision } of page.files) state.set(entry.path, revision) }
-    most = Math.max(most, process.memoryUsage.rss())
+    if (!keep && count >= looked + 5000) {
+      most = Math.max(most, inUse())
+      looked = count
+    }
     if (Option.isNone(page.next)) return { count, most, state }
     after = page.next
   }
@@ -256,7 +272,7 @@ const soak = Effect.gen(function*() {
   const standing = truth.count
   for (let n = standing; n < walked; n += 5000) yield* manifest.registerTogether(batchAt(20_000_000 + n, 5000))
   for (const pageSize of [500, 5000]) {
-    const before = process.memoryUsage.rss()
+    const before = inUse()
     const { millis, value } = yield* timed(walk(manifest, pageSize, false))
     yield* Console.log(
       `${value.count} files walked by pages of ${pageSize}: ${seconds(millis)} s, `
