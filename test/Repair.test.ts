@@ -96,6 +96,8 @@ describe("a node", () => {
       const reader = yield* start(folder, "reader")
       yield* untilReady(reader)
       assert.isTrue(existsSync(at(folder, "reader", "db/a")))
+      // It goes on from where it stood: nothing was walked for that.
+      assert.deepStrictEqual((yield* Context.get(reader, CatchUp).status).started, Option.none())
       rmSync(join(dataOf(folder, "reader"), "db"), { recursive: true })
       yield* Context.get(reader, LocalCheck).check
       yield* until(reader, ({ owed }) => owed.files === 0)

@@ -19,7 +19,6 @@ import { leftNote } from "../ports/notes.ts"
 import {
   noTotals,
   onForget,
-  onLost,
   onOwe,
   onRelease,
   onSettle,
@@ -122,11 +121,10 @@ const make = (written: PubSub.PubSub<void>): Inventory["Service"] => {
       notes.set(leftNote(change.path), "another history of the manifest does not know it")
       return set(change.path, undefined)
     }
-    const { due, path, revision } = change
     if (change._tag === "Lost") {
+      const { due, held, path, reason } = change
       const row = rows.get(path)
-      if (row?._tag !== "Verified" || !onLost(standingOf(row), revision)) return
-      const { reason } = change
+      if (row?._tag !== "Verified" || row.held.inode !== held.inode || row.held.mtime !== held.mtime) return
       return set(path, {
         _tag: "Owed",
         file: row.file,
@@ -137,6 +135,7 @@ const make = (written: PubSub.PubSub<void>): Inventory["Service"] => {
         answers: []
       })
     }
+    const { due, path, revision } = change
     if (onForget(standingOf(rows.get(path)), pendings.has(path), revision)._tag !== "Unlink") return
     pendings.delete(path)
     set(path, { _tag: "Unlinking", path, revision, due: Math.ceil(due) })

@@ -272,8 +272,11 @@ const storedChange = (change: Change): StoredChange => {
     case "Owe":
       return { _tag: "Owe", file: storedFile(change.file), reason: change.reason, due: Math.ceil(change.due) }
     case "Forget":
-    case "Lost":
       return { ...change, due: Math.ceil(change.due) }
+    case "Lost": {
+      const { due, held, path, reason } = change
+      return { _tag: "Lost", path, mtime: String(held.mtime), inode: String(held.inode), reason, due: Math.ceil(due) }
+    }
     case "NewHistory":
     case "Release":
       return change

@@ -65,10 +65,6 @@ export const onForget = (standing: Standing, pending: boolean, revision: number)
   }
 }
 
-/** Whether a verified file becomes a new debt, with its own bytes, because this disk has them no more. */
-export const onLost = (standing: Standing, revision: number): boolean =>
-  standing._tag === "Verified" && standing.revision === revision
-
 /** Whether a debt goes that comes from an earlier history. */
 export const onRelease = (standing: Standing): boolean => standing._tag === "Owed" && standing.revision === 0
 

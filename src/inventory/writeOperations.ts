@@ -5,7 +5,6 @@ import {
   type Bytes,
   noTotals,
   onForget,
-  onLost,
   onOwe,
   onRelease,
   onSettle,
@@ -28,7 +27,8 @@ export type StoredChange =
   | {
     readonly _tag: "Lost"
     readonly path: string
-    readonly revision: number
+    readonly mtime: string
+    readonly inode: string
     readonly reason: string
     readonly due: number
   }
@@ -109,7 +109,9 @@ interface State {
 }
 
 export const makeWriter = (database: DatabaseSync) => {
-  const standing = database.prepare("SELECT state, revision, sha256, size FROM inventory_file WHERE path = ?")
+  const standing = database.prepare(
+    "SELECT state, revision, sha256, size, mtime, inode FROM inventory_file WHERE path = ?"
+  )
   const put = database.prepare(`
     INSERT INTO inventory_file (path, state, revision, sha256, size, entry, since, rounds, due, reason, answers, mtime, inode)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
@@ -216,8 +218,9 @@ export const makeWriter = (database: DatabaseSync) => {
   }
 
   const lost = (totals: Totals, change: Extract<StoredChange, { _tag: "Lost" }>, now: number): Totals => {
-    const before = standingAt(change.path)
-    if (before._tag !== "Verified" || !onLost(before, change.revision)) return totals
+    const row = standing.get(change.path)
+    const before = standingOf(row)
+    if (before._tag !== "Verified" || row?.["mtime"] !== change.mtime || row["inode"] !== change.inode) return totals
     lose.run(now, change.due, change.reason, change.path)
     return recount(totals, before, { ...before, _tag: "Owed" })
   }

@@ -96,8 +96,8 @@ export interface Local {
  *   revision; one that is owed with them takes it too and is tried at `due`, if that is sooner; one that is owed at
  *   the same revision stays as it is.
  * - `Forget`: the file must go, at `due`. A row of a higher revision stays; a pending file is dropped.
- * - `Lost`: the file is not on this disk any more, or damaged there. A row that is verified at this very revision is
- *   owed again, with the same bytes; any other stays as it is.
+ * - `Lost`: the file is not on this disk any more, or damaged there. A row that is verified as this very file, by inode
+ *   and time, is owed again with the same bytes, whatever its revision has become; any other stays as it is.
  * - `NewHistory`: the manifest has another history. Every row's revision becomes 0, and there is no cursor any more.
  * - `Release`: the new history does not know the file. A row that is owed at revision 0 goes, nothing on disk is
  *   touched, and a note says that the file was known; any other stays as it is.
@@ -108,7 +108,7 @@ export type Change =
   | {
     readonly _tag: "Lost"
     readonly path: FilePath
-    readonly revision: Revision
+    readonly held: Pick<Held, "inode" | "mtime">
     readonly reason: string
     readonly due: number
   }

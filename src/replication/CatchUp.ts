@@ -21,7 +21,7 @@ import { Semaphore, Stream } from "effect"
 import type { Backend } from "../ports/Backend.ts"
 import type { Registered } from "../ports/FileEntry.ts"
 import type { FilePath } from "../ports/FilePath.ts"
-import { Inventory } from "../ports/Inventory.ts"
+import { Inventory, type InventoryError } from "../ports/Inventory.ts"
 import { Cursor, type CursorLost, Manifest, type ManifestEvent, Unavailable } from "../ports/Manifest.ts"
 import { Membership } from "../ports/Membership.ts"
 import * as Metrics from "../telemetry/Metrics.ts"
@@ -126,9 +126,10 @@ export const layer = (
         status = { ...status, ...change }
       }
 
-      const failed = (error: { readonly message: string }) =>
+      const failed = (error: InventoryError | Unavailable) =>
         Effect.gen(function*() {
           note({ lastError: Option.some(error.message) })
+          if (error._tag === "InventoryError") yield* puller.unwritable(error)
           yield* Effect.logWarning(`catching up pauses: ${error.message}`)
           yield* Effect.sleep(pause)
         })
@@ -328,7 +329,7 @@ export const layer = (
         const lost = Option.isSome(stood) ? yield* answered("lost", manifest.lost(stood.value)) : Option.none()
         if (Option.contains(lost, "EpochChanged")) {
           yield* Effect.logWarning("the manifest has another history; it is compared with everything here")
-          yield* inventory.apply([{ _tag: "NewHistory" }])
+          yield* turn.withPermit(inventory.apply([{ _tag: "NewHistory" }]))
         }
         if (Option.isSome(cursor) && Option.isNone(lost)) {
           position = cursor.value

@@ -5,7 +5,7 @@
  * Every verified file is compared with `stat` and nothing is opened. One that differs is hashed: with the right bytes
  * it stays verified, with others it is set aside and owed again, and so is one that is gone. The manifest is not asked.
  */
-import { Context, Duration, Effect, Layer, Option, Semaphore } from "effect"
+import { Context, Duration, Effect, Layer, Option, Queue, Semaphore } from "effect"
 import { Backend, type BackendError } from "../ports/Backend.ts"
 import type { FilePath } from "../ports/FilePath.ts"
 import { Inventory, type InventoryError } from "../ports/Inventory.ts"
@@ -52,12 +52,21 @@ export const layer = (
       const permit = yield* Semaphore.make(1)
       let checked = false
 
+      // What could not be looked at, or not be recorded, is looked at again soon; until then nothing is known of it.
+      const again = yield* Queue.sliding<void>(1)
+      const inDoubt = (error: InventoryError | BackendError) =>
+        Effect.suspend(() => {
+          checked = false
+          Queue.offerUnsafe(again, undefined)
+          return error._tag === "InventoryError" ? puller.unwritable(error) : Effect.void
+        })
+
       const look = Effect.fnUntraced(function*(path: FilePath) {
         yield* sameFolder(backend, inventory)
         const finding = yield* examine(path)
         if (finding._tag === "Lost") yield* puller.offer([finding.file])
         return finding
-      })
+      }, Effect.tapError(inDoubt))
 
       const compare = Effect.gen(function*() {
         let lost = 0
@@ -78,9 +87,7 @@ export const layer = (
           yield* Effect.logWarning(`${lost} files were missing or damaged on this disk; they are owed again`)
         }
         checked = true
-      }).pipe(
-        Effect.tapErrorTag("BackendError", () => Effect.sync(() => (checked = false)))
-      )
+      }).pipe(Effect.tapError(inDoubt))
       const check = permit.withPermit(compare).pipe(Effect.withSpan("LocalCheck.check"))
 
       const rest = options.reconcileIntervalMillis === 0
@@ -96,7 +103,7 @@ export const layer = (
                 Effect.logError(`the files here were not all checked: ${error.message}`),
                 Effect.sleep(pause)
               ),
-            onSuccess: () => rest
+            onSuccess: () => Effect.raceFirst(rest, Effect.andThen(Queue.take(again), Effect.sleep(pause)))
           }),
           Effect.forever
         )

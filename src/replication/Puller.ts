@@ -49,6 +49,8 @@ export class Puller extends Context.Service<Puller, {
   readonly resume: Pauses.Pauses["resume"]
   /** What holds pulls now; empty: nothing does. */
   readonly paused: Pauses.Pauses["reasons"]
+  /** `Inventory` refused a write, so that debts can't be recorded: holds pulls, and the node is not ready meanwhile. */
+  readonly unwritable: Pauses.Pauses["unwritable"]
   readonly stats: Effect.Effect<PullerStats>
   /** Everything that workers finish from now on. */
   readonly receipts: Effect.Effect<Stream.Stream<Receipt>, never, Scope.Scope>
@@ -433,6 +435,7 @@ export const layer = (
           }),
         pause: pauses.pause,
         resume: pauses.resume,
+        unwritable: pauses.unwritable,
         paused: Effect.map(
           pauses.reasons,
           (reasons) => parked.size() > 0 && !reasons.includes("disk") ? [...reasons, "disk" as const] : reasons

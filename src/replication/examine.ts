@@ -6,8 +6,8 @@
  * a verified file that is missing, and that the next look finds.
  *
  * The lock is this process's. Another one, the node beside `verify`, may heal the file while it is hashed here: so the
- * file is moved away only as long as it is the one that was hashed, and owed only as long as its row is the one that was
- * read. What is left of that race is the moment between a look and the deed, and costs one pull that was not needed.
+ * file is moved away only as long as it is the one that was hashed, and owed only as long as its row speaks of the file
+ * that was read. What is left of that race is the moment between a look and the deed, and costs one pull that was not needed.
  */
 import { Clock, Effect, Option } from "effect"
 import { agrees, Backend, type BackendError, type Held } from "../ports/Backend.ts"
@@ -32,16 +32,19 @@ export const make = Effect.gen(function*() {
 
   const lost = Effect.fnUntraced(function*({ file, held }: Verified, why: "Missing" | "Damaged", reason: string) {
     const { path } = file.entry
-    const standing = yield* inventory.verified(path)
-    if (!Option.exists(standing, (row) => row.held.inode === held.inode && row.held.mtime === held.mtime)) return other
-    yield* Effect.logWarning(`${path}: ${reason}; it is owed again`)
     const due = yield* Clock.currentTimeMillis
-    const change = { _tag: "Lost", path, revision: file.revision, reason, due } as const
-    // What only an earlier history knew is asked for by nobody, and no peer could serve it.
-    const orphan = file.revision === 0
-    yield* inventory.apply(orphan ? [change, { _tag: "Release", path }] : [change])
+    // What only an earlier history knew is asked for by nobody, and no peer could serve it: then it is let go at once.
+    yield* inventory.apply([{ _tag: "Lost", path, held, reason, due }, { _tag: "Release", path }])
+    // Events may have given the row another revision while the file was hashed; and it may have been healed.
+    const row = yield* inventory.why(path)
+    const owed = Option.match(row, {
+      onNone: () => file,
+      onSome: (row) => row._tag === "Owed" ? row.file : undefined
+    })
+    if (owed === undefined) return other
+    yield* Effect.logWarning(`${path}: ${reason}; it is owed again`)
     yield* Metrics.localLost(why)
-    return { _tag: "Lost", why, file } satisfies Finding
+    return { _tag: "Lost", why, file: owed } satisfies Finding
   })
 
   // A disk that can't move it away either is no reason to go on calling it verified.
@@ -56,6 +59,7 @@ export const make = Effect.gen(function*() {
     return yield* lost(row, "Damaged", error.message)
   })
 
+  /** `undefined`: the file has become another one since it was hashed. */
   const compare = Effect.fnUntraced(function*(row: Verified, held: Option.Option<Held>) {
     const { file } = row
     const { path, sha256 } = file.entry
@@ -65,7 +69,7 @@ export const make = Effect.gen(function*() {
       return { _tag: "Sound" } satisfies Finding
     }
     const { inode, mtime, size } = held.value
-    if ((yield* backend.differing([{ path, inode, mtime, size }])).length > 0) return other
+    if ((yield* backend.differing([{ path, inode, mtime, size }])).length > 0) return undefined
     yield* setAside(path)
     const reason = `its bytes on this disk have sha256 ${held.value.sha256}, not ${sha256}; set aside in quarantine`
     return yield* lost(row, "Damaged", reason)
@@ -73,13 +77,16 @@ export const make = Effect.gen(function*() {
 
   return (path: FilePath) =>
     Effect.gen(function*() {
-      const row = yield* inventory.verified(path)
-      if (Option.isNone(row)) return other
-      return yield* backend.adopt(path).pipe(
-        Effect.matchEffect({
-          onFailure: (error) => unreadable(row.value, error),
-          onSuccess: (held) => compare(row.value, held)
-        })
-      )
+      while (true) {
+        const row = yield* inventory.verified(path)
+        if (Option.isNone(row)) return other
+        const finding = yield* backend.adopt(path).pipe(
+          Effect.matchEffect({
+            onFailure: (error) => unreadable(row.value, error),
+            onSuccess: (held) => compare(row.value, held)
+          })
+        )
+        if (finding !== undefined) return finding
+      }
     }).pipe(withLock(path))
 })

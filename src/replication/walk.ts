@@ -78,8 +78,8 @@ export const make = Effect.fnUntraced(function*(options: WalkOptions) {
   const puller = yield* Puller
   const unlinker = yield* Unlinker
 
-  const sameHistory = Effect.gen(function*() {
-    const lost = yield* manifest.lost(yield* options.position)
+  const sameHistory = Effect.fnUntraced(function*(at: Cursor) {
+    const lost = yield* manifest.lost(at)
     if (Option.isSome(lost)) return yield* new CursorLost({ reason: lost.value })
   })
 
@@ -87,7 +87,7 @@ export const make = Effect.fnUntraced(function*(options: WalkOptions) {
    * Rows of this history that the manifest no longer has were deleted while nobody looked. A row of an earlier history
    * is no deletion: what is here stays, an orphan that is reported; only what was merely owed is let go.
    */
-  const forget = Effect.fnUntraced(function*(absent: ReadonlyArray<Brief>) {
+  const forget = Effect.fnUntraced(function*(absent: ReadonlyArray<Brief>, at: Cursor) {
     const orphans = absent.filter(({ revision, state }) => state === "Verified" && revision === 0)
     const suspects = absent.filter(({ revision, state }) => state === "Owed" || (state === "Verified" && revision > 0))
     if (suspects.length === 0) return orphans.length
@@ -96,8 +96,7 @@ export const make = Effect.fnUntraced(function*(options: WalkOptions) {
     const gone = suspects.filter((_, index) => Option.isNone(known[index] ?? Option.none()))
     if (gone.length === 0) return orphans.length
     // Asked last: an answer of another history would be taken for a deletion.
-    yield* sameHistory
-    const at = yield* options.position
+    yield* sameHistory(at)
     const now = yield* Clock.currentTimeMillis
     const changes = gone.map(({ path, revision }): Change =>
       revision === 0 ? { _tag: "Release", path } : {
@@ -113,7 +112,12 @@ export const make = Effect.fnUntraced(function*(options: WalkOptions) {
     return orphans.length
   })
 
-  const compare = Effect.fnUntraced(function*({ files, next }: Page, after: Option.Option<FilePath>, upTo: Revision) {
+  const compare = Effect.fnUntraced(function*(
+    { files, next }: Page,
+    after: Option.Option<FilePath>,
+    upTo: Revision,
+    at: Cursor
+  ) {
     const paths = new Set(files.map(({ entry }) => entry.path))
     const known = new Map<FilePath, Brief>()
     let orphans = 0
@@ -122,7 +126,7 @@ export const make = Effect.fnUntraced(function*(options: WalkOptions) {
       const briefs = yield* inventory.briefs(from, pageSize)
       const within = Option.isNone(next) ? briefs : briefs.filter(({ path }) => !isBehind(path, next.value))
       for (const brief of within) if (paths.has(brief.path)) known.set(brief.path, brief)
-      orphans += yield* forget(within.filter(({ path }) => !paths.has(path)))
+      orphans += yield* forget(within.filter(({ path }) => !paths.has(path)), at)
       const last = within.at(-1)
       if (last === undefined || within.length < pageSize) break
       from = Option.some(last.path)
@@ -145,8 +149,10 @@ export const make = Effect.fnUntraced(function*(options: WalkOptions) {
   })
 
   const page = Effect.fnUntraced(function*(after: Option.Option<FilePath>, upTo: Revision) {
+    // Before the manifest is asked: the history of what it answers must still be this one when something is forgotten.
+    const at = yield* options.position
     const page = yield* manifest.page(after, pageSize)
-    return { paged: yield* compare(page, after, upTo), next: page.next }
+    return { paged: yield* compare(page, after, upTo, at), next: page.next }
   }, options.turn.withPermit)
 
   const strange = Effect.fnUntraced(function*(paths: ReadonlyArray<FilePath>) {

@@ -37,6 +37,7 @@ export const randomStep = (random: Random): Step => {
   const each = file(path, 1 + random(8), String(random(2)), 10)
   const kind = random(12)
   const due = random(100)
+  const held = { ...heldOf(each), inode: BigInt(random(2)) }
   switch (kind) {
     case 0:
     case 1:
@@ -58,7 +59,7 @@ export const randomStep = (random: Random): Step => {
     case 6:
       return { name: `unlinked ${path}`, run: (inventory) => inventory.unlinked(pathOf(path), revision(each.revision)) }
     case 7:
-      return { name: `lose ${path}`, run: (inventory) => inventory.apply([lost(path, each.revision, due)]) }
+      return { name: `lose ${path}`, run: (inventory) => inventory.apply([lost(path, held, due)]) }
     case 8:
       return { name: `release ${path}`, run: (inventory) => inventory.apply([release(path)]) }
     case 9: {
@@ -68,6 +69,6 @@ export const randomStep = (random: Random): Step => {
     case 10:
       return { name: `postpone ${path}`, run: (inventory) => inventory.postpone(each, due, "later", []) }
     default:
-      return { name: `settle ${path}`, run: (inventory) => inventory.settle(each, heldOf(each)) }
+      return { name: `settle ${path}`, run: (inventory) => inventory.settle(each, held) }
   }
 }

@@ -1,5 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Option, Stream } from "effect"
+import { Effect, Layer, Option, Stream } from "effect"
 import { TestClock } from "effect/testing"
 import { Backend } from "../../src/ports/Backend.ts"
 import { FilePath } from "../../src/ports/FilePath.ts"
@@ -57,6 +57,29 @@ describe("LocalCheck", () => {
       const row = yield* Effect.flatMap(inventory.why(a), Effect.fromOption)
       assert.include(row._tag === "Owed" ? row.reason : row._tag, "not on this disk any more")
     }).pipe(Effect.provide(clusterLayer({ script: unreachable }))))
+
+  it.effect("opens no file that is as it was", () => {
+    let opened = 0
+    const counting = Layer.effect(
+      Backend,
+      Effect.map(Backend, (backend) =>
+        Backend.of({
+          ...backend,
+          adopt: (path) => Effect.suspend(() => (opened++, backend.adopt(path))),
+          read: (...args) => Effect.suspend(() => (opened++, backend.read(...args)))
+        }))
+    )
+    return Effect.gen(function*() {
+      yield* holding("db/a", "db/b", "db/c")
+      opened = 0
+      yield* (yield* LocalCheck).check
+      assert.strictEqual(opened, 0)
+      yield* (yield* Backend).remove(a)
+      yield* write(a, text("db/a"))
+      yield* (yield* LocalCheck).check
+      assert.strictEqual(opened, 1)
+    }).pipe(Effect.provide(clusterLayer({ backend: counting })))
+  })
 
   it.effect("hashes a file that only looks different, keeps it verified and asks nobody", () =>
     Effect.gen(function*() {

@@ -1,11 +1,41 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Option } from "effect"
+import { Effect, Option, Stream } from "effect"
 import { TestClock } from "effect/testing"
 import * as InventoryMemory from "../../src/inventory/InventoryMemory.ts"
+import { Backend } from "../../src/ports/Backend.ts"
+import { FilePath } from "../../src/ports/FilePath.ts"
 import { Inventory, InventoryError } from "../../src/ports/Inventory.ts"
+import { Manifest } from "../../src/ports/Manifest.ts"
+import { LocalCheck } from "../../src/replication/LocalCheck.ts"
 import { Puller } from "../../src/replication/Puller.ts"
 import { Readiness } from "../../src/replication/Readiness.ts"
 import { clusterLayer, Dials, fileOf, makeGate, nodeLayer, onNode, receiptsOf, textUnder } from "./node.ts"
+
+const untilReady = Effect.flatMap(
+  Readiness,
+  ({ changes }) => Stream.runDrain(Stream.takeUntil(changes, ({ ready }) => ready))
+)
+
+/** A node whose inventory can be read and, while `fill` says so, not be written. */
+const onFailing = <A, E, R>(
+  body: (inventory: Inventory["Service"], fill: (full: boolean) => Effect.Effect<void>) => Effect.Effect<A, E, R>
+) =>
+  Effect.gen(function*() {
+    const inventory = yield* Inventory
+    let full = false
+    const refusal = new InventoryError({ operation: "write", detail: "the disk is full" })
+    const orFull = <B>(effect: Effect.Effect<B, InventoryError>) =>
+      Effect.suspend((): Effect.Effect<B, InventoryError> => full ? Effect.fail(refusal) : effect)
+    const failing = Inventory.of({
+      ...inventory,
+      apply: (changes, cursor) => orFull(inventory.apply(changes, cursor)),
+      settle: (file, held) => orFull(inventory.settle(file, held)),
+      postpone: (...args) => orFull(inventory.postpone(...args)),
+      remember: (name, text) => orFull(inventory.remember(name, text))
+    })
+    const fill = (now: boolean) => Effect.sync(() => void (full = now))
+    return yield* Effect.provide(body(inventory, fill), clusterLayer({ inventory: failing }))
+  }).pipe(Effect.provide(InventoryMemory.layer))
 
 const asked = Effect.map(Dials, ({ all }) => all.map(({ path }) => path))
 
@@ -111,4 +141,41 @@ describe("an inventory that can't be written", () => {
         assert.strictEqual((yield* inventory.progress).owed.files, 0)
       }).pipe(Effect.provide(nodeLayer({ inventory: failing })))
     }).pipe(Effect.provide(InventoryMemory.layer)))
+
+  it.effect("makes the node not ready when it can't record a loss, until it is recorded", () =>
+    onFailing((inventory, fill) =>
+      Effect.gen(function*() {
+        const path = FilePath.make("db/a")
+        yield* (yield* Manifest).register(fileOf("db/a").entry)
+        yield* untilReady
+        yield* fill(true)
+        yield* (yield* Backend).remove(path)
+        yield* Effect.flip((yield* LocalCheck).check)
+        assert.isTrue(Option.exists(yield* inventory.why(path), ({ _tag }) => _tag === "Verified"))
+        assert.isFalse(yield* (yield* Readiness).ready)
+        yield* TestClock.adjust("1 minute")
+        assert.isFalse(yield* (yield* Readiness).ready)
+        yield* fill(false)
+        yield* TestClock.adjust("1 minute")
+        assert.deepStrictEqual(yield* textUnder("db/a"), Option.some("db/a"))
+        assert.isTrue(yield* (yield* Readiness).ready)
+      })
+    ))
+
+  it.effect("makes the node not ready when it can't record what is new, until it is recorded", () =>
+    onFailing((_inventory, fill) =>
+      Effect.gen(function*() {
+        yield* untilReady
+        yield* fill(true)
+        yield* (yield* Manifest).register(fileOf("db/a").entry)
+        yield* TestClock.adjust("1 second")
+        assert.include((yield* (yield* Readiness).status).reason, "the inventory can't be written")
+        yield* TestClock.adjust("1 minute")
+        assert.isFalse(yield* (yield* Readiness).ready)
+        yield* fill(false)
+        yield* TestClock.adjust("1 minute")
+        assert.deepStrictEqual(yield* textUnder("db/a"), Option.some("db/a"))
+        assert.isTrue(yield* (yield* Readiness).ready)
+      })
+    ))
 })

@@ -12,6 +12,7 @@ import { LocalCheck } from "../../src/replication/LocalCheck.ts"
 import { Puller } from "../../src/replication/Puller.ts"
 import { Readiness } from "../../src/replication/Readiness.ts"
 import { layerGuest, Scrub } from "../../src/replication/Scrub.ts"
+import { write } from "../../src/testing/backend/support.ts"
 import { bytesOf, clusterLayer, Dials, fileOf, hold, honest, ManifestControl, nodeLayer } from "./node.ts"
 import { type Script, self, textUnder, unreachable } from "./node.ts"
 
@@ -110,6 +111,57 @@ describe("a manifest of another history", () => {
       }).pipe(Effect.provide(clusterLayer({ script: unreachable, backend: slow })))
     })
   }
+
+  it.effect("hides no damage that was being looked at when it came", () => {
+    let armed = false
+    const hashing = Deferred.makeUnsafe<void>()
+    const goOn = Deferred.makeUnsafe<void>()
+    const slow = Layer.effect(
+      Backend,
+      Effect.map(Backend, (backend) =>
+        Backend.of({
+          ...backend,
+          adopt: (path) =>
+            Effect.suspend(() =>
+              armed
+                ? Deferred.succeed(hashing, undefined).pipe(
+                  Effect.andThen(Deferred.await(goOn)),
+                  Effect.andThen(backend.adopt(path))
+                )
+                : backend.adopt(path)
+            )
+        }))
+    )
+    let reachable = true
+    const script: Script = (...fetch) => reachable ? honest(...fetch) : unreachable(...fetch)
+    return Effect.gen(function*() {
+      const inventory = yield* Inventory
+      const backend = yield* Backend
+      yield* register("db/x", "db/a")
+      yield* until(({ owed, verified }) => verified.files === 2 && owed.files === 0)
+      reachable = false
+      const path = FilePath.make("db/a")
+      yield* backend.remove(path)
+      yield* write(path, new TextEncoder().encode("XX/X"))
+      armed = true
+      const check = yield* Effect.forkChild((yield* LocalCheck).check)
+      yield* Deferred.await(hashing)
+      // Another history knows the same bytes under another revision, and the row follows it while the file is hashed.
+      yield* (yield* ManifestControl).restore(Revision.make(0))
+      yield* register("db/a", "db/x")
+      yield* TestClock.adjust("3 seconds")
+      const between = yield* inventory.why(path)
+      assert.isTrue(Option.exists(between, (row) => row._tag === "Verified" && row.file.revision === 1))
+      armed = false
+      yield* Deferred.succeed(goOn, undefined)
+      yield* Fiber.join(check)
+      assert.isTrue(Option.exists(yield* inventory.why(path), ({ _tag }) => _tag === "Owed"))
+      assert.isFalse(yield* (yield* Readiness).ready)
+      reachable = true
+      yield* TestClock.adjust("10 minutes")
+      assert.deepStrictEqual(yield* textUnder("db/a"), Option.some("db/a"))
+    }).pipe(Effect.provide(clusterLayer({ script, backend: slow })))
+  })
 
   it.effect("leaves no debt behind when an orphan of the old one is tidied away", () => {
     let gone = ""

@@ -11,16 +11,22 @@ type Test = (
 ) => void
 
 export const changes = (test: Test): void => {
-  test("owes a lost file again with its own bytes, and only one that is verified at that very revision", (inventory) =>
+  test("owes a lost file again with its own bytes, and only one that is verified as that very file", (inventory) =>
     Effect.gen(function*() {
       const a = file("a", 5)
+      const held = heldOf(a)
       yield* inventory.apply([owe(a, 0), owe(file("b", 6), 7)], cursorAt(6))
       yield* inventory.settle(a, heldOf(a))
-      yield* inventory.apply([lost("a", 4, 0), lost("b", 6, 0), lost("c", 5, 0)])
+      yield* inventory.apply([
+        lost("a", { ...held, inode: 43n }, 0),
+        lost("a", { ...held, mtime: held.mtime + 1n }, 0),
+        lost("b", held, 0),
+        lost("c", held, 0)
+      ])
       assert.isTrue(Option.isSome(yield* inventory.verified(pathOf("a"))))
       assert.deepStrictEqual((yield* inventory.due(7, 10)).map(({ due, reason }) => [due, reason]), [[7, "new"]])
       yield* TestClock.setTime(9000)
-      yield* inventory.apply([lost("a", 5, 8.5)])
+      yield* inventory.apply([lost("a", held, 8.5)])
       assert.deepStrictEqual(
         yield* inventory.why(pathOf("a")),
         Option.some({ _tag: "Owed", file: a, since: 9000, rounds: 0, due: 9, reason: "gone", answers: [] } as const)

@@ -35,10 +35,10 @@ export const forget = (path: string, at: number, due: number): Change => ({
   due
 })
 
-export const lost = (path: string, at: number, due: number): Change => ({
+export const lost = (path: string, held: Pick<Held, "inode" | "mtime">, due: number): Change => ({
   _tag: "Lost",
   path: pathOf(path),
-  revision: revision(at),
+  held,
   reason: "gone",
   due
 })
