@@ -68,16 +68,26 @@ describe("file-replication demo", () => {
     240_000
   )
 
-  it.live("ends at Ctrl-C in the middle of DuckDB's work", () =>
-    Effect.gen(function*() {
-      const demo = yield* start(["demo", "--nodes", "2"])
-      const under = demoFolder(yield* lineOf(demo, /under \S+/))
-      // The first file is small; DuckDB is at the large one behind it, or at the next.
-      yield* lineOf(demo, /writer +writer +[1-9]/)
-      demo.child.kill("SIGINT")
-      assert.strictEqual(yield* demo.exit, 130)
-      assert.isFalse(existsSync(under))
-    }), 120_000)
+  it.live(
+    "shows its secret in no process' arguments, and ends at Ctrl-C in the middle of DuckDB's work",
+    () =>
+      Effect.gen(function*() {
+        const demo = yield* start(["demo", "--nodes", "2"])
+        const under = demoFolder(yield* lineOf(demo, /under \S+/))
+        // The first file is small; DuckDB is at the large one behind it, or at the next.
+        yield* lineOf(demo, /writer +writer +[1-9]/)
+        // Whoever may list processes sees their arguments.
+        const nodes = processesOf(under)
+        const secret = /^shared_secret = "(\w{64})"$/m.exec(readFileSync(join(under, "writer/node.toml"), "utf8"))?.[1]
+        assert(secret !== undefined)
+        assert.isAtLeast(nodes.length, 2)
+        for (const pid of nodes) assert.notInclude(readFileSync(join("/proc", pid, "cmdline"), "utf8"), secret)
+        demo.child.kill("SIGINT")
+        assert.strictEqual(yield* demo.exit, 130)
+        assert.isFalse(existsSync(under))
+      }),
+    120_000
+  )
 
   it.live(
     "compares files that are no Parquet in spite of their names, and shows the table",
