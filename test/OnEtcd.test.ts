@@ -1,11 +1,15 @@
 /** Nodes whose manifest and members are in etcd. */
 import { assert, it } from "@effect/vitest"
-import { Context, Effect, Exit, Option, Schedule, Scope } from "effect"
+import { Context, Effect, Exit, Option, Schedule, Scope, Stream } from "effect"
+import { readFileSync } from "node:fs"
+import { join } from "node:path"
+import { Inventory } from "../src/ports/Inventory.ts"
 import { Membership } from "../src/ports/Membership.ts"
 import { Copies } from "../src/replication/Copies.ts"
+import { Puller } from "../src/replication/Puller.ts"
 import { hasEtcd, missing, startCluster } from "./support/etcd.ts"
 import { temporaryFolder } from "./support/folder.ts"
-import { publish, start, untilComplete } from "./support/realNode.ts"
+import { dataOf, publish, start, untilComplete } from "./support/realNode.ts"
 
 if (!hasEtcd) it("runs on real etcd", () => assert.fail(missing("nodes on etcd")))
 else {
@@ -44,4 +48,28 @@ else {
       }),
     90_000
   )
+
+  it.live("give each other what they owe while etcd is away", () =>
+    Effect.gen(function*() {
+      const cluster = yield* startCluster()
+      const folder = yield* temporaryFolder
+      const settings = { manifest: "etcd", etcdEndpoints: cluster.endpoints } as const
+      const one = yield* start(folder, "one", settings)
+      const two = yield* start(folder, "two", settings)
+      const puller = Context.get(two, Puller)
+      yield* puller.pause("operator")
+      for (const name of ["a", "b", "c"]) yield* publish(one, `db/${name}`, `bytes of ${name}`)
+      const { changes } = Context.get(two, Inventory)
+      yield* Stream.runDrain(Stream.takeUntil(changes, ({ owed }) => owed.files === 3))
+      yield* cluster.killAll
+      yield* puller.resume("operator")
+      yield* Stream.runDrain(
+        Stream.takeUntil(changes, ({ owed, verified }) => owed.files === 0 && verified.files === 3)
+      )
+      for (const name of ["a", "b", "c"]) {
+        assert.strictEqual(readFileSync(join(dataOf(folder, "two"), "db", name), "utf8"), `bytes of ${name}`)
+      }
+      yield* cluster.startAll
+      yield* untilComplete(two)
+    }), 90_000)
 }

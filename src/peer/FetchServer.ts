@@ -2,7 +2,7 @@
  * Serves this node's verified files to its peers, over TCP or mutual TLS.
  *
  * A request is checked in this order: secret, MAC and time, nonce, path, manifest, a verified copy here that agrees with
- * the manifest, offset. Then the answer, then the body. Whoever can't show the secret learns nothing but that.
+ * the manifest, offset. While the manifest is away, what this node has verified counts as listed. Then the answer, then the body. Whoever can't show the secret learns nothing but that.
  *
  * The layer's scope stops it: no new connections at once, bodies in flight get two seconds, then every socket is
  * destroyed.
@@ -28,6 +28,7 @@ import {
   windowSeconds
 } from "./authenticate.ts"
 import { makeFrameReader } from "./frames.ts"
+import * as Listing from "./listing.ts"
 import * as Frame from "./protocol/Frame.ts"
 import * as Messages from "./protocol/Messages.ts"
 import * as NonceCache from "./protocol/NonceCache.ts"
@@ -122,7 +123,7 @@ const makeHandler = Effect.fnUntraced(function*(
   admission: Admission.Admission,
   strikes: Strikes.Strikes
 ) {
-  const manifest = yield* Manifest
+  const listed = yield* Listing.make
   const inventory = yield* Inventory
   const backend = yield* Backend
   const membership = yield* Membership
@@ -184,11 +185,9 @@ const makeHandler = Effect.fnUntraced(function*(
     const path = Schema.decodeOption(FilePath)(request.path)
     const unlisted = new Refused({ code: "manifest", reason: "not in the manifest" })
     if (Option.isNone(path)) return yield* unlisted
-    const registered = yield* manifest.get(path.value).pipe(
-      Effect.mapError((error) => new Refused({ code: "raft", reason: error.message }))
-    )
-    if (Option.isNone(registered)) return yield* unlisted
-    const { entry } = registered.value
+    const found = yield* listed(path.value)
+    if (Option.isNone(found)) return yield* unlisted
+    const entry = found.value
 
     const here = yield* isHere(entry).pipe(
       Effect.flatMap((now) => now ? Effect.succeed(true) : isComing(entry)),

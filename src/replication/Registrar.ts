@@ -334,9 +334,6 @@ export const layer = (
       }).pipe(Effect.catchTag(["BackendError", "InventoryError"], (error) => Effect.logWarning(error.message)))
 
       const reconcile = Effect.gen(function*() {
-        yield* replacing.resume.pipe(
-          Effect.catch((error) => Effect.logWarning(`a replacement is not finished yet: ${error.message}`))
-        )
         for (const pending of yield* inventory.pendings) {
           yield* Effect.gen(function*() {
             // Somebody who publishes right now has it in hand.
@@ -356,6 +353,11 @@ export const layer = (
         const rest = options.reconcileIntervalMillis === 0
           ? Effect.never
           : Effect.sleep(Duration.millis(options.reconcileIntervalMillis))
+        // Apart: a replacement that waits for its manifest keeps no other file from being registered.
+        const resume = replacing.resume.pipe(
+          Effect.catch((error) => Effect.logWarning(`a replacement is not finished yet: ${error.message}`))
+        )
+        yield* background.run("the replacements of the registrar", Effect.forever(Effect.andThen(resume, rest)))
         yield* background.run("the reconcile of the registrar", Effect.forever(Effect.andThen(reconcile, rest)))
       }
 

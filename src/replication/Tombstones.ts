@@ -1,6 +1,7 @@
 /**
  * Drops the tombstones of the manifest from time to time: those that every known member has left behind, and any that
- * is very old. A member that was away longer than that learns of the deletions from a walk.
+ * is very old. A member that was away longer than that learns of the deletions from a walk, unless it can't tell any
+ * more that the manifest's history is its own: then what was deleted stays there as orphans, which are reported.
  *
  * Every node does it. That it was done already is no harm.
  */

@@ -1,0 +1,50 @@
+/**
+ * What a path is listed as, for whoever asks this node for it: what the manifest says, and while the manifest does not
+ * answer what this node knows of a file that it has verified. So nodes go on giving each other what they owe when the
+ * manifest is away. Whoever asks takes only the bytes of its own entry, whatever is sent.
+ */
+import { Clock, Effect, Option } from "effect"
+import type { FileEntry } from "../ports/FileEntry.ts"
+import type { FilePath } from "../ports/FilePath.ts"
+import { Inventory } from "../ports/Inventory.ts"
+import { Manifest, Unavailable } from "../ports/Manifest.ts"
+import { Refused } from "./answers.ts"
+
+/** The manifest may take so long before it counts as away. */
+const patienceMillis = 1000
+
+/** It is asked again when it was away for so long: not every request waits for it. */
+const awayMillis = 2000
+
+/** Gives an effect that answers with the entry of a path, `none` when it is not listed; refuses with `raft` or `backend`. */
+export const make = Effect.gen(function*() {
+  const manifest = yield* Manifest
+  const inventory = yield* Inventory
+  let awayUntil = -Infinity
+
+  const isAway = new Unavailable({ operation: "get", detail: "it does not answer" })
+
+  const ask = Effect.fnUntraced(function*(path: FilePath) {
+    if ((yield* Clock.currentTimeMillis) < awayUntil) return yield* isAway
+    return yield* manifest.get(path).pipe(
+      Effect.timeoutOrElse({ duration: patienceMillis, orElse: () => Effect.fail(isAway) }),
+      Effect.tapError(() => Effect.map(Clock.currentTimeMillis, (now) => void (awayUntil = now + awayMillis)))
+    )
+  })
+
+  return (path: FilePath): Effect.Effect<Option.Option<FileEntry>, Refused> =>
+    ask(path).pipe(
+      Effect.map(Option.map(({ entry }) => entry)),
+      Effect.catchTag(
+        "Unavailable",
+        Effect.fnUntraced(function*(error) {
+          const known = yield* inventory.verified(path).pipe(
+            Effect.mapError(({ message }) => new Refused({ code: "backend", reason: message }))
+          )
+          // At revision 0 only an earlier history knew it.
+          if (Option.exists(known, ({ file }) => file.revision > 0)) return Option.map(known, ({ file }) => file.entry)
+          return yield* new Refused({ code: "raft", reason: error.message })
+        })
+      )
+    )
+})
