@@ -1,11 +1,15 @@
 /** DuckDB: writes points to Parquet, merges files, answers queries. Each call has a database of its own, in memory. */
 import {
   type DuckDBConnection,
+  type DuckDBDataChunk,
   DuckDBInstance,
+  type DuckDBPreparedStatement,
   DuckDBTimestampNanosecondsValue,
+  DuckDBTypeId,
   type Json,
   JsonDuckDBValueConverter
 } from "@duckdb/node-api"
+import duckdb from "@duckdb/node-bindings"
 import { Duration, Effect, Schema, type Scope } from "effect"
 import { setImmediate } from "node:timers/promises"
 import type { FieldType, Point } from "./lineProtocol.ts"
@@ -115,6 +119,7 @@ export interface Answer {
 /** What one query may take. `bytes`: of the rows, as JSON. */
 export interface Limits {
   readonly rows: number
+  readonly columns: number
   readonly bytes: number
   readonly time: Duration.Duration
   readonly memory: string
@@ -122,6 +127,7 @@ export interface Limits {
 
 export const defaultLimits: Limits = {
   rows: 10_000,
+  columns: 1000,
   bytes: 16 * 1024 * 1024,
   time: Duration.seconds(10),
   memory: "512MB"
@@ -136,6 +142,7 @@ export const query = Effect.fn("query")(function*(
   sql: string,
   limits: Limits = defaultLimits
 ) {
+  if (sql.length > maxSql) return yield* new BadQuery({ detail: `the SQL is longer than ${maxSql} characters` })
   const connection = yield* connect({
     threads: "2",
     memory_limit: limits.memory,
@@ -164,19 +171,106 @@ export const query = Effect.fn("query")(function*(
       duration: limits.time,
       orElse: () => Effect.fail(new BadQuery({ detail: `it took longer than ${Duration.toMillis(limits.time)} ms` }))
     }),
-    Effect.flatMap((answer) => answer instanceof AnswerTooLarge ? Effect.fail(answer) : Effect.succeed(answer))
+    Effect.flatMap((answer) => "rows" in answer ? Effect.succeed(answer) : Effect.fail(answer))
   )
 }, Effect.scoped)
 
-/** As much as may be of the answer is in memory at a time, and one chunk of 2,048 rows. */
-const read = async (connection: DuckDBConnection, sql: string, limits: Limits): Promise<Answer | AnswerTooLarge> => {
-  const result = await connection.stream(sql)
+/** UTF-16 units. The tree of a statement is some hundred times as long, and is read as a whole. */
+const maxSql = 64 * 1024
+
+/**
+ * What a column of an answer may be: all that is small, and text and bytes, whose lengths can be seen before they are
+ * converted. A list can have millions of elements, and nobody else has a turn while one value is converted.
+ */
+const measured: ReadonlySet<DuckDBTypeId> = new Set([DuckDBTypeId.VARCHAR, DuckDBTypeId.BLOB])
+const small: ReadonlySet<DuckDBTypeId> = new Set([
+  DuckDBTypeId.BOOLEAN,
+  DuckDBTypeId.TINYINT,
+  DuckDBTypeId.SMALLINT,
+  DuckDBTypeId.INTEGER,
+  DuckDBTypeId.BIGINT,
+  DuckDBTypeId.HUGEINT,
+  DuckDBTypeId.UTINYINT,
+  DuckDBTypeId.USMALLINT,
+  DuckDBTypeId.UINTEGER,
+  DuckDBTypeId.UBIGINT,
+  DuckDBTypeId.UHUGEINT,
+  DuckDBTypeId.FLOAT,
+  DuckDBTypeId.DOUBLE,
+  DuckDBTypeId.DECIMAL,
+  DuckDBTypeId.DATE,
+  DuckDBTypeId.TIME,
+  DuckDBTypeId.TIME_NS,
+  DuckDBTypeId.TIME_TZ,
+  DuckDBTypeId.TIMESTAMP,
+  DuckDBTypeId.TIMESTAMP_S,
+  DuckDBTypeId.TIMESTAMP_MS,
+  DuckDBTypeId.TIMESTAMP_NS,
+  DuckDBTypeId.TIMESTAMP_TZ,
+  DuckDBTypeId.INTERVAL,
+  DuckDBTypeId.ENUM,
+  DuckDBTypeId.UUID,
+  DuckDBTypeId.SQLNULL
+])
+
+const columnsRefused = (prepared: DuckDBPreparedStatement, { columns }: Limits) => {
+  const { columnCount } = prepared
+  if (columnCount > columns) return new AnswerTooLarge({ most: `${columns} columns` })
+  for (let column = 0; column < columnCount; column++) {
+    const type = prepared.columnTypeId(column)
+    if (small.has(type) || measured.has(type)) continue
+    const name = prepared.columnName(column)
+    return new BadQuery({
+      detail: `the column "${name}" is of the type ${prepared.columnType(column)}, which is not sent: `
+        + "take it apart, by unnest(…) or by its members, or make it text, by to_json(…) or …::VARCHAR"
+    })
+  }
+  return undefined
+}
+
+/** Bytes of a string as DuckDB keeps it in a column: its length, then its start or where it lies. */
+const stringSize = 16
+
+/** For each row the bytes of its texts and blobs, none of which is converted for it. As JSON they are not fewer. */
+const lengthsOf = (chunk: DuckDBDataChunk, columns: ReadonlyArray<number>): ReadonlyArray<number> => {
+  const { rowCount } = chunk
+  const lengths = Array.from({ length: rowCount }, () => 0)
+  for (const column of columns) {
+    const vector = duckdb.data_chunk_get_vector(chunk.chunk, column)
+    const { buffer, byteLength, byteOffset } = duckdb.vector_get_data(vector, rowCount * stringSize)
+    const strings = new DataView(buffer, byteOffset, byteLength)
+    const valid = duckdb.vector_get_validity(vector, Math.ceil(rowCount / 64) * 8)
+    for (let row = 0; row < rowCount; row++) {
+      // What stands for NULL is no string.
+      if (duckdb.validity_row_is_valid(valid, row)) {
+        lengths[row] = (lengths[row] ?? 0) + strings.getUint32(row * stringSize, true)
+      }
+    }
+  }
+  return lengths
+}
+
+/** As much as may be of the answer is in memory at a time, and one chunk of 2,048 rows as DuckDB has it. */
+const read = async (
+  connection: DuckDBConnection,
+  sql: string,
+  limits: Limits
+): Promise<Answer | AnswerTooLarge | BadQuery> => {
+  const prepared = await connection.prepare(sql)
+  const refused = columnsRefused(prepared, limits)
+  if (refused !== undefined) return refused
+  const texts = Array.from({ length: prepared.columnCount }, (_, column) => column).filter((column) =>
+    measured.has(prepared.columnTypeId(column))
+  )
+  const result = await prepared.stream()
   const rows: Array<ReadonlyArray<Json>> = []
   let bytes = 0
   for (;;) {
     const chunk = await result.fetchChunk()
     if (chunk === null || chunk.rowCount === 0) return { columns: result.deduplicatedColumnNames(), rows }
+    const lengths = lengthsOf(chunk, texts)
     for (let row = 0; row < chunk.rowCount; row++) {
+      if (bytes + (lengths[row] ?? 0) > limits.bytes) return new AnswerTooLarge({ most: `${limits.bytes} bytes` })
       const values = chunk.convertRowValues(row, JsonDuckDBValueConverter)
       bytes += Buffer.byteLength(JSON.stringify(values))
       if (bytes > limits.bytes) return new AnswerTooLarge({ most: `${limits.bytes} bytes` })

@@ -59,15 +59,15 @@ export class SetAside extends Schema.TaggedError<SetAside>()("SetAside", { segme
 type PublishError = DuckFailed | Wal.WalFailed | Registrar.PublishError | PlatformError.PlatformError
 export type FlushError = PublishError | SetAside
 
-/** Whether the same segment may well be published later: it is the disk or the manifest that failed. */
-const passes = (error: PublishError): boolean => {
+/** Whether the same segment may well be published later: it is the disk, the memory or the manifest that failed. */
+export const passes = (error: PublishError): boolean => {
   switch (error._tag) {
     case "InvalidEntry":
     case "Conflict":
     case "Gone":
       return false
     case "DuckFailed":
-      return error.detail.startsWith("IO Error")
+      return /^(IO|Out of Memory) Error/.test(error.detail)
     case "BackendError":
       return error.reason !== "Unsafe"
     default:
@@ -167,20 +167,24 @@ export const layer = (
         unpublished = plus(unpublished, size)
       }
 
+      const isOver = ({ bytes, points }: Size) => points > options.maxPoints || bytes > options.maxBytes
+
       const write = Effect.fn("Ingest.write")(function*(database: string, precision: Precision, lines: string) {
         const now = BigInt(yield* Clock.currentTimeMillis) * 1_000_000n
-        const { errors, points } = yield* read(lines, precision, now)
-        if (errors.length > 0) return yield* new Rejected({ errors })
-        if (points.length === 0) return 0
-        const size = { points: points.length, bytes: Buffer.byteLength(lines) }
-        if (size.points > options.maxPoints || size.bytes > options.maxBytes) {
-          return yield* new TooLarge({ points: options.maxPoints, bytes: options.maxBytes })
-        }
-        const after = plus(unpublished, size)
-        if (after.points > options.maxPoints || after.bytes > options.maxBytes) {
+        const bytes = Buffer.byteLength(lines)
+        const room = Effect.fnUntraced(function*(size: Size) {
+          if (isOver(size)) return yield* new TooLarge({ points: options.maxPoints, bytes: options.maxBytes })
+          if (!isOver(plus(unpublished, size))) return
           yield* Queue.offer(wake, undefined)
           return yield* new Busy(unpublished)
-        }
+        })
+        // Nothing is parsed that there is no room for, and no more points than may ever wait.
+        yield* room({ points: 0, bytes })
+        const { errors, points } = yield* read(lines, precision, now, options.maxPoints + 1)
+        const size = { points: points.length, bytes }
+        yield* room(size)
+        if (errors.length > 0) return yield* new Rejected({ errors })
+        if (points.length === 0) return 0
         const grown = new Map<string, Known>()
         for (const [n, point] of points.entries()) {
           if (n % 1000 === 999) yield* others
@@ -216,21 +220,21 @@ export const layer = (
         for (const [database, own] of databases) {
           for (const { folder, measurement, points } of partitionsOf(database, own)) {
             const file = join(options.folder, `${segment}.parquet`)
-            yield* writeParquet(points, file)
-            yield* registrar.publish({ path: `${folder}/${segment}.parquet`, measurement }, fs.stream(file)).pipe(
+            const path = `${folder}/${segment}.parquet`
+            yield* writeParquet(points, file).pipe(
+              Effect.andThen(registrar.publish({ path, measurement }, fs.stream(file))),
               // It was published before the crash, for the name is this segment's alone: it stands, perhaps as another
               // version of DuckDB has written it, or it was merged already.
               Effect.catchTag("Gone", () => Effect.void),
               Effect.catchIf(
                 (error) => error._tag === "Conflict" && error.kind === "OtherBytes",
                 () => Effect.void
-              )
+              ),
+              Effect.ensuring(Effect.ignore(fs.remove(file)))
             )
-            yield* Effect.ignore(fs.remove(file))
             files++
           }
         }
-        yield* wal.drop(segment)
         return files
       })
 
@@ -250,19 +254,24 @@ export const layer = (
         const aside: Array<string> = []
         for (let next = closed[0]; next !== undefined; next = closed[0]) {
           const { segment, size } = next
-          files += yield* publish(next).pipe(
-            Effect.catchIf((error) => !passes(error), (error) =>
-              Effect.gen(function*() {
-                yield* wal.setAside(segment)
-                aside.push(segment)
-                yield* Effect.logError(
-                  `${segment} can't be published, and is kept as ${segment}.aside: ${error.message}`
-                )
-                return 0
-              }))
+          const outcome = yield* publish(next).pipe(
+            Effect.catchIf((error) => !passes(error), (error) => Effect.succeed(error))
           )
-          closed.shift()
-          unpublished = minus(unpublished, size)
+          // Half of it would leave a segment here that is not in the log any more.
+          yield* Effect.gen(function*() {
+            if (typeof outcome === "number") {
+              yield* wal.drop(segment)
+              files += outcome
+            } else {
+              yield* wal.setAside(segment)
+              aside.push(segment)
+              yield* Effect.logError(
+                `${segment} can't be published, and is kept as ${segment}.aside: ${outcome.message}`
+              )
+            }
+            closed.shift()
+            unpublished = minus(unpublished, size)
+          }).pipe(Effect.uninterruptible)
         }
         if (aside.length > 0) return yield* new SetAside({ segments: aside })
         return files
@@ -297,8 +306,8 @@ export const layer = (
 /** They have their turn. */
 const others = Effect.promise(() => setImmediate())
 
-const read = Effect.fnUntraced(function*(lines: string, precision: Precision, now: bigint) {
-  const reading = parseInTurns(lines, precision, now)
+const read = Effect.fnUntraced(function*(lines: string, precision: Precision, now: bigint, most?: number) {
+  const reading = parseInTurns(lines, precision, now, most)
   for (;;) {
     const { done, value } = reading.next()
     if (done === true) return value

@@ -5,7 +5,7 @@
  */
 import { Effect, Option, Schema, Semaphore } from "effect"
 import { randomUUID } from "node:crypto"
-import { type FileHandle, mkdir, open, readdir, readFile, rename, rm } from "node:fs/promises"
+import { access, type FileHandle, mkdir, open, readdir, readFile, rename, rm } from "node:fs/promises"
 import { join } from "node:path"
 
 /** One write that was acknowledged. Timestamps are as they were sent, `now` for those that had none. */
@@ -39,13 +39,21 @@ export interface Wal {
   /** Closes the open segment and gives its id. */
   readonly rotate: Effect.Effect<string, WalFailed>
   readonly drop: (segment: string) => Effect.Effect<void, WalFailed>
-  /** Keeps a segment as `ID.aside`, which no start reads. */
+  /** Keeps a segment as `ID.aside`, which no start reads. One that is aside already stays so. */
   readonly setAside: (segment: string) => Effect.Effect<void, WalFailed>
 }
 
 const setAside = (folder: string, segment: string) =>
   attempt(async () => {
-    await rename(join(folder, `${segment}.wal`), join(folder, `${segment}.aside`))
+    const aside = join(folder, `${segment}.aside`)
+    try {
+      await rename(join(folder, `${segment}.wal`), aside)
+    } catch (cause) {
+      if (Reflect.get(Object(cause), "code") !== "ENOENT") throw cause
+      await access(aside).catch(() => {
+        throw cause
+      })
+    }
     await syncFolder(folder)
   }).pipe(Effect.uninterruptible)
 

@@ -75,13 +75,21 @@ export const parse = (text: string, precision: Precision, now: bigint): Read => 
   }
 }
 
-/** As {@link parse}, and yields now and then, for others to have their turn: 16 MiB take more than a second. */
-export const parseInTurns = function*(text: string, precision: Precision, now: bigint): Generator<void, Read> {
+/**
+ * As {@link parse}, and yields now and then, for others to have their turn: 16 MiB take more than a second. It ends when
+ * there are `most` points, whatever follows: points take many times the room of their lines.
+ */
+export const parseInTurns = function*(
+  text: string,
+  precision: Precision,
+  now: bigint,
+  most = Infinity
+): Generator<void, Read> {
   const points: Array<Point> = []
   const errors: Array<LineError> = []
   let count = 0
   for (const { line, number } of lines(text)) {
-    if (errors.length === maxErrors) break
+    if (errors.length === maxErrors || points.length === most) break
     if (++count % 1000 === 0) yield
     const content = line.replace(/^[ \t\r]+/, "")
     if (content.trim() === "" || content.startsWith("#")) continue
@@ -172,7 +180,8 @@ const parseLine = (line: string, precision: Precision, now: bigint): Omit<Point,
     at++
     const key = name("a tag's name")
     if (tags.has(key)) malformed(`the tag "${key}" stands twice`)
-    tags.set(key, token(`the value of the tag "${key}"`, ",= ", ",= "))
+    const what = `the value of the tag "${key}"`
+    tags.set(key, plain(what, token(what, ",= ", ",= ")))
     if (line[at] === "=") malformed(`an "=" in the value of the tag "${key}" is not escaped`)
   }
   while (line[at] === " ") at++
@@ -205,9 +214,13 @@ const parseLine = (line: string, precision: Precision, now: bigint): Omit<Point,
 /** A name becomes a column of a file, or a folder. */
 const named = (what: string, name: string): string => {
   if (name.length > maxName) malformed(`${what} "${name.slice(0, 20)}…" is longer than ${maxName} characters`)
-  if (/\p{Cc}/u.test(name)) malformed(`${what} ${JSON.stringify(name)} has a control character`)
-  if (!name.isWellFormed()) malformed(`${what} ${JSON.stringify(name)} is not valid Unicode`)
-  return name
+  return plain(what, name)
+}
+
+const plain = (what: string, text: string): string => {
+  if (/\p{Cc}/u.test(text)) malformed(`${what} ${JSON.stringify(text)} has a control character`)
+  if (!text.isWellFormed()) malformed(`${what} ${JSON.stringify(text)} is not valid Unicode`)
+  return text
 }
 
 const trues = new Set(["t", "T", "true", "True", "TRUE"])

@@ -19,7 +19,8 @@ export const maxName = 80
 export const maxColumns = 256
 
 export const folderOf = (database: string, measurement: string, time: bigint): string => {
-  const hour = new Date(Number(time / 1_000_000n)).toISOString()
+  // Division goes towards 0: before 1970, to the next millisecond, which may be another hour's.
+  const hour = new Date(Number((time - (time < 0n ? 999_999n : 0n)) / 1_000_000n)).toISOString()
   const [, year, month, day, hh] = /^([+-]?\d+)-(\d\d)-(\d\d)T(\d\d)/.exec(hour) ?? []
   return [component(database), component(measurement), year, month, day, hh].join("/")
 }

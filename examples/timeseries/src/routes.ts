@@ -102,7 +102,9 @@ const write = (databaseParameter: string) =>
 const writing = (folders: Folders) =>
   HttpRouter.use(Effect.fnUntraced(function*(router) {
     const manifest = yield* Manifest.Manifest
-    const context = yield* Effect.context<Ingest | Registrar.Registrar | View.View | FileSystem.FileSystem>()
+    const context = yield* Effect.context<
+      Ingest | Manifest.Manifest | Registrar.Registrar | View.View | FileSystem.FileSystem
+    >()
     /** Up to where a reader must have come to have seen it. */
     const reached = <A extends object>(done: A) =>
       manifest.head.pipe(

@@ -4,6 +4,7 @@ import { createHash } from "node:crypto"
 import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
+import { vi } from "vitest"
 import { defaultLimits, mergeParquet, query, writeParquet } from "../src/Duck.ts"
 import { parse } from "../src/lineProtocol.ts"
 
@@ -39,10 +40,10 @@ describe("DuckDB", () => {
     Effect.gen(function*() {
       const file = join(folder, "odd.parquet")
       const text = "\0 ' \"\" 🐘 \u202e"
-      yield* writeParquet(points(`m,select=\0 a"b="${text.replaceAll("\"", "\\\"")}",from=1,🐘=2 1`), file)
+      yield* writeParquet(points(`m,select=' a"b="${text.replaceAll("\"", "\\\"")}",from=1,🐘=2 1`), file)
       const { columns, rows } = yield* query(new Map([["m\"x", [file]]]), "SELECT * FROM \"m\"\"x\"")
       assert.deepStrictEqual(columns, ["time", "select", "a\"b", "from", "🐘"])
-      assert.deepStrictEqual(rows.map((row) => row.slice(1)), [["\0", text, 1, 2]])
+      assert.deepStrictEqual(rows.map((row) => row.slice(1)), [["'", text, 1, 2]])
     }))
 
   it.live("answers nothing that reaches further than the files of the view, or changes anything", () =>
@@ -105,7 +106,7 @@ describe("DuckDB", () => {
       const limits = { ...defaultLimits, time: Duration.millis(300) }
       const error = yield* Effect.flip(query(new Map(), slow, limits))
       assert.include(error.message, "longer than 300 ms")
-      const large = "SELECT list(range) FROM range(200000000)"
+      const large = "SELECT len(list(range)) FROM range(200000000)"
       const refused = yield* Effect.flip(
         query(new Map(), large, { ...defaultLimits, time: Duration.minutes(1), memory: "64MB" })
       )
@@ -124,5 +125,53 @@ describe("DuckDB", () => {
       assert.strictEqual(large._tag, "AnswerTooLarge")
       assert.include(large.message, "more than 30000 bytes")
       assert.strictEqual((yield* ask("SELECT repeat('é', 100) FROM range(140)")).rows.length, 140)
+      const wide = (columns: number) => ask(`SELECT ${Array.from({ length: columns }, (_, n) => n).join(", ")}`)
+      assert.include((yield* Effect.flip(wide(1001))).message, "more than 1000 columns")
+      assert.strictEqual((yield* wide(1000)).columns.length, 1000)
+      assert.include((yield* Effect.flip(ask(`SELECT 1 -- ${"x".repeat(65_536)}`))).message, "longer than 65536")
     }))
+
+  it.live("sends no value that can hold others, and says how to ask instead", () =>
+    Effect.gen(function*() {
+      for (
+        const [value, type] of [
+          ["list(range)", "BIGINT[]"],
+          ["[range, 1]::INTEGER[2]", "INTEGER[2]"],
+          ["{'a': range}", "STRUCT(\"a\" BIGINT)"],
+          ["MAP {'a': range}", "MAP(VARCHAR, BIGINT)"],
+          ["union_value(a := range)", "UNION(\"a\" BIGINT)"],
+          ["'101'::BIT", "BIT"],
+          ["range::BIGNUM", "BIGNUM"]
+        ] as const
+      ) {
+        const group = value.startsWith("list") ? "" : " LIMIT 1"
+        const error = yield* Effect.flip(query(new Map(), `SELECT 1, ${value} AS x FROM range(3)${group}`))
+        assert.strictEqual(error._tag, "BadQuery")
+        assert.include(error.message, `the column "x" is of the type ${type}, which is not sent`)
+        yield* query(new Map(), `SELECT (${value})::VARCHAR FROM range(3)${group}`)
+      }
+      const sql = "SELECT to_json([1, 2]), unnest([1, 2]), 'x'::ENUM ('x'), 1.5::DECIMAL(4, 2), NULL, 'ab'::BLOB, "
+        + "DATE '2026-01-02', TIME '01:02:03', INTERVAL 1 DAY, 170141183460469231731687303715884105727"
+      const [first] = (yield* query(new Map(), sql)).rows
+      assert.deepStrictEqual(first?.slice(0, 8), ["[1,2]", 1, "x", "1.50", null, "ab", "2026-01-02", "01:02:03"])
+    }))
+
+  it.live("converts no text or blob that is too long, and knows what is none", () =>
+    Effect.gen(function*() {
+      const written = yield* Effect.acquireRelease(
+        Effect.sync(() => vi.spyOn(JSON, "stringify")),
+        (spy) => Effect.sync(() => spy.mockRestore())
+      )
+      const limits = { ...defaultLimits, bytes: 100_000 }
+      for (const value of ["repeat('x', 100_001)", "repeat('x', 100_001)::BLOB", "list(range)::VARCHAR"]) {
+        const error = yield* Effect.flip(
+          query(new Map(), `SELECT 1, first(s) FROM (SELECT ${value} AS s FROM range(50000))`, limits)
+        )
+        assert.strictEqual(error._tag, "AnswerTooLarge", value)
+      }
+      assert.isBelow(Math.max(0, ...written.mock.results.map(({ value }) => String(value).length)), 100_000)
+      const half = "SELECT CASE WHEN range % 2 = 1 THEN repeat('x', 20) END, 'y' FROM range(4000)"
+      const { rows } = yield* query(new Map(), half, limits)
+      assert.deepStrictEqual(rows.slice(-2), [[null, "y"], ["x".repeat(20), "y"]])
+    }).pipe(Effect.scoped))
 })

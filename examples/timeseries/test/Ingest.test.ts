@@ -1,39 +1,45 @@
 /** Taking points in, on a node in memory: what this application stands on is the library's own, without its disk. */
 import { NodeServices } from "@effect/platform-node"
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Exit, Layer, Option, Scope } from "effect"
+import { Effect, Exit, Fiber, Layer, Logger, Option, Scope, Stream } from "effect"
 import { Backend, Manifest, Membership, PeerResolver, Registrar } from "effect-file-replication"
 import { Cluster } from "effect-file-replication/testing"
 import { cp, mkdtemp, readdir, rm, writeFile } from "node:fs/promises"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
-import { query } from "../src/Duck.ts"
+import { defaultLimits, DuckFailed, query } from "../src/Duck.ts"
 import * as Ingest from "../src/Ingest.ts"
 import { folderOf } from "../src/partitions.ts"
 import * as SameRack from "../src/sameRack.ts"
+import * as Wal from "../src/Wal.ts"
 
 const temporary = Effect.acquireRelease(
   Effect.promise(() => mkdtemp(join(tmpdir(), "ingest-"))),
   (folder) => Effect.promise(() => rm(folder, { recursive: true, force: true }))
 )
 
-const ingestOn = (folder: string) =>
+const ingestOn = (folder: string, options: Partial<Ingest.IngestOptions> = {}) =>
   Ingest.layer({
     folder,
     flushPoints: 1000,
     flushBytes: 100_000,
     flushMillis: 3_600_000,
     maxPoints: 2000,
-    maxBytes: 100_000
+    maxBytes: 100_000,
+    ...options
   })
 
 /** One life of the application on a node that stays; it ends without a flush, as a crash does. */
-const living = <A, E, R>(folder: string, body: (ingest: Ingest.Ingest["Service"]) => Effect.Effect<A, E, R>) =>
+const living = <A, E, R>(
+  folder: string,
+  body: (ingest: Ingest.Ingest["Service"]) => Effect.Effect<A, E, R>,
+  options?: Partial<Ingest.IngestOptions>
+) =>
   Effect.gen(function*() {
     const scope = yield* Scope.make()
     const registrar = yield* Registrar.Registrar
     const context = yield* Layer.buildWithScope(
-      ingestOn(folder).pipe(
+      ingestOn(folder, options).pipe(
         Layer.provide(Layer.succeed(Registrar.Registrar, registrar)),
         Layer.provide(NodeServices.layer)
       ),
@@ -95,6 +101,9 @@ describe("Ingest", () => {
         ]
       )
       assert.strictEqual(folderOf("db", "..", 0n), "db/%2E./1970/01/01/00")
+      assert.strictEqual(folderOf("db", "m", -1n), "db/m/1969/12/31/23")
+      assert.strictEqual(folderOf("db", "m", -hour), "db/m/1969/12/31/23")
+      assert.strictEqual(folderOf("db", "m", -hour - 1n), "db/m/1969/12/31/22")
     }).pipe(Effect.provide(Cluster.layerMemory)))
 
   it.live("has after a crash what it acknowledged before it, once", () =>
@@ -174,6 +183,9 @@ describe("Ingest", () => {
           assert.deepStrictEqual([busy._tag, busy.message.includes("900 points")], ["Busy", true])
           // More than may ever wait is not worth trying again.
           assert.strictEqual((yield* Effect.flip(ingest.write("db", "ns", lines(0, 2001))))._tag, "TooLarge")
+          // What is over the limit is not even read.
+          const wrong = `${lines(0, 2001)}\nwrong`
+          assert.strictEqual((yield* Effect.flip(ingest.write("db", "ns", wrong)))._tag, "TooLarge")
           yield* ingest.flush
           assert.strictEqual(yield* ingest.write("db", "ns", lines(5000, 1101)), 1101)
           yield* ingest.flush
@@ -182,6 +194,8 @@ describe("Ingest", () => {
         Effect.gen(function*() {
           assert.strictEqual(yield* ingest.write("db", "ns", large(8000, 60_000)), 1)
           assert.strictEqual((yield* Effect.flip(ingest.write("db", "ns", large(9000, 60_000))))._tag, "Busy")
+          const unread = `wrong ${"x".repeat(60_000)}`
+          assert.strictEqual((yield* Effect.flip(ingest.write("db", "ns", unread)))._tag, "Busy")
           assert.strictEqual((yield* Effect.flip(ingest.write("db", "ns", large(9000, 100_000))))._tag, "TooLarge")
           yield* ingest.flush
           assert.strictEqual(yield* ingest.write("db", "ns", large(9000, 60_000)), 1)
@@ -220,6 +234,67 @@ describe("Ingest", () => {
       assert.strictEqual(aside.length, 4)
       assert.strictEqual(yield* segments(folder), 1)
     }).pipe(Effect.provide(Cluster.layerMemory)))
+
+  it.live("publishes by itself when there are enough points, enough bytes, or when they have waited long enough", () =>
+    Effect.gen(function*() {
+      const manifest = yield* Manifest.Manifest
+      const points = Array.from({ length: 3 }, (_, n) => line("m", BigInt(n))).join("\n")
+      const never = { flushPoints: 4, flushBytes: 1000, flushMillis: 3_600_000 }
+      for (
+        const [options, lines] of [
+          [{ ...never, flushPoints: 3 }, points],
+          [{ ...never, flushBytes: points.length }, points],
+          [{ ...never, flushMillis: 20 }, line("m", 9n)]
+        ] as const
+      ) {
+        const folder = yield* temporary
+        const before = yield* manifest.head
+        const published = yield* living(folder, (ingest) =>
+          Effect.andThen(
+            ingest.write("db", "ns", lines),
+            Stream.runHead(manifest.events(before))
+          ), options)
+        assert(Option.isSome(published))
+      }
+      assert.deepStrictEqual(yield* asked("SELECT count(*), max(epoch_ns(time)) FROM m"), [["7", "9"]])
+    }).pipe(Effect.provide(Cluster.layerMemory)))
+
+  it.live("goes on behind a segment that it has set aside, though the flush was given up just then", () =>
+    Effect.gen(function*() {
+      const folder = yield* temporary
+      const registrar = yield* Registrar.Registrar
+      yield* registrar.publish({ path: "db/taken" }, new Uint8Array([1]))
+      yield* living(folder, (ingest) =>
+        Effect.gen(function*() {
+          yield* ingest.write("db", "ns", line("taken", 1n))
+          const leaving = Logger.make(({ fiber }) => fiber.interruptUnsafe())
+          const left = yield* Effect.forkChild(Effect.provide(ingest.flush, Logger.layer([leaving])))
+          assert(Exit.hasInterrupts(yield* Fiber.await(left)))
+          yield* ingest.write("db", "ns", line("m", 1n))
+          assert.strictEqual(yield* ingest.flush, 1)
+        }))
+      const names = (yield* Effect.promise(() => readdir(folder))).map((name) => name.replace(/^.*\./, ""))
+      assert.deepStrictEqual(names.sort(), ["aside", "json", "wal"])
+    }).pipe(Effect.provide(Cluster.layerMemory)))
+
+  it.live("sets aside again what is aside already, and nothing that is not there", () =>
+    Effect.gen(function*() {
+      const { wal } = yield* Wal.make(yield* temporary)
+      const segment = yield* wal.rotate
+      yield* wal.setAside(segment)
+      yield* wal.setAside(segment)
+      assert.include((yield* Effect.flip(wal.setAside("nothing"))).message, "ENOENT")
+    }))
+
+  it.live("tries again what DuckDB had no memory for", () =>
+    Effect.gen(function*() {
+      const limits = { ...defaultLimits, memory: "1MB" }
+      const sql = "SELECT len(list(range)) FROM range(10000000)"
+      const { message } = yield* Effect.flip(query(new Map(), sql, limits))
+      assert.include(message, "Out of Memory")
+      assert(Ingest.passes(new DuckFailed({ detail: message })))
+      assert(!Ingest.passes(new DuckFailed({ detail: "Catalog Error: a column twice" })))
+    }))
 
   it.live("publishes later what the manifest did not take at a start", () =>
     Effect.gen(function*() {

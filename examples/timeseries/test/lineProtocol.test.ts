@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest"
-import { parse, precisionOf } from "../src/lineProtocol.ts"
+import { parse, parseInTurns, precisionOf } from "../src/lineProtocol.ts"
 
 const now = 1_775_916_000_123_456_789n
 const one = (line: string, precision = "ns") => {
@@ -87,6 +87,20 @@ describe("line protocol", () => {
       ]
     )
     expect(one("m f=\"\0\ttext\"")?.fields.get("f")?.value).toBe("\0\ttext")
+  })
+
+  it("refuses control characters in the value of a tag, a line's end too", () => {
+    expect(why("m,t=a\tb f=1\nm,t=\0 f=1\nm,t\\\\ x=\"a\nb\" f=1")).toEqual([
+      "1: the value of the tag \"t\" \"a\\tb\" has a control character",
+      "2: the value of the tag \"t\" \"\\u0000\" has a control character",
+      "3: the value of the tag \"t\\ x\" \"\\\"a\\nb\\\"\" has a control character"
+    ])
+  })
+
+  it("ends when it has as many points as are wanted", () => {
+    const reading = parseInTurns("m f=1 1\nm f=2 2\nm f=", "ns", now, 2)
+    const { value } = reading.next()
+    expect([value?.points.length, value?.errors]).toEqual([2, []])
   })
 
   it("refuses numbers that do not fit, instead of changing them", () => {
