@@ -181,10 +181,10 @@ export const layer = (
         // Nothing is parsed that there is no room for, and no more points than may ever wait.
         yield* room({ points: 0, bytes })
         const { errors, points } = yield* read(lines, precision, now, options.maxPoints + 1)
-        const size = { points: points.length, bytes }
-        yield* room(size)
         if (errors.length > 0) return yield* new Rejected({ errors })
         if (points.length === 0) return 0
+        const size = { points: points.length, bytes }
+        yield* room(size)
         const grown = new Map<string, Known>()
         for (const [n, point] of points.entries()) {
           if (n % 1000 === 999) yield* others
