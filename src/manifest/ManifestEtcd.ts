@@ -38,9 +38,12 @@ export interface Options {
   readonly namespace: string
 }
 
+const isInvalid = (error: Damaged | EtcdError | Unavailable): error is EtcdError =>
+  error._tag === "EtcdError" && error.reason === "Invalid"
+
 /** Whether asking again is in vain, as far as the entries asked for go; whatever concerns all others is not of these. */
 const isForGood = (error: Damaged | EtcdError | Unavailable): error is Damaged | EtcdError =>
-  error._tag === "Damaged" || (error._tag === "EtcdError" && error.reason === "Invalid")
+  error._tag === "Damaged" || isInvalid(error)
 
 /** The most registrations of one caller that wait for a commit together. */
 const commitLimit = 500
@@ -176,7 +179,16 @@ const make = Effect.fnUntraced(function*(
       const answer = yield* replace({
         add: add.map(keptForm),
         remove: remove.map(({ path, reason }) => ({ path, reason: keptReason(reason) }))
-      }).pipe(unavailable("replace"))
+      }).pipe(
+        // What etcd calls too large now, it calls too large for ever.
+        Effect.catchIf(isInvalid, (error): Effect.Effect<EntryRefused, EtcdError> => {
+          const [first] = add
+          return first === undefined
+            ? Effect.fail(error)
+            : Effect.succeed(new EntryRefused({ path: first.path, detail: error.message }))
+        }),
+        unavailable("replace")
+      )
       return typeof answer === "number" ? answer : yield* answer
     }),
     get: (path) =>

@@ -159,6 +159,8 @@ else {
           )
           const error = yield* Effect.flip(manifest.register(large))
           assert.strictEqual(error._tag, "EntryRefused")
+          const replacing = yield* Effect.flip(manifest.replace({ add: [large], remove: [] }))
+          assert.strictEqual(replacing._tag, "EntryRefused")
           assert.strictEqual((yield* manifest.page(Option.none(), 100)).files.length, 59)
         }),
       60_000
