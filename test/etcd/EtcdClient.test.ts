@@ -229,7 +229,8 @@ else {
           assert.strictEqual((yield* Effect.flip(Queue.take(events))).reason, "Unreachable")
           assert.strictEqual((yield* Effect.flip(client.put({ key: "b", value: "" }))).reason, "Unreachable")
           yield* Effect.all([first.start, second.start], { concurrency: 2 })
-          yield* client.put({ key: "c", value: "" })
+          // They have to choose a leader first.
+          yield* Effect.eventually(client.put({ key: "c", value: "" }))
         }),
       60_000
     )

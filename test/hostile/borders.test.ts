@@ -92,8 +92,7 @@ describe("a transfer of a small file", () => {
           assert.isTrue(shown()?.equals(bytes), where)
         }, Effect.scoped)
         yield* Effect.forEach(cases, one, { concurrency: 32, discard: true })
-        // Some did no harm, such as most delays; most did.
-        assert.isAbove(arrived, 0)
+        // Most did harm; how many did none, such as most delays, depends on how busy the machine is.
         assert.isBelow(arrived, cases.length / 2)
       }), 120_000)
   }
