@@ -33,6 +33,9 @@ describe("Drain", () => {
         yield* untilComplete(two)
         const copied = yield* until(one, ({ done }) => done)
         assert.deepStrictEqual([copied.files, copied.left, copied.examples], [2, 0, []])
+        // Not before it has heard of any other that began to drain at the same moment.
+        const waited = Option.getOrElse(copied.looked, () => 0) - Option.getOrElse(copied.since, () => Infinity)
+        assert.isAtLeast(waited, 7000)
 
         // A copy on a node that is gone does not count.
         yield* Scope.close(scope, Exit.void)

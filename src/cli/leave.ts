@@ -23,6 +23,9 @@ export class NotDrained extends Schema.TaggedError<NotDrained>()("NotDrained", {
 
 const encode = Schema.encodeSync(Schema.fromJsonString(DrainStatus))
 
+/** How long it may take, behind everything else, until a drain is done of which nothing is left, milliseconds. */
+const lastLook = 15_000
+
 /** Between two questions. */
 const interval = Duration.seconds(1)
 
@@ -52,7 +55,10 @@ export const drainCommand = Command.make("drain", {
         const said = `each of its ${status.files} files is on another node too: this node can be stopped`
         return yield* Console.log(json ? encode(status) : said)
       }
-      const over = (yield* Clock.currentTimeMillis) >= end && (timeout > 0 || Option.isSome(status.looked))
+      // Nothing is left, and it is done as soon as it is known that no other node leaves at the same time.
+      const soon = Option.isSome(status.looked) && Option.isNone(status.lastError) && status.left === 0
+      const now = yield* Clock.currentTimeMillis
+      const over = now >= end + (soon ? lastLook : 0) && (timeout > 0 || Option.isSome(status.looked))
       if (over) {
         if (json) yield* Console.log(encode(status))
         return yield* new NotDrained({ status })

@@ -65,6 +65,12 @@ const named = 100
 /** Between two looks, at least; longer when one takes long. */
 const rest = 2000
 
+/**
+ * How old what is known of the others may be, milliseconds: another one that began to drain at the same moment is heard
+ * of within it. Nothing is said to be done before, or two nodes that hold the last copies could both leave.
+ */
+const hearsay = 7000
+
 export const layer: Layer.Layer<Drain, never, Background | Copies | Inventory | Membership> = Layer.effect(
   Drain,
   Effect.gen(function*() {
@@ -91,7 +97,11 @@ export const layer: Layer.Layer<Drain, never, Background | Copies | Inventory | 
         : elsewhere.map(({ detail, node }) => `${node} ${detail}`).join("; ")
     })
 
-    const look: Effect.Effect<Partial<DrainStatus>, InventoryError | MembershipError> = Effect.gen(function*() {
+    const look = Effect.fnUntraced(function*(since: number): Effect.fn.Return<
+      Partial<DrainStatus>,
+      InventoryError | MembershipError
+    > {
+      const began = yield* Clock.currentTimeMillis
       const survey = yield* copies.survey
       const now = survey.others.join(" ")
       if (now !== others) confirmed = new Set()
@@ -133,14 +143,14 @@ export const layer: Layer.Layer<Drain, never, Background | Copies | Inventory | 
         files,
         left,
         examples: examples.slice(0, named),
-        done: left === 0,
+        done: left === 0 && began - since >= hearsay,
         lastError: Option.none()
       }
     })
 
-    const again = Effect.gen(function*() {
+    const again = Effect.fnUntraced(function*(since: number) {
       const before = yield* Clock.currentTimeMillis
-      const found = yield* look.pipe(
+      const found = yield* look(since).pipe(
         Effect.catch(({ message }) =>
           Effect.succeed<Partial<DrainStatus>>({ done: false, lastError: Option.some(message) })
         )
@@ -153,7 +163,7 @@ export const layer: Layer.Layer<Drain, never, Background | Copies | Inventory | 
     yield* background.run(
       "the drain",
       SubscriptionRef.changes(since).pipe(
-        Stream.switchMap((since) => Option.isNone(since) ? Stream.empty : Stream.fromEffectRepeat(again)),
+        Stream.switchMap((since) => Option.isNone(since) ? Stream.empty : Stream.fromEffectRepeat(again(since.value))),
         Stream.runDrain
       )
     )
