@@ -5,7 +5,7 @@
  * Every verified file is compared with `stat` and nothing is opened. One that differs is hashed: with the right bytes
  * it stays verified, with others it is set aside and owed again, and so is one that is gone. The manifest is not asked.
  */
-import { Context, Duration, Effect, Layer, Option, Queue, Semaphore } from "effect"
+import { Context, Duration, Effect, Layer, Option, Queue, Semaphore, type Stream, SubscriptionRef } from "effect"
 import { Backend, type BackendError } from "../ports/Backend.ts"
 import type { FilePath } from "../ports/FilePath.ts"
 import { Inventory, type InventoryError } from "../ports/Inventory.ts"
@@ -18,6 +18,8 @@ import { Puller } from "./Puller.ts"
 export class LocalCheck extends Context.Service<LocalCheck, {
   /** Whether every verified file has been compared since this start, and the last comparison was not cut short. */
   readonly checked: Effect.Effect<boolean>
+  /** The same, now and whenever it changes. */
+  readonly changes: Stream.Stream<boolean>
   /** Compares now; behind one that runs already. Fails with `NotFound` when the folder is not this node's any more. */
   readonly check: Effect.Effect<void, InventoryError | BackendError>
   /** Hashes one verified file, because something speaks against it. With other bytes it is set aside and owed again. */
@@ -50,15 +52,15 @@ export const layer = (
       const background = yield* Background
       const examine = yield* Examine.make
       const permit = yield* Semaphore.make(1)
-      let checked = false
+      const checked = yield* SubscriptionRef.make(false)
 
       // What could not be looked at, or not be recorded, is looked at again soon; until then nothing is known of it.
       const again = yield* Queue.sliding<void>(1)
       const inDoubt = (error: InventoryError | BackendError) =>
-        Effect.suspend(() => {
-          checked = false
-          Queue.offerUnsafe(again, undefined)
-          return error._tag === "InventoryError" ? puller.unwritable(error) : Effect.void
+        Effect.gen(function*() {
+          yield* SubscriptionRef.set(checked, false)
+          yield* Queue.offer(again, undefined)
+          if (error._tag === "InventoryError") yield* puller.unwritable(error)
         })
 
       const look = Effect.fnUntraced(function*(path: FilePath) {
@@ -86,7 +88,7 @@ export const layer = (
         if (lost > 0) {
           yield* Effect.logWarning(`${lost} files were missing or damaged on this disk; they are owed again`)
         }
-        checked = true
+        yield* SubscriptionRef.set(checked, true)
       }).pipe(Effect.tapError(inDoubt))
       const check = permit.withPermit(compare).pipe(Effect.withSpan("LocalCheck.check"))
 
@@ -108,6 +110,11 @@ export const layer = (
           Effect.forever
         )
       )
-      return { checked: Effect.sync(() => checked), check, examine: look }
+      return {
+        checked: SubscriptionRef.get(checked),
+        changes: SubscriptionRef.changes(checked),
+        check,
+        examine: look
+      }
     })
   )

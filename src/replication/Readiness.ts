@@ -233,11 +233,13 @@ export const layer = (
         status,
         ready,
         changes: Stream.merge(inventory.changes, SubscriptionRef.changes(barrier)).pipe(
+          Stream.merge(localCheck.changes),
           Stream.merge(Stream.tick(interval)),
           Stream.mapEffect(() => status)
         ),
         await: (at) =>
-          Stream.merge(inventory.changes, Stream.tick(interval)).pipe(
+          Stream.merge(inventory.changes, localCheck.changes).pipe(
+            Stream.merge(Stream.tick(interval)),
             Stream.mapEffect(() => gather(Option.none())),
             Stream.filter(({ checked, confirmed, progress: { cursor, verifiedThrough } }) =>
               checked && confirmed && Option.exists(cursor, ({ epoch }) => epoch === at.epoch)

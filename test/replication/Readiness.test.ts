@@ -1,5 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Context, Effect, Fiber, Layer, Option, Schema, Stream } from "effect"
+import { Context, Effect, Fiber, Layer, Option, Schema, Stream, SubscriptionRef } from "effect"
 import { TestClock } from "effect/testing"
 import { Revision } from "../../src/ports/FileEntry.ts"
 import { FilePath } from "../../src/ports/FilePath.ts"
@@ -133,12 +133,13 @@ describe("Readiness", () => {
       assert.deepStrictEqual([status.reason, status.peers], ["", Option.some(0)])
     }).pipe(Effect.provide(clusterLayer({ peers: [] }))))
 
-  it.effect("is not said before every file on the disk has been compared, and within a second behind it", () =>
+  it.effect("is not said before every file on the disk has been compared, and at once behind it", () =>
     Effect.gen(function*() {
       yield* untilReady
-      let checked = false
+      const checked = yield* SubscriptionRef.make(false)
       const readiness = yield* Effect.provideService(readinessWith(false), LocalCheck, {
-        checked: Effect.sync(() => checked),
+        checked: SubscriptionRef.get(checked),
+        changes: SubscriptionRef.changes(checked),
         check: Effect.void,
         examine: () => Effect.succeed({ _tag: "Other" })
       })
@@ -151,8 +152,8 @@ describe("Readiness", () => {
       )
       yield* TestClock.adjust("10 seconds")
       assert.isUndefined(waiting.pollUnsafe())
-      checked = true
-      yield* TestClock.adjust("1 second")
+      // No time passes.
+      yield* SubscriptionRef.set(checked, true)
       yield* Fiber.join(waiting)
     }).pipe(Effect.provide(clusterLayer())))
 
@@ -164,6 +165,7 @@ describe("Readiness", () => {
       const { status } = yield* readinessWith(false).pipe(
         Effect.provideService(LocalCheck, {
           checked: Effect.sync(() => checked),
+          changes: Stream.empty,
           check: Effect.void,
           examine: () => Effect.succeed({ _tag: "Other" })
         }),
