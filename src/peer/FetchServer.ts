@@ -2,18 +2,18 @@
  * Serves this node's verified files to its peers, over TCP or mutual TLS.
  *
  * A request is checked in this order: secret, MAC and time, nonce, path, manifest, a verified copy here that agrees with
- * the manifest, offset. While the manifest is away, what this node has verified counts as listed. Then the answer, then the body. Whoever can't show the secret learns nothing but that.
+ * the manifest, offset. While the manifest is away, what this node has verified counts as listed. Then the answer, then
+ * the body. Whoever can't show the secret learns nothing but that.
  *
  * The layer's scope stops it: no new connections at once, bodies in flight get two seconds, then every socket is
  * destroyed.
  */
-import { Clock, Context, DateTime, Effect, Layer, Option, type Redacted, type Result, Schema, Stream } from "effect"
-import { agrees, Backend, type BackendError } from "../ports/Backend.ts"
+import { Clock, Context, DateTime, Effect, Layer, Option, type Redacted, type Result, Schema } from "effect"
+import { Backend, type BackendError } from "../ports/Backend.ts"
 import type { ByteSink } from "../ports/ByteSink.ts"
-import { type FileEntry, NodeId, sameBytes } from "../ports/FileEntry.ts"
-import { FilePath, wireOffence } from "../ports/FilePath.ts"
-import { Inventory } from "../ports/Inventory.ts"
-import { Manifest } from "../ports/Manifest.ts"
+import { NodeId } from "../ports/FileEntry.ts"
+import type { Inventory } from "../ports/Inventory.ts"
+import type { Manifest } from "../ports/Manifest.ts"
 import { Membership } from "../ports/Membership.ts"
 import * as Metrics from "../telemetry/Metrics.ts"
 import * as Traces from "../telemetry/Traces.ts"
@@ -28,7 +28,7 @@ import {
   windowSeconds
 } from "./authenticate.ts"
 import { makeFrameReader } from "./frames.ts"
-import * as Listing from "./listing.ts"
+import * as Grants from "./grants.ts"
 import * as Frame from "./protocol/Frame.ts"
 import * as Messages from "./protocol/Messages.ts"
 import * as NonceCache from "./protocol/NonceCache.ts"
@@ -95,8 +95,6 @@ const defaultRequestTimeoutMillis = 10_000
 const lingerMillis = 2000
 /** What we still take from it meanwhile, bytes. */
 const lingerBytes = 1 << 20
-/** How long a request waits for a file that this node is about to show. */
-const comingMillis = 3000
 /** Nonces remembered, about 20 bytes each: 6000 requests a second, for as long as their timestamps are accepted. */
 const maxNonces = 3_600_000
 
@@ -111,20 +109,12 @@ interface Session {
   readonly closing: Effect.Effect<void>
 }
 
-/** A request that passed all checks. */
-interface Granted {
-  readonly entry: FileEntry
-  readonly offset: number
-  readonly length: number
-}
-
 const makeHandler = Effect.fnUntraced(function*(
   options: Options,
   admission: Admission.Admission,
   strikes: Strikes.Strikes
 ) {
-  const listed = yield* Listing.make
-  const inventory = yield* Inventory
+  const grant = yield* Grants.make
   const backend = yield* Backend
   const membership = yield* Membership
   const limits = yield* RateLimits
@@ -156,97 +146,51 @@ const makeHandler = Effect.fnUntraced(function*(
   // Fetch: the checks, then the body
   // -------------------------------------------------------------------------------------------------------------------
 
-  const isHere = (entry: FileEntry) =>
-    Effect.map(
-      inventory.verified(entry.path),
-      Option.exists(({ held }) => agrees(held, entry))
-    )
-
-  /**
-   * Whether a file that this node writes gets its name within moments. It is registered first, so a quick peer asks
-   * for it in between; a refusal would cost that peer its backoff.
-   */
-  const isComing = Effect.fnUntraced(function*(entry: FileEntry) {
-    const [local] = yield* inventory.look([entry.path])
-    // No longer pending: it has just got its name, or never was.
-    if (local?.pending === undefined || !sameBytes(local.pending.entry, entry)) return yield* isHere(entry)
-    const shown = inventory.changes.pipe(
-      Stream.mapEffect(() => isHere(entry)),
-      Stream.takeUntil((here) => here),
-      Stream.runDrain
-    )
-    return Option.isSome(yield* Effect.timeoutOption(shown, comingMillis))
-  })
-
-  const check = Effect.fnUntraced(function*(request: Messages.FetchFile) {
-    const offence = wireOffence(request.path)
-    if (offence !== undefined) return yield* new Refused({ code: "invalid_path", reason: offence })
-
-    const path = Schema.decodeOption(FilePath)(request.path)
-    const unlisted = new Refused({ code: "manifest", reason: "not in the manifest" })
-    if (Option.isNone(path)) return yield* unlisted
-    const found = yield* listed(path.value)
-    if (Option.isNone(found)) return yield* unlisted
-    const entry = found.value
-
-    const here = yield* isHere(entry).pipe(
-      Effect.flatMap((now) => now ? Effect.succeed(true) : isComing(entry)),
-      Effect.mapError((error) => new Refused({ code: "backend", reason: error.message }))
-    )
-    if (!here) return yield* new Refused({ code: "not_found", reason: "not verified on this node" })
-
-    const { byte_length: wanted, byte_offset: offset } = request
-    const left = BigInt(entry.size_bytes) - offset
-    if ((offset !== 0n && (offset < 0n || left <= 0n)) || wanted < 0n || wanted > left) {
-      return yield* new Refused({ code: "bad_offset", reason: `the range is not within ${entry.size_bytes} bytes` })
-    }
-    const granted: Granted = { entry, offset: Number(offset), length: Number(wanted === 0n ? left : wanted) }
-    return granted
-  })
-
   /** Sends the answer and the body. Nothing has been sent when it fails with `Refused`. */
-  const send = Effect.fnUntraced(function*(connection: Connection, request: Messages.FetchFile, granted: Granted) {
-    const { entry, length, offset } = granted
-    const encoded = Messages.encodeFetchFileAck(acceptance(signer, request, { length, offset, sha256: entry.sha256 }))
-    if (length === 0) return yield* reply(connection, encoded)
+  const send = Effect.fnUntraced(
+    function*(connection: Connection, request: Messages.FetchFile, granted: Grants.Granted) {
+      const { entry, length, offset } = granted
+      const encoded = Messages.encodeFetchFileAck(acceptance(signer, request, { length, offset, sha256: entry.sha256 }))
+      if (length === 0) return yield* reply(connection, encoded)
 
-    const ack = yield* Effect.fromResult(encoded)
-    const progress = yield* makeProgress(options.serveTimeoutMillis)
-    const lane = yield* laneOf(entry)
-    let begun = false
-    // The answer goes out with the first bytes: a disk that fails before them still gives a clear refusal.
-    const begin = (chunk: Uint8Array) => {
-      begun = true
-      return chunk.length <= pieceBytes && limits.serve.bytesPerSecond() === 0
-        ? connection.write(Buffer.concat([ack, chunk]), progress)
-        : Effect.andThen(connection.write(ack, progress), body(chunk))
+      const ack = yield* Effect.fromResult(encoded)
+      const progress = yield* makeProgress(options.serveTimeoutMillis)
+      const lane = yield* laneOf(entry)
+      let begun = false
+      // The answer goes out with the first bytes: a disk that fails before them still gives a clear refusal.
+      const begin = (chunk: Uint8Array) => {
+        begun = true
+        return chunk.length <= pieceBytes && limits.serve.bytesPerSecond() === 0
+          ? connection.write(Buffer.concat([ack, chunk]), progress)
+          : Effect.andThen(connection.write(ack, progress), body(chunk))
+      }
+      const body = (chunk: Uint8Array): Effect.Effect<void, ConnectionLost> => {
+        if (limits.serve.bytesPerSecond() === 0) return connection.write(chunk, progress)
+        const piece = chunk.subarray(0, pieceBytes)
+        const written = Effect.andThen(limits.serve.take(piece.length, lane), connection.write(piece, progress))
+        return piece.length === chunk.length
+          ? written
+          : Effect.flatMap(written, () => body(chunk.subarray(pieceBytes)))
+      }
+      const sink: ByteSink<ConnectionLost> = {
+        write: (chunk) =>
+          Effect.andThen(
+            Effect.suspend(() => begun ? body(chunk) : begin(chunk)),
+            Metrics.sent(request.node_id, chunk.length)
+          )
+      }
+      const refuse = (error: BackendError): Effect.Effect<never, BackendError | Refused> =>
+        begun
+          ? Effect.fail(error)
+          : Effect.fail(
+            new Refused({ code: error.reason === "NotFound" ? "not_found" : "backend", reason: error.message })
+          )
+      yield* backend.read(entry.path, offset, length, sink).pipe(
+        Effect.catchTag("BackendError", refuse),
+        Effect.raceFirst(progress.watch)
+      )
     }
-    const body = (chunk: Uint8Array): Effect.Effect<void, ConnectionLost> => {
-      if (limits.serve.bytesPerSecond() === 0) return connection.write(chunk, progress)
-      const piece = chunk.subarray(0, pieceBytes)
-      const written = Effect.andThen(limits.serve.take(piece.length, lane), connection.write(piece, progress))
-      return piece.length === chunk.length
-        ? written
-        : Effect.flatMap(written, () => body(chunk.subarray(pieceBytes)))
-    }
-    const sink: ByteSink<ConnectionLost> = {
-      write: (chunk) =>
-        Effect.andThen(
-          Effect.suspend(() => begun ? body(chunk) : begin(chunk)),
-          Metrics.sent(request.node_id, chunk.length)
-        )
-    }
-    const refuse = (error: BackendError): Effect.Effect<never, BackendError | Refused> =>
-      begun
-        ? Effect.fail(error)
-        : Effect.fail(
-          new Refused({ code: error.reason === "NotFound" ? "not_found" : "backend", reason: error.message })
-        )
-    yield* backend.read(entry.path, offset, length, sink).pipe(
-      Effect.catchTag("BackendError", refuse),
-      Effect.raceFirst(progress.watch)
-    )
-  })
+  )
 
   const serveWithin = Effect.fnUntraced(function*({ connection, place }: Session, request: Messages.FetchFile) {
     const verdict = authenticateFetch(credentials, nonces, yield* nowSeconds, request)
@@ -260,7 +204,7 @@ const makeHandler = Effect.fnUntraced(function*(
       return yield* new Refused({ code: "auth", reason: `${certified}'s certificate, and a request of another node` })
     }
     place.trust()
-    const granted = yield* check(request)
+    const granted = yield* grant(request)
     yield* Effect.acquireUseRelease(
       Effect.suspend(() => {
         const free = admission.serve()
