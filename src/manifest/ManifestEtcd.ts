@@ -17,10 +17,8 @@ import {
   Manifest,
   ManifestCollector,
   ManifestHealth,
-  maxReplacement,
   type Refusal,
   type Replacement,
-  TooLarge,
   Unavailable
 } from "../ports/Manifest.ts"
 import { makeCollect } from "./etcdCollect.ts"
@@ -30,7 +28,7 @@ import { type Damaged, fileOf, keysOf } from "./etcdKeys.ts"
 import { makePages } from "./etcdPages.ts"
 import * as Writes from "./etcdWrites.ts"
 import { boundedPage, pages } from "./follow.ts"
-import { askInForm, formRefusal, keptForm, keptReason } from "./form.ts"
+import { askInForm, keptReason, replacementInForm } from "./form.ts"
 import { groupCommit, type Registration } from "./groupCommit.ts"
 
 export interface Options {
@@ -103,8 +101,6 @@ const make = Effect.fnUntraced(function*(
 
   /** Gives the revision behind the whole change, or why nothing of it was made. */
   const replace = Effect.fnUntraced(function*({ add, remove }: Replacement) {
-    const refusal = add.map(formRefusal).find((refusal) => refusal !== undefined)
-    if (refusal !== undefined) return refusal
     const { answer, revision } = yield* writes.change<Revision | Refusal | undefined>(
       { add, remove },
       (draft) => {
@@ -173,16 +169,12 @@ const make = Effect.fnUntraced(function*(
       )
       return typeof answer === "number" ? answer : yield* Effect.die(answer)
     }),
-    replace: Effect.fn("Manifest.replace")(function*({ add, remove }) {
-      const paths = add.length + remove.length
-      if (paths > maxReplacement) return yield* new TooLarge({ paths, limit: maxReplacement })
-      const answer = yield* replace({
-        add: add.map(keptForm),
-        remove: remove.map(({ path, reason }) => ({ path, reason: keptReason(reason) }))
-      }).pipe(
+    replace: Effect.fn("Manifest.replace")(function*(given) {
+      const change = yield* replacementInForm(given)
+      const answer = yield* replace(change).pipe(
         // What etcd calls too large now, it calls too large for ever.
         Effect.catchIf(isInvalid, (error): Effect.Effect<EntryRefused, EtcdError> => {
-          const [first] = add
+          const [first] = change.add
           return first === undefined
             ? Effect.fail(error)
             : Effect.succeed(new EntryRefused({ path: first.path, detail: error.message }))

@@ -12,15 +12,14 @@ import {
   Gone,
   Manifest,
   type ManifestEvent,
-  maxReplacement,
   type Page,
   type Refusal,
   type Replacement,
-  TooLarge,
+  type TooLarge,
   Unavailable
 } from "../ports/Manifest.ts"
 import { batchLimit, boundedPage, follow, pages } from "./follow.ts"
-import { askInForm, formRefusal, keptForm, keptReason } from "./form.ts"
+import { askInForm, formRefusal, keptForm, keptReason, replacementInForm } from "./form.ts"
 
 /** What befalls a real engine, at a test's word. */
 export interface Control {
@@ -56,25 +55,24 @@ export const make: Effect.Effect<{ readonly manifest: Manifest["Service"]; reado
       return answer
     }
 
-    const replace = ({ add, remove }: Replacement): Effect.Effect<Revision, Refusal | TooLarge> => {
-      const paths = add.length + remove.length
-      if (paths > maxReplacement) return Effect.fail(new TooLarge({ paths, limit: maxReplacement }))
-      const refusal = add.map(formRefusal).find((refusal) => refusal !== undefined)
-      if (refusal !== undefined) return Effect.fail(refusal)
+    const replace = Effect.fnUntraced(function*(
+      change: Replacement
+    ): Effect.fn.Return<Revision, Refusal | TooLarge> {
+      const { add, remove } = yield* replacementInForm(change)
       let revision = 0
-      for (const { path, reason } of remove) revision = Math.max(revision, history.bury(path, keptReason(reason)))
+      for (const { path, reason } of remove) revision = Math.max(revision, history.bury(path, reason))
       for (const entry of add) {
-        const answer = history.add(keptForm(entry))
+        const answer = history.add(entry)
         if (!("revision" in answer)) {
           history.takeBack()
-          return Effect.fail(answer)
+          return yield* answer
         }
         revision = Math.max(revision, answer.revision)
       }
       history.endChange()
       bell.ring()
-      return Effect.succeed(Revision.make(revision))
-    }
+      return Revision.make(revision)
+    })
 
     const refusals = (entries: ReadonlyArray<FileEntry>) =>
       entries.map((entry) => {

@@ -17,15 +17,13 @@ import {
   type EventBatch,
   Manifest,
   ManifestCollector,
-  maxReplacement,
-  TooLarge,
   Unavailable
 } from "../ports/Manifest.ts"
 import { retryBusy, sentence } from "../sqlite/retryBusy.ts"
 import * as SqliteThread from "../sqlite/SqliteThread.ts"
 import { decode, decodeAnswer, Events, Files, Lost, refusalOf, Replaced } from "./answers.ts"
 import { batchLimit, boundedPage, follow, pages } from "./follow.ts"
-import { askInForm, formRefusal, keptForm, keptReason } from "./form.ts"
+import { askInForm, keptReason, replacementInForm } from "./form.ts"
 import { groupCommit, type Registration } from "./groupCommit.ts"
 import { doorbellOf, type ManifestOperations } from "./sqliteOperations.ts"
 
@@ -126,14 +124,10 @@ const make = Effect.fnUntraced(function*(
         Effect.flatMap(decodeRevision)
       )
     }),
-    replace: Effect.fn("Manifest.replace")(function*({ add, remove }) {
-      const paths = add.length + remove.length
-      if (paths > maxReplacement) return yield* new TooLarge({ paths, limit: maxReplacement })
+    replace: Effect.fn("Manifest.replace")(function*(change) {
+      const { add, remove } = yield* replacementInForm(change)
       const now = yield* Clock.currentTimeMillis
-      const refusal = add.map(formRefusal).find((refusal) => refusal !== undefined)
-      if (refusal !== undefined) return yield* refusal
-      const removals = remove.map(({ path, reason }) => ({ path, reason: keptReason(reason) }))
-      const answer = yield* call("replace", add.map(keptForm), removals, now).pipe(
+      const answer = yield* call("replace", add, remove, now).pipe(
         unavailable("replace"),
         Effect.ensuring(Effect.sync(bell.ring)),
         Effect.flatMap(decodeReplaced)

@@ -1,7 +1,7 @@
 /** The form in which every engine keeps what it is given, and what has none. */
 import { Effect } from "effect"
 import { entryOffence, type FileEntry } from "../ports/FileEntry.ts"
-import { EntryRefused } from "../ports/Manifest.ts"
+import { EntryRefused, maxReplacement, type Replacement, TooLarge } from "../ports/Manifest.ts"
 
 /**
  * The one form in which an entry is kept: integers as numbers where those are exact, text as it is after a way
@@ -28,6 +28,17 @@ export const formRefusal = (entry: FileEntry): EntryRefused | undefined => {
   const detail = entryOffence(entry)
   return detail === undefined ? undefined : new EntryRefused({ path: entry.path, detail })
 }
+
+/** A replacement in the form in which it is kept; or why it has none. */
+export const replacementInForm = Effect.fnUntraced(function*(
+  { add, remove }: Replacement
+): Effect.fn.Return<Replacement, EntryRefused | TooLarge> {
+  const paths = add.length + remove.length
+  if (paths > maxReplacement) return yield* new TooLarge({ paths, limit: maxReplacement })
+  const refusal = add.map(formRefusal).find((refusal) => refusal !== undefined)
+  if (refusal !== undefined) return yield* refusal
+  return { add: add.map(keptForm), remove: remove.map(({ path, reason }) => ({ path, reason: keptReason(reason) })) }
+})
 
 /** Asks an engine for those entries that have a form, and answers for the others; in the order given. */
 export const askInForm = <A, E, R>(

@@ -2,17 +2,15 @@
  * Registrations on their way into the manifest: through one bounded queue, many in one request, each with an answer of
  * its own. While the manifest does not answer they wait.
  */
-import { type Cause, Deferred, Effect, Queue, Schedule, type Scope, Stream } from "effect"
+import { type Cause, Deferred, Effect, Queue, type Scope, Stream } from "effect"
 import type { FileEntry, Registered } from "../ports/FileEntry.ts"
 import { Manifest, type Refusal, Unavailable } from "../ports/Manifest.ts"
 import * as Metrics from "../telemetry/Metrics.ts"
 import { Background } from "./Background.ts"
+import { manifestAgain } from "./retry.ts"
 
 /** The most registrations in one request. */
 const batchSize = 500
-
-/** Between two tries to reach a manifest that refuses. Asking again is safe: what is registered answers as such. */
-const again = Schedule.min([Schedule.exponential("50 millis"), Schedule.spaced("2 seconds")]).pipe(Schedule.jittered)
 
 interface Registration {
   readonly entry: FileEntry
@@ -37,7 +35,7 @@ export const make = Effect.fnUntraced(function*(
   const registerBatch = Effect.fnUntraced(function*(batch: ReadonlyArray<Registration>) {
     const answers = yield* manifest.registerAll(batch.map(({ entry }) => entry)).pipe(
       Effect.tapError((error) => Effect.logWarning(error.message)),
-      Effect.retry(again),
+      Effect.retry(manifestAgain),
       Effect.result
     )
     yield* Effect.forEach(batch, ({ answer }, index) => {

@@ -5,7 +5,7 @@
  * note in the inventory; and each new file as pending. A crash at any point leaves either nothing, or a note that the
  * next start carries out as it stands. So a part of a replacement is never registered by itself.
  */
-import { Effect, Option, Result, Schedule, Schema, Semaphore } from "effect"
+import { Effect, Option, Result, Schema, Semaphore } from "effect"
 import { Backend, type Staged } from "../ports/Backend.ts"
 import { fromJson, type Registered, type Revision, sameBytes, toJson } from "../ports/FileEntry.ts"
 import { FilePath } from "../ports/FilePath.ts"
@@ -14,6 +14,7 @@ import { Gone, Manifest, type Replacement } from "../ports/Manifest.ts"
 import { Membership } from "../ports/Membership.ts"
 import * as Traces from "../telemetry/Traces.ts"
 import { Placement } from "./Placement.ts"
+import { manifestAgain } from "./retry.ts"
 
 /** What a replacement has done. */
 export interface Replaced {
@@ -52,11 +53,8 @@ const writeNote = ({ add, remove }: Plan) =>
     })
   )
 
-/** Between two tries to reach a manifest that refuses. Asking again is safe: what was done is answered as done. */
-const again = Schedule.min([Schedule.exponential("50 millis"), Schedule.spaced("2 seconds")]).pipe(Schedule.jittered)
-
 const patiently = <A, E extends { readonly _tag: string }>(effect: Effect.Effect<A, E>): Effect.Effect<A, E> =>
-  Effect.retry(effect, { schedule: again, while: ({ _tag }) => _tag === "Unavailable" })
+  Effect.retry(effect, { schedule: manifestAgain, while: ({ _tag }) => _tag === "Unavailable" })
 
 export const make = Effect.gen(function*() {
   const backend = yield* Backend

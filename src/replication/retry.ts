@@ -42,6 +42,13 @@ export const immediately = <A, E, R>(
     )
   })
 
+/**
+ * Between two tries to reach a manifest that refuses a change. Asking again is safe: what was done is answered as done.
+ */
+export const manifestAgain = Schedule.min([Schedule.exponential("50 millis"), Schedule.spaced("2 seconds")]).pipe(
+  Schedule.jittered
+)
+
 /** How long a file rests behind its nth round without success, in milliseconds, before jitter. */
 export const restMillis = (options: RetryOptions, rounds: number): number =>
   Math.min(durableCap, options.initialBackoffMillis * 2 ** Math.min(options.maxAttempts + rounds, 40))
