@@ -50,7 +50,7 @@ const sha256Of = (chunks: Iterable<Uint8Array>): Sha256 => {
 const make = (capacity: number): Backend["Service"] => {
   const files = new Map<FilePath, Stored>()
   const parts = new Map<FilePath, Map<string, Part>>()
-  let quarantined: ReadonlyArray<Leftover<FilePath>> = []
+  const quarantined = new Set<Leftover<FilePath>>()
   // How many files lie below each folder.
   const below = new Map<string, number>()
   let inodes = 0n
@@ -240,19 +240,13 @@ const make = (capacity: number): Backend["Service"] => {
           Array.from(mine).filter(([, part]) => !part.sealed && !part.open)
             .map(([token, { at, length }]) => ({ name: { path, token }, size: length, at }))
         )
-        const aside = quarantined
-        const left = new Set(aside)
+        const aside = Array.from(quarantined, (each) => ({ ...each, name: each }))
         return {
           partials: drops(tries, caps.partials, ({ path, token }) => drop(path, token)),
-          quarantined: drops(
-            aside.map((each) => ({ name: each, size: each.size, at: each.at })),
-            caps.quarantined,
-            (each) => {
-              left.delete(each)
-              free += each.size
-              quarantined = Array.from(left)
-            }
-          )
+          quarantined: drops(aside, caps.quarantined, (each) => {
+            quarantined.delete(each)
+            free += each.size
+          })
         }
       }),
     adopt: (path) => Effect.sync(() => Option.map(Option.fromUndefinedOr(files.get(path)), ({ held }) => held)),
@@ -286,7 +280,7 @@ const make = (capacity: number): Backend["Service"] => {
     quarantine: (path) =>
       Effect.map(Clock.currentTimeMillis, (at) => {
         const stored = take(path)
-        if (stored !== undefined) quarantined = [...quarantined, { name: path, size: stored.held.size, at }]
+        if (stored !== undefined) quarantined.add({ name: path, size: stored.held.size, at })
       }),
     id: Effect.sync(() => Option.fromUndefinedOr(id)),
     claim: (wanted) => Effect.sync(() => (id ??= wanted)),

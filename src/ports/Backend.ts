@@ -99,7 +99,10 @@ export interface Staged extends ByteSink<BackendError> {
   readonly discard: Effect.Effect<void, BackendError>
 }
 
-/** A program has a file open for writing; or may have, because this one can't see all others: of other users, of other containers. */
+/**
+ * A program has a file open for writing; or may have, because this one can't see all others: of other users, of other
+ * containers.
+ */
 export type Writing = "Open" | "Unknown"
 
 export class Backend extends Context.Service<Backend, {

@@ -68,7 +68,7 @@ export const layer = (
         const finding = yield* examine(path)
         if (finding._tag === "Lost") yield* puller.offer([finding.file])
         return finding
-      }, Effect.tapError(inDoubt))
+      })
 
       const compare = Effect.gen(function*() {
         let lost = 0
@@ -114,7 +114,7 @@ export const layer = (
         checked: SubscriptionRef.get(checked),
         changes: SubscriptionRef.changes(checked),
         check,
-        examine: look
+        examine: (path) => Effect.tapError(look(path), inDoubt)
       }
     })
   )

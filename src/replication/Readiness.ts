@@ -229,17 +229,15 @@ export const layer = (
         })
       )
 
+      /** Something that it stands on may have changed; the barrier aside. */
+      const moves = Stream.merge(inventory.changes, localCheck.changes).pipe(Stream.merge(Stream.tick(interval)))
+
       return {
         status,
         ready,
-        changes: Stream.merge(inventory.changes, SubscriptionRef.changes(barrier)).pipe(
-          Stream.merge(localCheck.changes),
-          Stream.merge(Stream.tick(interval)),
-          Stream.mapEffect(() => status)
-        ),
+        changes: Stream.merge(moves, SubscriptionRef.changes(barrier)).pipe(Stream.mapEffect(() => status)),
         await: (at) =>
-          Stream.merge(inventory.changes, localCheck.changes).pipe(
-            Stream.merge(Stream.tick(interval)),
+          moves.pipe(
             Stream.mapEffect(() => gather(Option.none())),
             Stream.filter(({ checked, confirmed, progress: { cursor, verifiedThrough } }) =>
               checked && confirmed && Option.exists(cursor, ({ epoch }) => epoch === at.epoch)

@@ -201,20 +201,17 @@ export const layer = (
           ))
       )
 
-    const rest = Effect.fnUntraced(function*(path: FilePath, millis: number) {
+    const isTold = (path: FilePath) => candidates.get(path)?.told === true
+
+    const rest = Effect.fnUntraced(function*(path: FilePath, millis: number, told = isTold(path)) {
       const now = yield* Clock.currentTimeMillis
-      const told = candidates.get(path)?.told ?? false
       candidates.set(path, { stat: undefined, since: now, notBefore: now + millis, told })
     })
 
     /** A disk that fails for an hour is told of once. */
     const failed = Effect.fnUntraced(function*(path: FilePath, { message }: BackendError) {
-      if (candidates.get(path)?.told !== true) {
-        yield* Effect.logWarning(`${path} is not registered yet, and is tried again: ${message}`)
-      }
-      yield* rest(path, restMillis)
-      const resting = candidates.get(path)
-      if (resting !== undefined) candidates.set(path, { ...resting, told: true })
+      if (!isTold(path)) yield* Effect.logWarning(`${path} is not registered yet, and is tried again: ${message}`)
+      yield* rest(path, restMillis, true)
     })
 
     let warned = false
