@@ -5,8 +5,13 @@ import { mkdir, writeFile } from "node:fs/promises"
 import { join } from "node:path"
 import { run } from "./command.ts"
 
-/** A folder with a configuration for a node in it; gives the file's path. */
-export const configure = (folder: string, name: string, more = "") =>
+/** A folder with a configuration for a node in it; gives the file's path. `more`: lines of its cluster. */
+export const configure = (
+  folder: string,
+  name: string,
+  more = "",
+  { data = join(folder, name, "data"), minFreeBytes = 0 } = {}
+) =>
   Effect.promise(async () => {
     await mkdir(join(folder, name), { recursive: true })
     const file = join(folder, `${name}.toml`)
@@ -21,8 +26,8 @@ coordinator_addr = "127.0.0.1:0"
 manifest_path = "${join(folder, "manifest.db")}"
 ${more}
 [storage]
-local_path = "${join(folder, name, "data")}"
-min_free_bytes = 0
+local_path = "${data}"
+min_free_bytes = ${minFreeBytes}
 `
     )
     return file

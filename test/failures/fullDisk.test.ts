@@ -1,13 +1,14 @@
 /** A real node on a disk of its own that fills up. */
 import { assert, it } from "@effect/vitest"
 import { Context, Effect, Option, Schedule } from "effect"
-import { existsSync, mkdirSync, writeFileSync } from "node:fs"
+import { existsSync, mkdirSync } from "node:fs"
 import { join } from "node:path"
 import { FetchClient } from "../../src/ports/FetchClient.ts"
 import { FilePath } from "../../src/ports/FilePath.ts"
 import { Manifest } from "../../src/ports/Manifest.ts"
 import { Membership } from "../../src/ports/Membership.ts"
 import { lineOf, start as startCommand } from "../cluster/command.ts"
+import { configure } from "../cluster/configure.ts"
 import { temporaryFolder } from "../support/folder.ts"
 import { publish, start } from "../support/realNode.ts"
 import { bytesOf } from "./behaviours.ts"
@@ -22,21 +23,7 @@ it.live(
       const writer = yield* start(folder, "writer")
       const disk = join(folder, "disk")
       mkdirSync(disk)
-      const config = join(folder, "reader.toml")
-      writeFileSync(
-        config,
-        `[cluster]
-enabled = true
-replication_enabled = true
-node_id = "reader"
-shared_secret = "a secret of the tests"
-coordinator_addr = "127.0.0.1:0"
-manifest_path = "${join(folder, "manifest.db")}"
-[storage]
-local_path = "${join(disk, "data")}"
-min_free_bytes = ${2 * MiB}
-`
-      )
+      const config = yield* configure(folder, "reader", "", { data: join(disk, "data"), minFreeBytes: 2 * MiB })
       const node = yield* startCommand(["node", "--supervised", "--config", config], {}, undefined, disk)
       const ready = /http:\/\/[^\s"]+/.exec(yield* lineOf(node, /http:\/\//))?.[0] ?? ""
       const answer = Effect.promise(async () => {

@@ -2,7 +2,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Clock, Context, Deferred, Effect, Exit, Fiber, Layer, Option, Queue, Redacted, Scope, Stream } from "effect"
 import { readFileSync } from "node:fs"
-import { mkdir, writeFile } from "node:fs/promises"
 import { join } from "node:path"
 import { Backend } from "../../src/ports/Backend.ts"
 import { NodeId } from "../../src/ports/FileEntry.ts"
@@ -15,31 +14,12 @@ import { Readiness } from "../../src/replication/Readiness.ts"
 import { Registrar } from "../../src/replication/Registrar.ts"
 import * as ReplicationConfig from "../../src/ReplicationConfig.ts"
 import { type Running, start } from "../cluster/command.ts"
+import { configure } from "../cluster/configure.ts"
 import { temporaryFolder } from "../support/folder.ts"
 import { badPeer, bytesOf, entryOf, MiB, receiptsOf, sends, visibleFiles } from "./support.ts"
 
 const configuration = (folder: string, peer: Peer) =>
-  Effect.promise(async () => {
-    await mkdir(join(folder, "reader"), { recursive: true })
-    const file = join(folder, "reader.toml")
-    await writeFile(
-      file,
-      `[cluster]
-enabled = true
-replication_enabled = true
-node_id = "reader"
-shared_secret = "a secret of the tests"
-coordinator_addr = "127.0.0.1:0"
-manifest_path = "${join(folder, "manifest.db")}"
-membership = "static"
-peers = ["${peer.id}@${addressText(peer.address)}"]
-[storage]
-local_path = "${join(folder, "reader", "data")}"
-min_free_bytes = 0
-`
-    )
-    return file
-  })
+  configure(folder, "reader", `membership = "static"\npeers = ["${peer.id}@${addressText(peer.address)}"]`)
 
 const settingsOf = (folder: string, name: string, given: Partial<ReplicationConfig.Settings> = {}) =>
   ReplicationConfig.layer({

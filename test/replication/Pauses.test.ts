@@ -16,25 +16,33 @@ const untilReady = Effect.flatMap(
   ({ changes }) => Stream.runDrain(Stream.takeUntil(changes, ({ ready }) => ready))
 )
 
+/** An inventory that can be read and, while `fill` says so, not be written, but for `apply`. */
+const fillable = (inventory: Inventory["Service"]) => {
+  let full = false
+  const refusal = new InventoryError({ operation: "write", detail: "the disk is full" })
+  const orFull = <A>(effect: Effect.Effect<A, InventoryError>) =>
+    Effect.suspend((): Effect.Effect<A, InventoryError> => full ? Effect.fail(refusal) : effect)
+  const failing = Inventory.of({
+    ...inventory,
+    settle: (file, held) => orFull(inventory.settle(file, held)),
+    postpone: (...args) => orFull(inventory.postpone(...args)),
+    remember: (name, text) => orFull(inventory.remember(name, text))
+  })
+  return { failing, orFull, fill: (now: boolean) => Effect.sync(() => void (full = now)) }
+}
+
 /** A node whose inventory can be read and, while `fill` says so, not be written. */
 const onFailing = <A, E, R>(
   body: (inventory: Inventory["Service"], fill: (full: boolean) => Effect.Effect<void>) => Effect.Effect<A, E, R>
 ) =>
   Effect.gen(function*() {
     const inventory = yield* Inventory
-    let full = false
-    const refusal = new InventoryError({ operation: "write", detail: "the disk is full" })
-    const orFull = <B>(effect: Effect.Effect<B, InventoryError>) =>
-      Effect.suspend((): Effect.Effect<B, InventoryError> => full ? Effect.fail(refusal) : effect)
-    const failing = Inventory.of({
-      ...inventory,
-      apply: (changes, cursor) => orFull(inventory.apply(changes, cursor)),
-      settle: (file, held) => orFull(inventory.settle(file, held)),
-      postpone: (...args) => orFull(inventory.postpone(...args)),
-      remember: (name, text) => orFull(inventory.remember(name, text))
+    const { failing, fill, orFull } = fillable(inventory)
+    const unwritable = Inventory.of({
+      ...failing,
+      apply: (changes, cursor) => orFull(inventory.apply(changes, cursor))
     })
-    const fill = (now: boolean) => Effect.sync(() => void (full = now))
-    return yield* Effect.provide(body(inventory, fill), clusterLayer({ inventory: failing }))
+    return yield* Effect.provide(body(inventory, fill), clusterLayer({ inventory: unwritable }))
   }).pipe(Effect.provide(InventoryMemory.layer))
 
 const asked = Effect.map(Dials, ({ all }) => all.map(({ path }) => path))
@@ -108,20 +116,11 @@ describe("an inventory that can't be written", () => {
   it.effect("holds pulls, makes the node not ready, and lets them go on by itself once it can", () =>
     Effect.gen(function*() {
       const inventory = yield* Inventory
-      let full = false
-      const refusal = new InventoryError({ operation: "write", detail: "the disk is full" })
-      const orFull = <A>(effect: Effect.Effect<A, InventoryError>) =>
-        Effect.suspend((): Effect.Effect<A, InventoryError> => full ? Effect.fail(refusal) : effect)
-      const failing = Inventory.of({
-        ...inventory,
-        settle: (file, held) => orFull(inventory.settle(file, held)),
-        postpone: (...args) => orFull(inventory.postpone(...args)),
-        remember: (name, text) => orFull(inventory.remember(name, text))
-      })
+      const { failing, fill } = fillable(inventory)
       yield* Effect.gen(function*() {
         const puller = yield* Puller
         const receipts = yield* receiptsOf
-        full = true
+        yield* fill(true)
         for (const name of ["a", "b", "c", "d"]) yield* puller.enqueue(fileOf(`db/${name}`))
         yield* (yield* Dials).next
         yield* TestClock.adjust("1 second")
@@ -131,7 +130,7 @@ describe("an inventory that can't be written", () => {
         yield* TestClock.adjust("10 minutes")
         assert.strictEqual((yield* asked).length, tried)
         assert.strictEqual((yield* puller.stats).failed, 0)
-        full = false
+        yield* fill(false)
         yield* TestClock.adjust("5 seconds")
         const ended: Array<string> = []
         for (let n = 0; n < 4; n++) ended.push((yield* receipts)._tag)

@@ -58,6 +58,29 @@ const failing = (count: number) =>
     for (const file of files) yield* inventory.postpone(file, 0, "nobody has it", [])
   })
 
+/** A backend that, while `armed`, tells when it begins to hash a file, and waits then until it may go on. */
+const slowToHash = (armed: () => boolean) => {
+  const hashing = Deferred.makeUnsafe<void>()
+  const goOn = Deferred.makeUnsafe<void>()
+  const slow = Layer.effect(
+    Backend,
+    Effect.map(Backend, (backend) =>
+      Backend.of({
+        ...backend,
+        adopt: (path) =>
+          Effect.suspend(() =>
+            armed()
+              ? Deferred.succeed(hashing, undefined).pipe(
+                Effect.andThen(Deferred.await(goOn)),
+                Effect.andThen(backend.adopt(path))
+              )
+              : backend.adopt(path)
+          )
+      }))
+  )
+  return { goOn, hashing, slow }
+}
+
 describe("a manifest of another history", () => {
   it.effect("is never taken for the one that was followed, even under the same epoch", () =>
     Effect.gen(function*() {
@@ -83,20 +106,7 @@ describe("a manifest of another history", () => {
   for (const restoredTo of [0, 1]) {
     const what = restoredTo === 0 ? "lists the same bytes elsewhere" : "does not know it"
     it.effect(`costs no file that is just being hashed, when it ${what}`, () => {
-      const hashing = Deferred.makeUnsafe<void>()
-      const goOn = Deferred.makeUnsafe<void>()
-      const slow = Layer.effect(
-        Backend,
-        Effect.map(Backend, (backend) =>
-          Backend.of({
-            ...backend,
-            adopt: (path) =>
-              Deferred.succeed(hashing, undefined).pipe(
-                Effect.andThen(Deferred.await(goOn)),
-                Effect.andThen(backend.adopt(path))
-              )
-          }))
-      )
+      const { goOn, hashing, slow } = slowToHash(() => true)
       return Effect.gen(function*() {
         const control = yield* ManifestControl
         yield* layDown("db/a")
@@ -114,24 +124,7 @@ describe("a manifest of another history", () => {
 
   it.effect("hides no damage that was being looked at when it came", () => {
     let armed = false
-    const hashing = Deferred.makeUnsafe<void>()
-    const goOn = Deferred.makeUnsafe<void>()
-    const slow = Layer.effect(
-      Backend,
-      Effect.map(Backend, (backend) =>
-        Backend.of({
-          ...backend,
-          adopt: (path) =>
-            Effect.suspend(() =>
-              armed
-                ? Deferred.succeed(hashing, undefined).pipe(
-                  Effect.andThen(Deferred.await(goOn)),
-                  Effect.andThen(backend.adopt(path))
-                )
-                : backend.adopt(path)
-            )
-        }))
-    )
+    const { goOn, hashing, slow } = slowToHash(() => armed)
     let reachable = true
     const script: Script = (...fetch) => reachable ? honest(...fetch) : unreachable(...fetch)
     return Effect.gen(function*() {

@@ -7,7 +7,6 @@
 import { Console, Context, Deferred, Effect, Exit, Layer, Option, Queue, Redacted, type Scope } from "effect"
 import { createHash } from "node:crypto"
 import { readdirSync, readFileSync } from "node:fs"
-import { mkdir, writeFile } from "node:fs/promises"
 import { connect, createServer, type Socket } from "node:net"
 import { join } from "node:path"
 import { FetchServer } from "../../src/peer/FetchServer.ts"
@@ -16,6 +15,7 @@ import * as Replication from "../../src/Replication.ts"
 import { Registrar } from "../../src/replication/Registrar.ts"
 import * as ReplicationConfig from "../../src/ReplicationConfig.ts"
 import { type Running, start } from "../cluster/command.ts"
+import { configure } from "../cluster/configure.ts"
 import { temporaryFolder } from "../support/folder.ts"
 
 export interface Plan {
@@ -156,28 +156,11 @@ const startWriter = (folder: string) =>
   )
 
 const configureReader = (folder: string, port: number, workers: number) =>
-  Effect.promise(async () => {
-    await mkdir(join(folder, "reader"), { recursive: true })
-    const file = join(folder, "reader.toml")
-    await writeFile(
-      file,
-      `[cluster]
-enabled = true
-replication_enabled = true
-node_id = "reader"
-shared_secret = "a secret of the tests"
-coordinator_addr = "127.0.0.1:0"
-manifest_path = "${join(folder, "manifest.db")}"
-membership = "static"
-peers = ["writer@127.0.0.1:${port}"]
-replication_pull_workers = ${workers}
-[storage]
-local_path = "${join(folder, "reader", "data")}"
-min_free_bytes = 0
-`
-    )
-    return file
-  })
+  configure(
+    folder,
+    "reader",
+    `membership = "static"\npeers = ["writer@127.0.0.1:${port}"]\nreplication_pull_workers = ${workers}`
+  )
 
 /** Waits until a node says that it holds so many files and is ready. */
 const untilHolds = (running: Running, files: number) =>
