@@ -2,15 +2,16 @@
  * A running node, asked over HTTP. Commands find it by `--url`, or by the configuration's `server.host` and
  * `server.port`, where only the node of this very configuration counts: another may listen there as well.
  */
-import { Duration, Effect, Option, Redacted, Runtime, Schema, type Stream } from "effect"
+import { Duration, Effect, Option, Redacted, Runtime, Schema, Stream } from "effect"
 import { HttpBody, HttpClient, HttpClientRequest, type HttpClientResponse } from "effect/http"
 import { readFile } from "node:fs/promises"
 import { join } from "node:path"
-import { Health } from "../http/Api.ts"
+import { Health } from "../http/answers.ts"
 import type { Code } from "../http/refusals.ts"
 import { addressText } from "../ports/Membership.ts"
 import { folders, type Settings } from "../ReplicationConfig.ts"
 import { configured, type NodeFlags } from "./flags.ts"
+import type { FileFailed } from "./userFiles.ts"
 
 /** Nothing answers there. */
 export class NoAnswer
@@ -32,7 +33,9 @@ export class NoUrl extends Schema.TaggedError<NoUrl>()("NoUrl", { url: Schema.St
 /** The node has refused. `code` is one of the HTTP API's. */
 export class Refused extends Schema.TaggedError<Refused>()("Refused", {
   code: Schema.String,
-  detail: Schema.String
+  detail: Schema.String,
+  /** The whole answer: some refusals tell more. */
+  body: Schema.String
 }) {
   override get message(): string {
     return this.code === ("Unauthorized" satisfies Code)
@@ -47,15 +50,17 @@ export interface Client {
   readonly call: <A>(
     method: "GET" | "POST" | "DELETE",
     path: string,
-    schema: Schema.Codec<A, unknown>
+    schema: Schema.Codec<A, unknown>,
+    body?: Readonly<Record<string, unknown>>
   ) => Effect.Effect<A, NoAnswer | Refused>
-  /** Sends a file of `length` bytes as it is read. */
-  readonly send: <A, E>(
+  /** Sends a file as it is read; `length` is in bytes, `undefined` when it is not known. */
+  readonly send: <A>(
+    method: "POST" | "PUT",
     path: string,
-    bytes: Stream.Stream<Uint8Array, E>,
+    bytes: Stream.Stream<Uint8Array, FileFailed>,
     length: number | undefined,
     schema: Schema.Codec<A, unknown>
-  ) => Effect.Effect<A, NoAnswer | Refused>
+  ) => Effect.Effect<A, NoAnswer | Refused | FileFailed>
 }
 
 /** The address of a file: slashes stay, all else is encoded. */
@@ -91,7 +96,7 @@ export const makeClient = Effect.fnUntraced(function*(url: string, token: Option
     const refusal = Schema.decodeOption(Schema.fromJsonString(Refusal))(text)
     return yield* Option.match(refusal, {
       onNone: () => silent(new Error(`it answers with status ${response.status}, as no node would`)),
-      onSome: ({ error }) => new Refused({ code: error.code, detail: error.message })
+      onSome: ({ error }) => new Refused({ code: error.code, detail: error.message, body: text })
     })
   })
 
@@ -108,14 +113,26 @@ export const makeClient = Effect.fnUntraced(function*(url: string, token: Option
 
   const client: Client = {
     url,
-    call: (method, path, schema) => run(HttpClientRequest.make(method)(url + path), schema),
-    send: (path, bytes, length, schema) =>
-      run(
-        HttpClientRequest.put(url + path).pipe(
-          HttpClientRequest.setBody(HttpBody.stream(bytes, "application/octet-stream", length))
+    call: (method, path, schema, body) => {
+      const request = HttpClientRequest.make(method)(url + path)
+      return run(body === undefined ? request : HttpClientRequest.bodyJsonUnsafe(request, body), schema)
+    },
+    send: (method, path, bytes, length, schema) => {
+      // A file that can't be read ends the request as well: what is said is the cause.
+      let unread: FileFailed | undefined
+      const watched = Stream.tapError(bytes, (error) => Effect.sync(() => (unread = error)))
+      return run(
+        HttpClientRequest.make(method)(url + path).pipe(
+          HttpClientRequest.setBody(HttpBody.stream(watched, "application/octet-stream", length))
         ),
         schema
+      ).pipe(
+        Effect.catchTag(
+          "NoAnswer",
+          (error): Effect.Effect<never, NoAnswer | FileFailed> => Effect.fail(unread ?? error)
+        )
       )
+    }
   }
   return client
 })
@@ -141,11 +158,16 @@ const nameOf = (settings: Settings) =>
 
 const environment = (name: string) => Option.fromUndefinedOr(process.env[name])
 
-/** The node that was named by its address. */
-export const urlOf = (flags: NodeFlags): Option.Option<string> =>
-  Option.orElse(flags.url, () => environment("FILE_REPLICATION_URL")).pipe(
+const tokenOf = (flags: NodeFlags) =>
+  Option.orElse(flags.token, () => Option.map(environment("FILE_REPLICATION_TOKEN"), Redacted.make))
+
+/** The node that was named by its address, if one was. */
+export const named = Effect.fnUntraced(function*(flags: NodeFlags) {
+  const url = Option.orElse(flags.url, () => environment("FILE_REPLICATION_URL")).pipe(
     Option.map((url) => (/^https?:\/\//.test(url) ? url : `http://${url}`).replace(/\/+$/, ""))
   )
+  return Option.isNone(url) ? Option.none<Client>() : Option.some(yield* makeClient(url.value, tokenOf(flags)))
+})
 
 /** Where a node is asked: over HTTP, or from its files. */
 export type Place =
@@ -157,16 +179,12 @@ export const place = Effect.fn("place")(function*(flags: NodeFlags): Effect.fn.R
   Effect.Error<ReturnType<typeof configured>> | NoUrl,
   HttpClient.HttpClient
 > {
-  const given = Option.orElse(flags.token, () => Option.map(environment("FILE_REPLICATION_TOKEN"), Redacted.make))
-  const url = urlOf(flags)
-  if (Option.isSome(url)) {
-    const client = yield* makeClient(url.value, given)
-    return { _tag: "Running", client, settings: undefined }
-  }
+  const byAddress = yield* named(flags)
+  if (Option.isSome(byAddress)) return { _tag: "Running", client: byAddress.value, settings: undefined }
   const settings = yield* configured(flags.config)
   const face = faceOf(settings)
   if (face === undefined) return { _tag: "Files", settings }
-  const client = yield* makeClient(face, Option.orElse(given, () => settings.apiToken))
+  const client = yield* makeClient(face, Option.orElse(tokenOf(flags), () => settings.apiToken))
   const name = yield* nameOf(settings)
   const health = yield* client.call("GET", "/health", Health).pipe(Effect.timeout(patience), Effect.option)
   return name !== undefined && Option.exists(health, ({ node }) => node === name)

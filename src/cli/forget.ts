@@ -1,71 +1,26 @@
 /**
- * `file-replication forget PATH --lost`: ends the debt for a file that no node has any more.
- *
- * It deletes the path for the whole cluster and for good, so it is asked for twice, looks for the file on every node
- * that answers, and leaves a record besides the manifest's tombstone.
+ * `file-replication forget PATH --lost`: ends the debt for a file that no node has any more. It is asked for twice,
+ * because it deletes the path for the whole cluster and for good.
  */
-import { Clock, Console, Effect, Option, Schema, Stdio } from "effect"
+import { Console, Effect, Option, Stdio } from "effect"
 import { Command, Flag, Prompt } from "effect/cli"
-import { open } from "node:fs/promises"
-import { join } from "node:path"
-import { Backend, type BackendError } from "../ports/Backend.ts"
+import { Forgetting } from "../http/answers.ts"
+import type { Backend, BackendError } from "../ports/Backend.ts"
 import * as ExactJson from "../ports/ExactJson.ts"
-import type { FileEntry } from "../ports/FileEntry.ts"
-import { Inventory, type InventoryError } from "../ports/Inventory.ts"
-import { Manifest } from "../ports/Manifest.ts"
-import { Membership } from "../ports/Membership.ts"
-import { askPeer, type Sighting } from "../replication/Copies.ts"
-import { inManifest } from "../replication/FileReport.ts"
+import type { FetchClient } from "../ports/FetchClient.ts"
+import type { Registered } from "../ports/FileEntry.ts"
+import type { FilePath } from "../ports/FilePath.ts"
+import type { Inventory, InventoryError } from "../ports/Inventory.ts"
+import type { Manifest, Unavailable } from "../ports/Manifest.ts"
+import type { Membership, MembershipError } from "../ports/Membership.ts"
+import { FileReport, type InManifest, inManifest } from "../replication/FileReport.ts"
+import * as Lost from "../replication/lost.ts"
 import { folders, ReplicationConfig } from "../ReplicationConfig.ts"
+import { type Client, fileAddress, named, type NoAnswer, type Refused } from "./client.ts"
 import { size } from "./demo/display.ts"
-import { beside, config, json, path } from "./flags.ts"
+import { beside, json, nodeFlags, path } from "./flags.ts"
 import { parsePath } from "./operator.ts"
 import { Misused } from "./publish.ts"
-
-/** Nothing was changed, and why. */
-export class NotForgotten extends Schema.TaggedError<NotForgotten>()("NotForgotten", {
-  path: Schema.String,
-  detail: Schema.String
-}) {
-  override get message(): string {
-    return `${this.path} was not forgotten: ${this.detail}`
-  }
-}
-
-/** This node: verified, on its way into the manifest, or just lying there. */
-const askSelf = Effect.fnUntraced(function*(entry: FileEntry): Effect.fn.Return<
-  Sighting,
-  InventoryError | BackendError,
-  Membership | Inventory | Backend
-> {
-  const { self } = yield* Membership
-  const [local] = yield* (yield* Inventory).look([entry.path])
-  const found = yield* (yield* Backend).stat(entry.path)
-  const sighting = (kind: Sighting["kind"], detail: string): Sighting => ({ node: self.id, kind, detail })
-  if (local?.row?._tag === "Verified") return sighting("Held", "has it verified, this node")
-  if (local?.pending !== undefined) return sighting("Held", "has it sealed in staging, this node")
-  if (Option.isSome(found)) return sighting("Held", "has a file under this name that is not verified, this node")
-  return sighting("Absent", "does not have it, this node")
-})
-
-const lookEverywhere = Effect.fn("lookEverywhere")(function*(entry: FileEntry) {
-  const { members, self } = yield* Membership
-  const others = (yield* members).filter(({ id }) => id !== self.id)
-  const peers = yield* Effect.forEach(others, (member) => askPeer(member, entry), { concurrency: 8 })
-  return [yield* askSelf(entry), ...peers]
-})
-
-/** Pure: why a path must not be forgotten as things stand; `undefined` when it may be. */
-export const objection = (sightings: ReadonlyArray<Sighting>): string | undefined => {
-  const named = (kind: Sighting["kind"]) => sightings.filter((each) => each.kind === kind).map(({ node }) => node)
-  const held = named("Held")
-  if (held.length > 0) return `it is not lost: ${held.join(", ")} may still have it`
-  const away = named("Away")
-  if (away.length > 0) return `${away.join(", ")} can't be asked now and may still have it`
-  const silent = named("Silent")
-  if (silent.length > 0) return `${silent.join(", ")} did not answer and may still have it`
-  return undefined
-}
 
 export interface ForgetOptions {
   readonly lost: boolean
@@ -74,7 +29,7 @@ export interface ForgetOptions {
   readonly json: boolean
 }
 
-const explanation = (entry: FileEntry, sightings: ReadonlyArray<Sighting>): string =>
+const explanation = ({ entry, sightings }: Lost.Search): string =>
   [
     `${entry.path}, ${size(entry.size_bytes)}, sha256 ${entry.sha256}, from ${entry.origin_node_id}:`,
     ...sightings.map(({ detail, node }) => `  ${node}: ${detail}`),
@@ -92,67 +47,76 @@ const confirmed = Effect.fnUntraced(function*(options: ForgetOptions) {
   )
 })
 
-/** Appends a line to the record, durably. */
-const record = Effect.fnUntraced(function*(line: Readonly<Record<string, unknown>>, path: string) {
-  const file = join(folders(yield* ReplicationConfig).state, "forgotten.jsonl")
-  yield* Effect.tryPromise({
-    try: async () => {
-      const handle = await open(file, "a", 0o600)
-      try {
-        await handle.appendFile(`${ExactJson.stringify(line)}\n`)
-        await handle.sync()
-      } finally {
-        await handle.close()
-      }
-    },
-    catch: (cause) =>
-      new NotForgotten({ path, detail: `${file} can't be written: ${cause instanceof Error ? cause.message : cause}` })
-  })
-  return file
-})
+/** Who looks for the file and forgets it: this process beside a node, or a node that was named by its address. */
+interface Doer<E, R> {
+  readonly standing: (path: FilePath) => Effect.Effect<InManifest, E, R>
+  readonly search: (file: Registered) => Effect.Effect<Lost.Search, E, R>
+  readonly forget: (found: Lost.Search, force: boolean) => Effect.Effect<Lost.Forgotten, E, R>
+}
 
-export const forget = Effect.fn("forget")(function*(given: string, options: ForgetOptions) {
-  const path = yield* Effect.fromResult(parsePath(given))
-  if (!options.lost) return yield* new Misused({ detail: "forget is for files that every node has lost; say --lost" })
-  const standing = yield* inManifest(path)
+const forget = Effect.fn("forget")(function*<E, R>(doer: Doer<E, R>, path: FilePath, options: ForgetOptions) {
+  const standing = yield* doer.standing(path)
   if (standing.state === "deleted") {
     const { reason } = standing
     return yield* Console.log(
       options.json ? JSON.stringify({ path, forgotten: false, reason }) : `${path} is deleted already: ${reason}`
     )
   }
-  if (standing.state === "unknown") return yield* new NotForgotten({ path, detail: "it is not in the manifest" })
-  const { entry, revision } = standing
-
-  const sightings = yield* lookEverywhere(entry)
+  if (standing.state !== "listed") {
+    const detail = standing.state === "unknown" ? "it is not in the manifest" : standing.reason
+    return yield* new Lost.NotForgotten({ path, detail })
+  }
+  const found = yield* doer.search(standing)
   // With JSON on standard output, people read the other.
-  yield* (options.json ? Console.error : Console.log)(explanation(entry, sightings))
-  const why = objection(sightings)
-  if (why !== undefined && !(options.yes && options.force)) {
-    return yield* new NotForgotten({ path, detail: `${why}; --yes --force deletes it all the same` })
+  yield* (options.json ? Console.error : Console.log)(explanation(found))
+  if (found.objection !== null && !(options.yes && options.force)) {
+    const detail = `${found.objection}; --yes --force deletes it all the same`
+    return yield* new Lost.NotForgotten({ path, detail })
   }
   if (!(yield* confirmed(options))) {
-    return yield* new NotForgotten({
-      path,
-      detail: "nothing was changed; say it again with --yes to go through with it"
-    })
+    const detail = "nothing was changed; say it again with --yes to go through with it"
+    return yield* new Lost.NotForgotten({ path, detail })
   }
-
-  const { self } = yield* Membership
-  const now = new Date(yield* Clock.currentTimeMillis).toISOString()
-  const reason = `lost: forgotten by an operator on ${self.id} at ${now}${why === undefined ? "" : `, although ${why}`}`
-  // Before the delete: what was deleted must be on record even when this process dies right behind it.
-  const file = yield* record({ at: now, by: self.id, reason, revision, entry }, path)
-  const removed = yield* (yield* Manifest).remove(path, reason)
+  const { reason, record, revision } = yield* doer.forget(found, options.force)
   yield* Console.log(
     options.json
-      ? ExactJson.stringify({ path, forgotten: true, revision: removed, reason, record: file, sightings })
-      : `${path} is forgotten: deleted at revision ${removed}, on record in ${file}`
+      ? ExactJson.stringify({ path, forgotten: true, revision, reason, record, sightings: found.sightings })
+      : `${path} is forgotten: deleted at revision ${revision}, on record in ${record}`
   )
 })
 
+type Guest = Backend | FetchClient | Inventory | Manifest | Membership | ReplicationConfig
+
+const besideNode: Doer<BackendError | InventoryError | MembershipError | Lost.NotForgotten | Unavailable, Guest> = {
+  standing: inManifest,
+  search: Lost.search,
+  forget: (found: Lost.Search) =>
+    Effect.flatMap(ReplicationConfig, (settings) => Lost.forget(found, folders(settings).state))
+}
+
+const atAddress = (client: Client): Doer<NoAnswer | Refused | Lost.NotForgotten, never> => {
+  const ask = (path: FilePath, more: { readonly confirmed?: boolean; readonly force?: boolean } = {}) =>
+    client.call("POST", "/api/v1/cluster/forget", Forgetting, { path, ...more })
+  return {
+    standing: (path: FilePath) =>
+      client.call("GET", fileAddress("/api/v1/cluster/files", path), FileReport).pipe(
+        Effect.map(({ manifest }) => manifest),
+        Effect.catchIf(
+          (error) => error._tag === "Refused" && error.code === "NotFound",
+          () => Effect.succeed<InManifest>({ state: "unknown" })
+        )
+      ),
+    search: ({ entry: { path } }: Registered) => ask(path),
+    forget: ({ entry: { path } }: Lost.Search, force: boolean) =>
+      Effect.flatMap(ask(path, { confirmed: true, force }), ({ forgotten }) =>
+        forgotten === null
+          ? new Lost.NotForgotten({ path, detail: "the node did not do it" })
+          : Effect.succeed(forgotten))
+  }
+}
+
 export const forgetCommand = Command.make("forget", {
-  config,
+  ...nodeFlags,
   json,
   path,
   lost: Flag.Boolean("lost").pipe(
@@ -167,6 +131,14 @@ export const forgetCommand = Command.make("forget", {
     Flag.withDescription("Even if a node may still have the file"),
     Flag.withDefault(false)
   )
-}, ({ config, path, ...options }) => beside(config, forget(path, options))).pipe(
-  Command.withDescription("Delete a file for good that no node has any more, so that nobody owes it")
-)
+}, ({ config, path: given, token, url, ...options }) =>
+  Effect.gen(function*() {
+    const path = yield* Effect.fromResult(parsePath(given))
+    if (!options.lost) return yield* new Misused({ detail: "forget is for files that every node has lost; say --lost" })
+    const client = yield* named({ config, token, url })
+    yield* Option.isSome(client)
+      ? forget(atAddress(client.value), path, options)
+      : beside(config, forget(besideNode, path, options))
+  })).pipe(
+    Command.withDescription("Delete a file for good that no node has any more, so that nobody owes it")
+  )

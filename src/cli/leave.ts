@@ -1,11 +1,12 @@
 /** `file-replication drain` and `remove-node`: how a node leaves a cluster. */
 import { Clock, Console, Duration, Effect, Option, Schema } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
+import { RemovedMember } from "../http/answers.ts"
 import { NodeId } from "../ports/FileEntry.ts"
 import { Membership } from "../ports/Membership.ts"
 import { DrainStatus } from "../replication/Drain.ts"
-import { running } from "./client.ts"
-import { beside, config, json, nodeFlags } from "./flags.ts"
+import { named, running } from "./client.ts"
+import { beside, json, nodeFlags } from "./flags.ts"
 
 const address = "/api/v1/cluster/drain"
 
@@ -74,14 +75,16 @@ export const drainCommand = Command.make("drain", {
   )
 
 export const removeNodeCommand = Command.make("remove-node", {
-  config,
+  ...nodeFlags,
+  json,
   id: Argument.String("ID").pipe(Argument.withSchema(NodeId), Argument.withDescription("The node's cluster.node_id"))
-}, ({ config, id }) =>
-  beside(
-    config,
-    Effect.gen(function*() {
-      const membership = yield* Membership
-      yield* membership.remove(id)
-      yield* Console.log(`${id} is no member any more; nobody's files were touched`)
-    })
-  )).pipe(Command.withDescription("Take a node that never comes back out of the list of members"))
+}, ({ id, json, ...flags }) =>
+  Effect.gen(function*() {
+    const client = yield* named(flags)
+    yield* Option.isSome(client)
+      ? client.value.call("DELETE", `/api/v1/cluster/members/${encodeURIComponent(id)}`, RemovedMember)
+      : beside(flags.config, Effect.flatMap(Membership, ({ remove }) => remove(id)))
+    yield* Console.log(
+      json ? JSON.stringify({ removed: id }) : `${id} is no member any more; nobody's files were touched`
+    )
+  })).pipe(Command.withDescription("Take a node that never comes back out of the list of members"))

@@ -1,7 +1,7 @@
 /** `file-replication pause | resume`: whether a running node begins new pulls. */
 import { Console, Effect } from "effect"
 import { Command } from "effect/cli"
-import { Pulling } from "../http/Api.ts"
+import { Pulling } from "../http/answers.ts"
 import { running } from "./client.ts"
 import { json, type NodeFlags, nodeFlags } from "./flags.ts"
 

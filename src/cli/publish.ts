@@ -2,7 +2,7 @@
 import { Console, Duration, Effect, FileSystem, Layer, Option, Runtime, Schema, Stream } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
 import { basename } from "node:path"
-import { Registration } from "../http/Api.ts"
+import { CopiesOf, Registration } from "../http/answers.ts"
 import * as ExactJson from "../ports/ExactJson.ts"
 import type { Registered } from "../ports/FileEntry.ts"
 import { layerGuestBackend, layerPorts, layerRoom, type StartError } from "../Replication.ts"
@@ -13,10 +13,10 @@ import * as Placement from "../replication/Placement.ts"
 import * as Registrar from "../replication/Registrar.ts"
 import { folders, ReplicationConfig, type Settings } from "../ReplicationConfig.ts"
 import * as FolderLock from "../sqlite/FolderLock.ts"
-import { type Client, fileAddress, type NoAnswer, place } from "./client.ts"
+import { type Client, fileAddress, place } from "./client.ts"
 import { json, nodeFlags } from "./flags.ts"
 import { showing } from "./progress.ts"
-import { fileBytes, type FileFailed } from "./userFiles.ts"
+import { fileBytes, type FileFailed, fileLength } from "./userFiles.ts"
 
 /** The arguments don't fit each other. */
 export class Misused extends Schema.TaggedError<Misused>()("Misused", { detail: Schema.String }) {
@@ -85,14 +85,20 @@ export interface PublishOptions {
   readonly json: boolean
 }
 
+/** Asks who holds a file. */
+type Find<E, R> = (file: Registered) => Effect.Effect<ReadonlyArray<Copies.Sighting>, E, R>
+
 /** Waits until all of them are on so many nodes. */
-const untilCopied = Effect.fnUntraced(function*(files: ReadonlyArray<Registered>, wanted: number, millis: number) {
-  const copies = yield* Copies.Copies
-  const waited = yield* Effect.forEach(files, (file) => copies.await(file, wanted), { concurrency: 8 }).pipe(
+const untilCopied = Effect.fnUntraced(function*<E, R>(
+  files: ReadonlyArray<Registered>,
+  wanted: number,
+  millis: number,
+  find: Find<E, R>
+) {
+  const waited = yield* Effect.forEach(files, (file) => Copies.until(find(file), wanted), { concurrency: 8 }).pipe(
     Effect.timeoutOption(Duration.millis(millis))
   )
   if (Option.isSome(waited)) return
-  const { find } = yield* copies.survey
   const left = yield* Effect.forEach(files, (file) =>
     Effect.map(find(file), (sightings) => ({
       path: file.entry.path,
@@ -122,9 +128,7 @@ const publish = Effect.fn("publish")(function*<E, R>(
   const fs = yield* FileSystem.FileSystem
   const published: Array<Registered> = []
   for (const { file, path } of targets(files, options.as)) {
-    // A pipe has no length, and so no end in sight.
-    const info = yield* Effect.option(fs.stat(file))
-    const total = Option.isSome(info) && info.value.type === "File" ? Number(info.value.size) : undefined
+    const total = yield* fileLength(file)
     let done = 0
     const bytes = fileBytes(file).pipe(
       Stream.provideService(FileSystem.FileSystem, fs),
@@ -137,30 +141,37 @@ const publish = Effect.fn("publish")(function*<E, R>(
   return published
 })
 
-const copied = Effect.fnUntraced(function*(published: ReadonlyArray<Registered>, options: PublishOptions) {
+const copied = Effect.fnUntraced(function*<E, R>(
+  published: ReadonlyArray<Registered>,
+  options: PublishOptions,
+  find: Find<E, R>
+) {
   if (Option.isNone(options.wait)) return
-  yield* untilCopied(published, options.wait.value, options.timeoutMillis)
+  yield* untilCopied(published, options.wait.value, options.timeoutMillis, find)
   if (!options.json) yield* Console.log(`on ${options.wait.value} nodes, verified`)
 })
 
 /** By a running node, over HTTP. */
 const publishRunning = (client: Client, files: ReadonlyArray<string>, options: PublishOptions) =>
-  publish(files, options, (path, bytes, length) => {
-    // A file that can't be read ends the request as well: what is said is the cause.
-    let unread: FileFailed | undefined
-    const watched = Stream.tapError(bytes, (error) => Effect.sync(() => (unread = error)))
-    return client.send(fileAddress("/api/v1/files", path), watched, length, Registration).pipe(
-      Effect.catchTag("NoAnswer", (error): Effect.Effect<never, NoAnswer | FileFailed> => Effect.fail(unread ?? error))
-    )
-  })
+  publish(
+    files,
+    options,
+    (path, bytes, length) => client.send("PUT", fileAddress("/api/v1/files", path), bytes, length, Registration)
+  )
 
 /** Beside a node that can't be asked, or without one. */
 const publishBeside = (files: ReadonlyArray<string>, options: PublishOptions) =>
   Effect.gen(function*() {
     const registrar = yield* Registrar.Registrar
     const published = yield* publish(files, options, (path, bytes) => registrar.publish({ path }, bytes))
-    yield* copied(published, options)
+    yield* copied(published, options, (yield* Copies.Copies).find)
   })
+
+const findAt = (client: Client) => ({ entry: { path } }: Registered) =>
+  Effect.map(
+    client.call("GET", fileAddress("/api/v1/cluster/copies", path), CopiesOf),
+    ({ sightings }) => sightings
+  )
 
 const copies = Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 10_000 }, { expected: "a number of nodes" }))
 const seconds = Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 86_400 }, { expected: "1 to 86400 seconds" }))
@@ -194,16 +205,6 @@ export const publishCommand = Command.make("publish", {
       const config = Layer.succeed(ReplicationConfig, found.settings)
       return yield* Effect.provide(publishBeside(files, options), Layer.provide(layerRegistrar(found.settings), config))
     }
-    if (found.settings === undefined && Option.isSome(wait)) {
-      return yield* new Misused({
-        detail: "--wait asks the other nodes itself and needs the node's --config, not --url"
-      })
-    }
     const published = yield* publishRunning(found.client, files, options)
-    if (found.settings === undefined || Option.isNone(wait)) return
-    const ports = Layer.provide(
-      layerPorts({ backend: layerGuestBackend }),
-      Layer.succeed(ReplicationConfig, found.settings)
-    )
-    yield* Effect.provide(copied(published, options), Layer.provide(Copies.layer, ports))
+    yield* copied(published, options, findAt(found.client))
   })).pipe(Command.withDescription("Write files into this node and register them, so that every node pulls them"))

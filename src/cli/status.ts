@@ -1,13 +1,13 @@
 /** `file-replication status`: where a node stands, from its own files and, while it runs, from itself. */
 import { Clock, Console, Duration, Effect, Option, Schema, Stdio } from "effect"
 import { Command, Flag } from "effect/cli"
-import { NodeStatus } from "../http/Api.ts"
+import { NodeStatus } from "../http/answers.ts"
 import { NodeId, Revision } from "../ports/FileEntry.ts"
 import { Inventory } from "../ports/Inventory.ts"
 import { Cursor, Manifest } from "../ports/Manifest.ts"
 import { Membership } from "../ports/Membership.ts"
 import { Status } from "../replication/Status.ts"
-import { type Client, faceOf, makeClient, patience, urlOf } from "./client.ts"
+import { type Client, faceOf, makeClient, named, patience } from "./client.ts"
 import { size } from "./demo/display.ts"
 import { configured, json, nodeFlags } from "./flags.ts"
 import { layerBeside, moment, sheet } from "./operator.ts"
@@ -201,10 +201,9 @@ export const statusCommand = Command.make("status", {
       const report = yield* look
       yield* Console.log(json ? encodeReport(report) : render(report, face, yield* Clock.currentTimeMillis))
     })
-    const url = urlOf(flags)
-    if (Option.isSome(url)) {
-      const client = yield* makeClient(url.value, Option.none())
-      return yield* show(Effect.map(said(client), fromNode), client.url)
+    const byAddress = yield* named(flags)
+    if (Option.isSome(byAddress)) {
+      return yield* show(Effect.map(said(byAddress.value), fromNode), byAddress.value.url)
     }
     const settings = yield* configured(flags.config)
     const face = faceOf(settings)

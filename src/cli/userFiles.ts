@@ -1,5 +1,5 @@
 /** Files that a user names: read and written with errors that name them. */
-import { Effect, FileSystem, PlatformError, Schema, Stream } from "effect"
+import { Effect, FileSystem, Option, PlatformError, Schema, Stream } from "effect"
 
 /** A file that was named can't be read or written. */
 export class FileFailed extends Schema.TaggedError<FileFailed>()("FileFailed", {
@@ -28,6 +28,12 @@ export const fileBytes = (file: string): Stream.Stream<Uint8Array, FileFailed, F
   Stream.unwrap(Effect.map(FileSystem.FileSystem, (fs) => fs.stream(file, { chunkSize: 1 << 20 }))).pipe(
     Stream.mapError(fileFailed(file))
   )
+
+/** How long a file is, in bytes. A pipe has no length, and so no end in sight: `undefined`. */
+export const fileLength = Effect.fnUntraced(function*(file: string) {
+  const info = yield* Effect.option((yield* FileSystem.FileSystem).stat(file))
+  return Option.isSome(info) && info.value.type === "File" ? Number(info.value.size) : undefined
+})
 
 /** Whoever reads our output may have had enough, as `head` does: that is no failure. */
 export const toStdout = <A, E, R>(

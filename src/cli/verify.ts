@@ -1,7 +1,7 @@
 /** `file-replication verify`: every byte that this node calls verified, hashed again. */
 import { Console, Duration, Effect, Layer, Schedule, Schema } from "effect"
 import { Command, Flag } from "effect/cli"
-import { NodeStatus, Verification } from "../http/Api.ts"
+import { NodeStatus, Verification } from "../http/answers.ts"
 import { Inventory } from "../ports/Inventory.ts"
 import * as PathLock from "../replication/PathLock.ts"
 import * as Scrub from "../replication/Scrub.ts"

@@ -7,16 +7,28 @@
  */
 import { Schema } from "effect"
 import { HttpApi, HttpApiEndpoint, HttpApiGroup, HttpApiSchema, OpenApi } from "effect/http-api"
-import { FileEntry, NodeId, Revision } from "../ports/FileEntry.ts"
+import { NodeId } from "../ports/FileEntry.ts"
 import { FilePath } from "../ports/FilePath.ts"
-import { Cursor } from "../ports/Manifest.ts"
-import { Address, Role, Watermark } from "../ports/Membership.ts"
 import { DrainStatus } from "../replication/Drain.ts"
 import { Files, Owed } from "../replication/FileList.ts"
 import { FileReport } from "../replication/FileReport.ts"
-import { PauseReason } from "../replication/Pauses.ts"
+import { Imported } from "../replication/manifestLines.ts"
 import { Status } from "../replication/Status.ts"
 import { version } from "../version.ts"
+import {
+  Cluster,
+  CopiesOf,
+  Deletion,
+  Forgetting,
+  Health,
+  NodeStatus,
+  NotImported,
+  NotReady,
+  Pulling,
+  Registration,
+  RemovedMember,
+  Verification
+} from "./answers.ts"
 import { Authorization } from "./Authorization.ts"
 import { refusals } from "./refusals.ts"
 
@@ -25,19 +37,6 @@ const described = (summary: string, description?: string) => OpenApi.annotations
 // -----------------------------------------------------------------------------
 // The node itself
 // -----------------------------------------------------------------------------
-
-export const Health = Schema.Struct({
-  status: Schema.Literal("ok"),
-  node: NodeId,
-  role: Role,
-  version: Schema.String
-})
-
-/** Said with 503: the status of a node that is not ready, or why there is none. */
-const NotReady = Schema.Union([
-  Status,
-  Schema.Struct({ ready: Schema.Literal(false), reason: Schema.String })
-]).annotate({ httpApiStatus: 503, identifier: "NotReady" })
 
 export class NodeGroup extends HttpApiGroup.make("node")
   .add(
@@ -56,69 +55,11 @@ export class NodeGroup extends HttpApiGroup.make("node")
 // The cluster
 // -----------------------------------------------------------------------------
 
-export const Member = Schema.Struct({
-  id: NodeId,
-  role: Role,
-  /** Whether it is the node that answers. */
-  self: Schema.Boolean,
-  alive: Schema.Boolean,
-  address: Schema.NullOr(Address),
-  version: Schema.String,
-  /** How far it says that it holds everything. */
-  watermark: Schema.NullOr(Watermark),
-  /** It is about to leave. */
-  draining: Schema.Boolean
-}).annotate({ identifier: "Member" })
-
-export const Cluster = Schema.Struct({ node: NodeId, members: Schema.Array(Member) })
-
-/** What `POST /verify` has found so far, or in the end. */
-export const Verification = Schema.Struct({
-  running: Schema.Boolean,
-  started_ms: Schema.Int,
-  checked: Schema.Natural,
-  bytes: Schema.Natural,
-  /** Files with wrong bytes, set aside and owed again. */
-  damaged: Schema.Natural,
-  /** Files that were gone, owed again. */
-  missing: Schema.Natural,
-  /** What ended it before its end. */
-  error: Schema.NullOr(Schema.String)
-}).annotate({ identifier: "Verification" })
-
-export const NodeStatus = Schema.Struct({
-  node: NodeId,
-  role: Role,
-  version: Schema.String,
-  /** The newest position of the manifest; `null` while it can't be asked. */
-  head: Schema.NullOr(Cursor),
-  status: Status,
-  pulls: Schema.Struct({
-    /** Files that wait for a worker. */
-    queued: Schema.Natural,
-    in_flight: Schema.Natural,
-    /** Since the start of this process. */
-    pulled: Schema.Natural,
-    bytes: Schema.Natural,
-    attempts: Schema.Natural,
-    failed: Schema.Natural,
-    checksum_mismatches: Schema.Natural
-  }),
-  /** Bytes that may still be written, beside the reserve and what is promised. */
-  free_bytes: Schema.NullOr(Schema.Natural),
-  /** The verification on demand that runs or ran last. */
-  verification: Schema.NullOr(Verification)
-}).annotate({ identifier: "NodeStatus" })
-
 const Limit = (fallback: number) =>
   Schema.optional(
     Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 1000 }, { expected: "an integer from 1 to 1000" }))
       .annotate({ default: fallback })
   )
-
-export const Registration = Schema.Struct({ entry: FileEntry, revision: Revision }).annotate({
-  identifier: "Registration"
-})
 
 /** A path of a file in an address: the rest of it, `/` included, each part percent-encoded. */
 const inAddress = { path: Schema.String }
@@ -138,8 +79,6 @@ const Described = Schema.Struct({
   tier: Schema.optionalKey(Schema.String),
   lsn: Schema.optionalKey(Schema.Union([Schema.Natural, Schema.BigInt]))
 })
-
-export const Deletion = Schema.Struct({ path: FilePath, revision: Revision, reason: Schema.String })
 
 const Reason = Schema.String.check(
   Schema.isPattern(/^[^]{1,1000}$/, { expected: "a reason of 1 to 1000 characters" })
@@ -179,9 +118,6 @@ export class ClusterGroup extends HttpApiGroup.make("cluster")
   )
   .annotateMerge(OpenApi.annotations({ title: "Cluster", description: "What there is, and where it stands" }))
 {}
-
-/** What keeps new pulls from beginning; empty: nothing does. */
-export const Pulling = Schema.Struct({ paused: Schema.Array(PauseReason) })
 
 export class OperationGroup extends HttpApiGroup.make("operation")
   .add(
@@ -241,9 +177,30 @@ export class OperationGroup extends HttpApiGroup.make("operation")
       )),
     HttpApiEndpoint.delete("stay", "/api/v1/cluster/drain", { success: DrainStatus, error: refusals("Unavailable") })
       .annotateMerge(described("Keep this node after all")),
+    HttpApiEndpoint.get("copies", "/api/v1/cluster/copies/:path/*", {
+      params: inAddress,
+      success: CopiesOf,
+      error: refusals("BadPath", "NotFound", "Unavailable")
+    }).annotateMerge(described(
+      "On which nodes a file is, verified",
+      "Members that can't vouch for it are asked. Whoever gives no sign of life or is about to leave does not count."
+    )),
+    HttpApiEndpoint.post("forget", "/api/v1/cluster/forget", {
+      payload: Schema.Struct({
+        path: Schema.String,
+        confirmed: Schema.optionalKey(Schema.Boolean),
+        force: Schema.optionalKey(Schema.Boolean)
+      }),
+      success: Forgetting,
+      error: refusals("BadPath", "BadRequest", "NotFound", "Gone", "NotLost", "Unavailable")
+    }).annotateMerge(described(
+      "Delete a file for good that no node has any more",
+      "Every node is asked for it. With `confirmed` it is deleted and recorded on this node, unless a node may still "
+        + "have it and `force` is not said; without, nothing is changed, and `objection` says whether it could be."
+    )),
     HttpApiEndpoint.delete("removeMember", "/api/v1/cluster/members/:id", {
       params: { id: NodeId },
-      success: Schema.Struct({ removed: NodeId }),
+      success: RemovedMember,
       error: refusals("BadRequest", "NotRemoved", "Unavailable")
     }).annotateMerge(described(
       "Take a member that never comes back out of the list",
@@ -313,6 +270,23 @@ export class UploadGroup extends HttpApiGroup.make("upload")
   .annotateMerge(OpenApi.annotations({ title: "Upload" }))
 {}
 
+export class ManifestGroup extends HttpApiGroup.make("manifest")
+  .add(
+    HttpApiEndpoint.post("import", "/api/v1/cluster/manifest", {
+      query: { keep_going: Schema.optionalKey(Schema.Literals(["true", "false"])) },
+      payload: anyBytes,
+      success: Imported,
+      error: [...refusals("BadRequest", "TooSlow", "TooLarge", "WrongMediaType", "Unavailable"), NotImported]
+    }).annotateMerge(described(
+      "Register entries that come as lines of JSON",
+      "One entry a line, as `manifest export` prints them; no bytes of a file. All of them or none, of at most 16 MiB; "
+        + "with `keep_going=true` whatever is right, of any length, piece by piece."
+    ))
+  )
+  .middleware(Authorization)
+  .annotateMerge(OpenApi.annotations({ title: "Manifest" }))
+{}
+
 // -----------------------------------------------------------------------------
 
 /** The rest of an address, behind its first part: programs that describe it know one name for both. */
@@ -331,6 +305,7 @@ export class Api extends HttpApi.make("file-replication")
   .add(OperationGroup)
   .add(BytesGroup)
   .add(UploadGroup)
+  .add(ManifestGroup)
   .annotateMerge(OpenApi.annotations({
     title: "file-replication",
     version,

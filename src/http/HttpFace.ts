@@ -10,10 +10,12 @@ import { docs } from "./docs.ts"
 import * as Fallback from "./fallback.ts"
 import { bytesHandlers } from "./handlers/bytes.ts"
 import { clusterHandlers } from "./handlers/cluster.ts"
+import { manifestHandlers } from "./handlers/manifest.ts"
 import { nodeHandlers } from "./handlers/node.ts"
 import { operationHandlers } from "./handlers/operation.ts"
 import { uploadHandlers } from "./handlers/upload.ts"
 import { routes as metrics } from "./metrics.ts"
+import { type Paces, paces as usualPaces } from "./pace.ts"
 import { type HttpUnavailable, layer as layerServer, type ServerOptions } from "./server.ts"
 import * as Verifier from "./Verifier.ts"
 
@@ -29,10 +31,21 @@ export interface FaceOptions extends ServerOptions {
   readonly stateFolder: string
   /** No file that is published over HTTP may be longer; 0: no limit. */
   readonly maxFileBytes: number
+  /** How slowly files may come and go. */
+  readonly paces?: Paces
+  /** How long a PUT waits for the manifest behind its last byte, milliseconds. */
+  readonly patienceMillis?: number
 }
 
-const handlers = ({ maxFileBytes, stateFolder }: FaceOptions) =>
-  Layer.mergeAll(nodeHandlers, clusterHandlers, operationHandlers, bytesHandlers, uploadHandlers(maxFileBytes)).pipe(
+const handlers = ({ maxFileBytes, paces = usualPaces, patienceMillis, stateFolder }: FaceOptions) =>
+  Layer.mergeAll(
+    nodeHandlers,
+    clusterHandlers,
+    operationHandlers(stateFolder),
+    bytesHandlers(paces.download),
+    uploadHandlers({ maxFileBytes, pace: paces.upload, patienceMillis }),
+    manifestHandlers(paces.upload)
+  ).pipe(
     Layer.provide(Verifier.layer(stateFolder))
   )
 

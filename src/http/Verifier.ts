@@ -2,7 +2,7 @@
 import { Cause, Clock, Context, Effect, FiberHandle, Layer, Option } from "effect"
 import { Scrub, type ScrubReport } from "../replication/Scrub.ts"
 import { verifyLock } from "../sqlite/FolderLock.ts"
-import type { Verification } from "./Api.ts"
+import type { Verification } from "./answers.ts"
 
 type Verification = typeof Verification.Type
 

@@ -5,7 +5,7 @@ import type { Registered } from "../ports/FileEntry.ts"
 import type { FilePath } from "../ports/FilePath.ts"
 import { Manifest } from "../ports/Manifest.ts"
 import type { PublishError } from "../replication/Registrar.ts"
-import { Registration } from "./Api.ts"
+import { Registration } from "./answers.ts"
 import { refuse } from "./refusals.ts"
 
 /** What the manifest has under the path already, asked before: behind it, the same bytes answer as if they were new. */

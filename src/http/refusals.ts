@@ -27,6 +27,10 @@ export const statuses = {
   Conflict: 409,
   /** The member is alive, or there is none, or the list is fixed. */
   NotRemoved: 409,
+  /** Some of the lines are wrong or refused; the answer names them, and says what became of the others. */
+  NotImported: 409,
+  /** A node may still have the file, and it was not forgotten. */
+  NotLost: 409,
   /** The path was deleted, for good. */
   Gone: 410,
   /** `If-Match` or `If-None-Match` speaks of another file than the one that is registered, or of none. */

@@ -36,6 +36,8 @@ export interface Survey {
 
 export class Copies extends Context.Service<Copies, {
   readonly survey: Effect.Effect<Survey, MembershipError>
+  /** Where a file is, as its survey's `find` says. */
+  readonly find: (file: Registered) => Effect.Effect<ReadonlyArray<Sighting>, InventoryError | MembershipError>
   /** Waits until this many nodes hold a file, this one included. */
   readonly await: (
     file: Registered,
@@ -91,6 +93,13 @@ const askedAtOnce = 8
 /** Between two looks at members that do not hold a file yet. */
 const looks = Schedule.min([Schedule.exponential("100 millis"), Schedule.spaced("1 second")])
 
+/** Looks again and again until this many nodes hold a file. */
+export const until = <E, R>(
+  find: Effect.Effect<ReadonlyArray<Sighting>, E, R>,
+  copies: number
+): Effect.Effect<ReadonlyArray<Sighting>, E, R> =>
+  Effect.repeat(find, { until: (sightings) => held(sightings) >= copies, schedule: looks })
+
 export const layer: Layer.Layer<Copies, never, FetchClient | Inventory | Manifest | Membership> = Layer.effect(
   Copies,
   Effect.gen(function*() {
@@ -141,12 +150,8 @@ export const layer: Layer.Layer<Copies, never, FetchClient | Inventory | Manifes
       } satisfies Survey
     })
 
-    return {
-      survey,
-      await: (file, copies) =>
-        Effect.flatMap(survey, ({ find }) => find(file)).pipe(
-          Effect.repeat({ until: (sightings) => held(sightings) >= copies, schedule: looks })
-        )
-    }
+    const find = (file: Registered) => Effect.flatMap(survey, ({ find }) => find(file))
+
+    return { survey, find, await: (file, copies) => until(find(file), copies) }
   })
 )

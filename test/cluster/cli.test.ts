@@ -129,7 +129,7 @@ describe("file-replication", () => {
       const imported = yield* run(["manifest", "import", file, "--config", config])
       assert.deepStrictEqual([imported.code, imported.stdout], [0, `3 entries of ${file} are in the manifest\n`])
       const again = yield* run(["manifest", "import", file, "--json", "--config", config])
-      assert.deepStrictEqual([again.code, again.stdout], [0, "{\"imported\":3,\"wrong\":[]}\n"])
+      assert.deepStrictEqual([again.code, again.stdout], [0, "{\"imported\":3,\"wrong\":[],\"more\":0}\n"])
       const exported = yield* run(["manifest", "export", "--config", config])
       assert.strictEqual(exported.stdout, `${lines.join("\n")}\n`)
     }))

@@ -14,6 +14,14 @@ const running = Effect.fnUntraced(function*(folder: string, name: string) {
   return { config, node }
 })
 
+/** A node that serves HTTP where its commands find it. */
+const served = Effect.fnUntraced(function*(folder: string, name: string) {
+  const config = yield* configure(folder, name)
+  const node = yield* start(["node", "--config", config])
+  const url = /(http:\S+?)\/?(?:health|\s|$)/.exec(yield* lineOf(node, /http:/))?.[1] ?? ""
+  return { config, node, url }
+})
+
 const source = Effect.fnUntraced(function*(folder: string, content: string) {
   const file = join(folder, "source")
   yield* Effect.promise(() => writeFile(file, content))
@@ -26,37 +34,35 @@ describe("publish --wait", () => {
     () =>
       Effect.gen(function*() {
         const folder = yield* temporaryFolder
-        const one = yield* running(folder, "one")
+        const one = yield* served(folder, "one")
         const two = yield* running(folder, "two")
         const file = yield* source(folder, "bytes")
-        const publish = (as: string, ...more: ReadonlyArray<string>) =>
-          run(["publish", file, "--as", as, "--config", one.config, ...more])
+        const beside = ["--config", one.config]
+        const there = ["--url", one.url]
+        const publish = (where: ReadonlyArray<string>, as: string, ...more: ReadonlyArray<string>) =>
+          run(["publish", file, "--as", as, ...where, ...more])
 
-        const both = yield* publish("db/a", "--wait", "2")
-        assert.strictEqual(both.code, 0, both.stderr)
-        assert.match(both.stdout, /^db\/a .*\non 2 nodes, verified\n$/)
+        for (const [where, as] of [[beside, "db/a"], [there, "db/c"]] as const) {
+          const both = yield* publish(where, as, "--wait", "2")
+          assert.strictEqual(both.code, 0, both.stderr)
+          assert.match(both.stdout, new RegExp(`^${as} .*\non 2 nodes, verified\n$`))
+        }
 
         two.node.child.kill("SIGTERM")
         assert.strictEqual(yield* two.node.exit, 0)
-        const gone = yield* publish("db/b", "--wait", "2", "--timeout", "1")
-        assert.strictEqual(gone.code, 1)
-        assert.strictEqual(
-          gone.stderr,
-          "file-replication: published, but a file is not on 2 nodes within 1s:\n"
-            + "  db/b: 1 of 2\n    two: gives no sign of life and was not asked\n"
-        )
-        assert.match(gone.stdout, /^db\/b /)
+        for (const [where, as] of [[beside, "db/b"], [there, "db/d"]] as const) {
+          const gone = yield* publish(where, as, "--wait", "2", "--timeout", "1")
+          assert.strictEqual(gone.code, 1)
+          assert.strictEqual(
+            gone.stderr,
+            "file-replication: published, but a file is not on 2 nodes within 1s:\n"
+              + `  ${as}: 1 of 2\n    two: gives no sign of life and was not asked\n`
+          )
+          assert.match(gone.stdout, new RegExp(`^${as} `))
+        }
       }),
     60_000
   )
-})
-
-/** A node that serves HTTP where its commands find it. */
-const served = Effect.fnUntraced(function*(folder: string, name: string) {
-  const config = yield* configure(folder, name)
-  const node = yield* start(["node", "--config", config])
-  const url = /(http:\S+?)\/?(?:health|\s|$)/.exec(yield* lineOf(node, /http:/))?.[1] ?? ""
-  return { config, node, url }
 })
 
 describe("drain and remove-node", () => {
@@ -75,17 +81,19 @@ describe("drain and remove-node", () => {
           "file-replication: this node must stay: no other node holds 1 of its 1 files\n"
             + "  db/a: there is no other member\n"
         )
-        const two = yield* running(folder, "two")
+        const two = yield* served(folder, "two")
         const drained = yield* run(["drain", "--url", one.url, "--timeout", "120"])
         assert.strictEqual(drained.code, 0, drained.stderr)
         assert.include(drained.stdout, "each of its 1 files is on another node too: this node can be stopped\n")
 
-        const alive = yield* run(["remove-node", "one", "--config", two.config])
-        assert.strictEqual(alive.code, 1)
-        assert.match(alive.stderr, /^file-replication: one was not removed: it is alive; stop it first/)
+        for (const where of [["--config", two.config], ["--url", two.url]]) {
+          const alive = yield* run(["remove-node", "one", ...where])
+          assert.strictEqual(alive.code, 1)
+          assert.match(alive.stderr, /^file-replication: one was not removed: it is alive; stop it first/)
+        }
         one.node.child.kill("SIGTERM")
         assert.strictEqual(yield* one.node.exit, 0)
-        const removed = yield* run(["remove-node", "one", "--config", two.config])
+        const removed = yield* run(["remove-node", "one", "--url", two.url])
         assert.deepStrictEqual([removed.code, removed.stdout], [
           0,
           "one is no member any more; nobody's files were touched\n"

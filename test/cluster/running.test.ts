@@ -5,7 +5,7 @@ import { readFileSync } from "node:fs"
 import { writeFile } from "node:fs/promises"
 import { join } from "node:path"
 import { StatusReport } from "../../src/cli/status.ts"
-import { Registration } from "../../src/http/Api.ts"
+import { Registration } from "../../src/http/answers.ts"
 import * as FileList from "../../src/replication/FileList.ts"
 import { FileReport } from "../../src/replication/FileReport.ts"
 import { temporaryFolder } from "../support/folder.ts"
@@ -85,8 +85,6 @@ layer(node, { timeout: 120_000, excludeTestServices: true })("commands that ask 
         const missing = yield* there("publish", join(folder, "nothing"))
         assert.strictEqual(missing.code, 1)
         assert.match(missing.stderr, /^file-replication: .*nothing: there is no such file\n$/)
-        const waiting = yield* there("publish", source, "--wait", "2")
-        assert.match(waiting.stderr, /--wait asks the other nodes itself/)
       }),
     patience
   )
@@ -165,7 +163,10 @@ layer(node, { timeout: 120_000, excludeTestServices: true })("commands that ask 
 
   it.effect("says in one sentence that no node answers, and where", () =>
     Effect.gen(function*() {
-      for (const args of [["pause"], ["status"], ["files"], ["why", "a"], ["verify"]]) {
+      const asked = [["pause"], ["status"], ["files"], ["why", "a"], ["verify"], ["forget", "a", "--lost"], ["drain"]]
+      for (
+        const args of [...asked, ["remove-node", "a"], ["manifest", "export"], ["manifest", "import", "/dev/null"]]
+      ) {
         const { code, stderr } = yield* run([...args, "--url", "http://127.0.0.1:1"])
         assert.strictEqual(code, 1)
         assert.match(stderr, /^file-replication: no node answers at http:\/\/127\.0\.0\.1:1: .*\n$/)
@@ -175,5 +176,61 @@ layer(node, { timeout: 120_000, excludeTestServices: true })("commands that ask 
         2,
         "file-replication: http://nonsense:99999 is no address of a node; one looks like http://127.0.0.1:8000\n"
       ])
+    }), patience)
+
+  it.effect(
+    "manifest import sends lines, all of them or none, or what is right of them",
+    () =>
+      Effect.gen(function*() {
+        const { folder, there, url } = yield* Node
+        const file = join(folder, "lines")
+        const lay = (...lines: ReadonlyArray<string>) => Effect.promise(() => writeFile(file, lines.join("\n")))
+        yield* lay(entryLine("in/a", "a"), "no json", entryLine("in/a", "other"))
+        const refused = yield* there("manifest", "import", file)
+        assert.strictEqual(refused.code, 1)
+        assert.match(
+          refused.stderr,
+          /^file-replication: .*lines: 2 lines are wrong; nothing was imported\n {2}line 2: .*\n {2}line 3: in\/a has other bytes here than in line 1\n$/
+        )
+        assert.notInclude(fine(yield* there("manifest", "export")), "in/a")
+        const partly = yield* there("manifest", "import", file, "--keep-going", "--json")
+        assert.strictEqual(partly.code, 1)
+        const told = JSON.parse(partly.stdout)
+        assert.deepStrictEqual(
+          [told.imported, told.wrong.map(({ line }: { line: number }) => line), told.more],
+          [1, [2, 3], 0]
+        )
+        yield* lay(entryLine("in/a", "a"), entryLine("in/b", "b"))
+        assert.strictEqual(fine(yield* there("manifest", "import", file)), `2 entries of ${file} are in the manifest\n`)
+        assert.include(fine(yield* there("manifest", "export")), "in/b")
+        const unread = yield* there("manifest", "import", join(folder, "nothing"))
+        assert.match(unread.stderr, /^file-replication: .*nothing: there is no such file\n$/)
+        assert.match((yield* run(["manifest", "import", file, "--url", url])).stderr, /--token/)
+      }),
+    patience
+  )
+
+  it.effect("forget ends the debt for a file that is lost, and leaves others alone", () =>
+    Effect.gen(function*() {
+      const { folder, there } = yield* Node
+      const first = yield* there("forget", "lost/file", "--lost")
+      assert.strictEqual(first.code, 1)
+      assert.include(first.stdout, "  node: does not have it, this node\n")
+      assert.match(first.stderr, /^file-replication: lost\/file was not forgotten: nothing was changed; .*--yes/)
+      const second = fine(yield* there("forget", "lost/file", "--lost", "--yes"))
+      assert.match(second, /lost\/file is forgotten: deleted at revision \d+, on record in .*forgotten\.jsonl\n$/)
+      const record: unknown = JSON.parse(readFileSync(join(folder, "node/data/.replication/forgotten.jsonl"), "utf8"))
+      assert.nestedPropertyVal(record, "entry.path", "lost/file")
+      assert.match(fine(yield* there("forget", "lost/file", "--lost")), /^lost\/file is deleted already: lost: /)
+      assert.match((yield* there("forget", "no/such", "--lost")).stderr, /no\/such was not forgotten: it is not in the/)
+
+      const source = join(folder, "kept")
+      yield* Effect.promise(() => writeFile(source, "kept"))
+      fine(yield* there("publish", source, "--as", "kept"))
+      const held = yield* there("forget", "kept", "--lost", "--yes")
+      assert.strictEqual(held.code, 1)
+      assert.match(held.stderr, /kept was not forgotten: it is not lost: node may still have it; --yes --force deletes/)
+      const forced = fine(yield* there("forget", "kept", "--lost", "--yes", "--force", "--json"))
+      assert.deepInclude<object>(JSON.parse(forced), { path: "kept", forgotten: true })
     }), patience)
 })

@@ -3,12 +3,13 @@ import { assert, describe, layer } from "@effect/vitest"
 import { Effect, Option, Schedule } from "effect"
 import { connect } from "node:net"
 import { join } from "node:path"
-import { Cluster, NodeStatus } from "../../src/http/Api.ts"
+import { Cluster, CopiesOf, Forgetting, NodeStatus, NotImported } from "../../src/http/answers.ts"
 import { DrainStatus } from "../../src/replication/Drain.ts"
 import { Files, Owed } from "../../src/replication/FileList.ts"
 import { FileReport } from "../../src/replication/FileReport.ts"
 import { verifyLock } from "../../src/sqlite/FolderLock.ts"
-import { ask, decode, Node, node, put, refused } from "./node.ts"
+import { entryLine } from "../cluster/configure.ts"
+import { ask, decode, json, Node, node, put, refused } from "./node.ts"
 
 layer(node, { timeout: 60_000, excludeTestServices: true })("the HTTP API", (it) => {
   describe("cluster", () => {
@@ -141,6 +142,64 @@ layer(node, { timeout: 60_000, excludeTestServices: true })("the HTTP API", (it)
         assert.isTrue(members[0]?.draining)
         const stays = yield* decode(DrainStatus, yield* ask("DELETE", "/api/v1/cluster/drain"))
         assert.deepStrictEqual(stays.since, Option.none())
+      }))
+
+    it.effect("says on which nodes a file is", () =>
+      Effect.gen(function*() {
+        yield* put("copied/file", "bytes")
+        const copies = yield* decode(CopiesOf, yield* ask("GET", "/api/v1/cluster/copies/copied/file"))
+        assert.deepStrictEqual([copies.held, copies.sightings.map(({ kind }) => kind)], [1, ["Held"]])
+        const lost = yield* decode(CopiesOf, yield* ask("GET", "/api/v1/cluster/copies/lost/file"))
+        assert.deepStrictEqual([lost.held, lost.sightings.map(({ kind }) => kind)], [0, ["Absent"]])
+        yield* refused(yield* ask("GET", "/api/v1/cluster/copies/no/such"), 404, "NotFound")
+        yield* refused(yield* ask("GET", "/api/v1/cluster/copies/../x"), 400, "BadPath")
+      }))
+
+    it.effect("forgets only what is told twice, and what no node may still have", () =>
+      Effect.gen(function*() {
+        yield* put("forget/held", "bytes")
+        const forget = (body: object) => ask("POST", "/api/v1/cluster/forget", json(body))
+        const looked = yield* decode(Forgetting, yield* forget({ path: "forget/held" }))
+        assert.deepStrictEqual([looked.forgotten, looked.objection], [
+          null,
+          "it is not lost: node may still have it"
+        ])
+        yield* refused(yield* forget({ path: "forget/held", confirmed: true }), 409, "NotLost")
+        assert.strictEqual((yield* ask("GET", "/api/v1/files/forget/held")).status, 200)
+        const { forgotten } = yield* decode(
+          Forgetting,
+          yield* forget({ path: "forget/held", confirmed: true, force: true })
+        )
+        assert.match(forgotten?.reason ?? "", /^lost: .*although it is not lost/)
+        yield* refused(yield* forget({ path: "forget/held" }), 410, "Gone")
+        yield* refused(yield* forget({ path: "forget/no" }), 404, "NotFound")
+        yield* refused(yield* forget({ path: "../x" }), 400, "BadPath")
+        yield* refused(yield* forget({ path: "forget/held", force: "yes" }), 400, "BadRequest")
+      }))
+
+    it.effect("imports lines, and says of each that is wrong why", () =>
+      Effect.gen(function*() {
+        const importing = (body: string | Buffer, query = "", headers = {}) =>
+          ask("POST", `/api/v1/cluster/manifest${query}`, { body, headers })
+        const lines = `${entryLine("import/a", "a")}\n\n${entryLine("import/b", "b")}\r\nnonsense`
+        const none = yield* importing(lines)
+        assert.match(
+          yield* refused(none, 409, "NotImported"),
+          /^1 line is wrong; nothing was imported; line 4: .*JSON/
+        )
+        const { imported, more, wrong } = yield* decode(NotImported, none)
+        assert.deepStrictEqual([imported, wrong.map(({ line }) => line), more], [0, [4], 0])
+        yield* refused(yield* ask("GET", "/api/v1/cluster/files/import/a"), 404, "NotFound")
+        const some = yield* decode(NotImported, yield* importing(lines, "?keep_going=true"))
+        assert.strictEqual(some.imported, 2)
+        assert.strictEqual((yield* ask("GET", "/api/v1/cluster/files/import/b")).status, 200)
+        assert.strictEqual(
+          (yield* importing(entryLine("import/a", "a"))).text,
+          "{\"imported\":1,\"wrong\":[],\"more\":0}"
+        )
+        yield* refused(yield* importing(lines, "?keep_going=maybe"), 400, "BadRequest")
+        yield* refused(yield* importing(lines, "", { "content-encoding": "gzip" }), 415, "WrongMediaType")
+        yield* refused(yield* importing(Buffer.alloc(16 * 1024 * 1024 + 1, "\n")), 413, "TooLarge")
       }))
 
     it.effect("removes no member that is alive, and none that there is not", () =>

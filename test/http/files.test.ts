@@ -6,7 +6,7 @@ import { readdirSync, readFileSync } from "node:fs"
 import { mkdir, writeFile } from "node:fs/promises"
 import { connect, type Socket } from "node:net"
 import { dirname, join } from "node:path"
-import { Registration } from "../../src/http/Api.ts"
+import { Registration } from "../../src/http/answers.ts"
 import { FileReport } from "../../src/replication/FileReport.ts"
 import { ask, decode, json, Node, node, put, refused, sha256 } from "./node.ts"
 

@@ -37,7 +37,11 @@ describe("the token", () => {
               ["DELETE", "/api/v1/cluster/files/a"],
               ["POST", "/api/v1/cluster/verify"],
               ["POST", "/api/v1/cluster/pause"],
-              ["POST", "/api/v1/cluster/resume"]
+              ["POST", "/api/v1/cluster/resume"],
+              ["POST", "/api/v1/cluster/manifest"],
+              ["POST", "/api/v1/cluster/forget"],
+              ["GET", "/api/v1/cluster/copies/a"],
+              ["DELETE", "/api/v1/cluster/members/a"]
             ] as const
           ) {
             const answer = yield* call(method, path, wrong)

@@ -12,6 +12,7 @@ import { inManifest, localState } from "../../replication/FileReport.ts"
 import { LocalCheck } from "../../replication/LocalCheck.ts"
 import { Api } from "../Api.ts"
 import { filePathIn } from "../filePath.ts"
+import { left, type Pace } from "../pace.ts"
 import { namesTag, rangeOf, type Span } from "../range.ts"
 import { refuse, response } from "../refusals.ts"
 import { unavailable } from "./cluster.ts"
@@ -22,163 +23,160 @@ const maxDownloads = 32
 /** So many of them for one address: nobody keeps all others out. */
 const maxOfOneAddress = 16
 
-/**
- * A reader that takes less than so much a second in the long run is cut: it holds what others wait for. What the system
- * buffers, a few MiB, counts as taken, so one that takes next to nothing stays for some minutes.
- */
-const slowest = 16 * 1024
-const lenient = 60_000
-
-/** What the log says of a download that was cut for that. */
-class ReaderTooSlow extends Schema.TaggedError<ReaderTooSlow>()("ReaderTooSlow", { path: Schema.String }) {
+/** What the log says of a download whose reader is too slow. */
+class ReaderTooSlow extends Schema.TaggedError<ReaderTooSlow>()("ReaderTooSlow", {
+  path: Schema.String,
+  bytesPerSecond: Schema.Int
+}) {
   override get message(): string {
-    return `${this.path} was taken at less than ${slowest / 1024} KiB a second`
+    return `${this.path} was taken at less than ${this.bytesPerSecond / 1024} KiB a second`
   }
 }
 
 /** When to ask again for a file that is on its way, seconds. */
 const soon = "5"
 
-export const bytesHandlers = HttpApiBuilder.group(Api, "bytes", (handlers) =>
-  Effect.gen(function*() {
-    const backend = yield* Backend
-    const inventory = yield* Inventory
-    const localCheck = yield* LocalCheck
-    const services = yield* Effect.context<Backend | Inventory | Manifest>()
-    let downloads = 0
-    const ofAddress = new Map<string, number>()
+export const bytesHandlers = (pace: Pace) =>
+  HttpApiBuilder.group(Api, "bytes", (handlers) =>
+    Effect.gen(function*() {
+      const backend = yield* Backend
+      const inventory = yield* Inventory
+      const localCheck = yield* LocalCheck
+      const services = yield* Effect.context<Backend | Inventory | Manifest>()
+      let downloads = 0
+      const ofAddress = new Map<string, number>()
 
-    const notVerified = (message: string) => response(refuse("NotVerified", message), { "retry-after": soon })
+      const notVerified = (message: string) => response(refuse("NotVerified", message), { "retry-after": soon })
 
-    /** Why a file that is not verified here is not. */
-    const absent = Effect.fnUntraced(function*(path: FilePath) {
-      const [local] = yield* inventory.look([path])
-      if (local?.pending !== undefined) return notVerified(`${path} is being published`)
-      const here = localState(local?.row)
-      if (here.state === "owed") return notVerified(`${path} is not here yet: ${here.reason}`)
-      const standing = yield* Effect.provideContext(inManifest(path), services)
-      if (standing.state === "deleted") {
-        return yield* Effect.fail(refuse("Gone", `${path} was deleted: ${standing.reason}`))
-      }
-      if (standing.state === "listed") return notVerified(`${path} is not here yet: it was registered just now`)
-      return yield* Effect.fail(refuse("NotFound", `${path} is not in the manifest`))
-    })
+      /** Why a file that is not verified here is not. */
+      const absent = Effect.fnUntraced(function*(path: FilePath) {
+        const [local] = yield* inventory.look([path])
+        if (local?.pending !== undefined) return notVerified(`${path} is being published`)
+        const here = localState(local?.row)
+        if (here.state === "owed") return notVerified(`${path} is not here yet: ${here.reason}`)
+        const standing = yield* Effect.provideContext(inManifest(path), services)
+        if (standing.state === "deleted") {
+          return yield* Effect.fail(refuse("Gone", `${path} was deleted: ${standing.reason}`))
+        }
+        if (standing.state === "listed") return notVerified(`${path} is not here yet: it was registered just now`)
+        return yield* Effect.fail(refuse("NotFound", `${path} is not in the manifest`))
+      })
 
-    /** Something speaks against the file: whoever asks for it again learns what came of it. */
-    const doubt = (path: FilePath) =>
-      localCheck.examine(path).pipe(
-        Effect.catch(({ message }) => Effect.logError(`${path} could not be examined: ${message}`)),
-        Effect.forkDetach
-      )
-
-    /** A whole file is hashed as it goes, and its last bytes only follow when all were right. */
-    const read = ({ path, sha256, size_bytes }: FileEntry, { length, offset }: Span) =>
-      Stream.callback<Uint8Array, Error>((queue) =>
-        Effect.gen(function*() {
-          const digest = length === size_bytes ? createHash("sha256") : undefined
-          let held: Uint8Array | undefined
-          const began = yield* Clock.currentTimeMillis
-          // What was offered, without the last: that still waits for the reader, and so do the system's buffers.
-          let taken = 0
-          let last = 0
-          const offer = Effect.fnUntraced(function*(chunk: Uint8Array) {
-            const left = began + lenient + (taken / slowest) * 1000 - (yield* Clock.currentTimeMillis)
-            yield* Queue.offer(queue, chunk).pipe(
-              Effect.timeoutOrElse({
-                duration: Duration.millis(Math.max(0, left)),
-                orElse: () => Effect.fail(new ReaderTooSlow({ path }))
-              })
-            )
-            taken += last
-            last = chunk.length
-          })
-          yield* backend.read(path, offset, length, {
-            write: (chunk) =>
-              Effect.suspend(() => {
-                const before = held
-                digest?.update(chunk)
-                // The chunk's memory is used again behind this effect.
-                held = Uint8Array.from(chunk)
-                return before === undefined ? Effect.void : offer(before)
-              })
-          }).pipe(Effect.tapErrorTag("BackendError", () => doubt(path)))
-          if (digest !== undefined && digest.digest("hex") !== sha256) {
-            yield* doubt(path)
-            return yield* new BackendError({
-              operation: "read",
-              path,
-              reason: "Unreadable",
-              detail: "it has other bytes on this disk than it had"
-            })
-          }
-          if (held !== undefined) yield* offer(held)
-          yield* Queue.end(queue)
-        }), { bufferSize: 1, strategy: "suspend" }).pipe(
-          Stream.tapError(({ message }) => Effect.logError(`a download was cut short: ${message}`))
+      /** Something speaks against the file: whoever asks for it again learns what came of it. */
+      const doubt = (path: FilePath) =>
+        localCheck.examine(path).pipe(
+          Effect.catch(({ message }) => Effect.logError(`${path} could not be examined: ${message}`)),
+          Effect.forkDetach
         )
 
-    /** Counted as long as it is being sent. */
-    const counted = <E>(bytes: Stream.Stream<Uint8Array, E>, address: string) => {
-      const count = (by: 1 | -1) =>
-        Effect.sync(() => {
-          downloads += by
-          const now = (ofAddress.get(address) ?? 0) + by
-          if (now === 0) ofAddress.delete(address)
-          else ofAddress.set(address, now)
+      /** A whole file is hashed as it goes, and its last bytes only follow when all were right. */
+      const read = ({ path, sha256, size_bytes }: FileEntry, { length, offset }: Span) =>
+        Stream.callback<Uint8Array, Error>((queue) =>
+          Effect.gen(function*() {
+            const digest = length === size_bytes ? createHash("sha256") : undefined
+            let held: Uint8Array | undefined
+            const began = yield* Clock.currentTimeMillis
+            // What was offered, without the last: that still waits for the reader, and so do the system's buffers.
+            let taken = 0
+            let last = 0
+            const offer = Effect.fnUntraced(function*(chunk: Uint8Array) {
+              const millis = left(pace, (yield* Clock.currentTimeMillis) - began, taken)
+              yield* Queue.offer(queue, chunk).pipe(
+                Effect.timeoutOrElse({
+                  duration: Duration.millis(Math.max(0, millis)),
+                  orElse: () => Effect.fail(new ReaderTooSlow({ path, bytesPerSecond: pace.bytesPerSecond }))
+                })
+              )
+              taken += last
+              last = chunk.length
+            })
+            yield* backend.read(path, offset, length, {
+              write: (chunk) =>
+                Effect.suspend(() => {
+                  const before = held
+                  digest?.update(chunk)
+                  // The chunk's memory is used again behind this effect.
+                  held = Uint8Array.from(chunk)
+                  return before === undefined ? Effect.void : offer(before)
+                })
+            }).pipe(Effect.tapErrorTag("BackendError", () => doubt(path)))
+            if (digest !== undefined && digest.digest("hex") !== sha256) {
+              yield* doubt(path)
+              return yield* new BackendError({
+                operation: "read",
+                path,
+                reason: "Unreadable",
+                detail: "it has other bytes on this disk than it had"
+              })
+            }
+            if (held !== undefined) yield* offer(held)
+            yield* Queue.end(queue)
+          }), { bufferSize: 1, strategy: "suspend" }).pipe(
+            Stream.tapError(({ message }) => Effect.logError(`a download was cut short: ${message}`))
+          )
+
+      /** Counted as long as it is being sent. */
+      const counted = <E>(bytes: Stream.Stream<Uint8Array, E>, address: string) => {
+        const count = (by: 1 | -1) =>
+          Effect.sync(() => {
+            downloads += by
+            const now = (ofAddress.get(address) ?? 0) + by
+            if (now === 0) ofAddress.delete(address)
+            else ofAddress.set(address, now)
+          })
+        return Stream.unwrap(Effect.as(Effect.acquireRelease(count(1), () => count(-1)), bytes))
+      }
+
+      const send = ({ file: { entry } }: Verified, request: HttpServerRequest.HttpServerRequest) => {
+        const { headers, method } = request
+        const address = Option.getOrElse(request.remoteAddress, () => "")
+        const etag = `"${entry.sha256}"`
+        const common = {
+          etag,
+          "accept-ranges": "bytes",
+          // It never changes, but it may be deleted.
+          "cache-control": "no-cache",
+          "x-content-type-options": "nosniff",
+          "repr-digest": `sha-256=:${Buffer.from(entry.sha256, "hex").toString("base64")}:`
+        }
+        if (namesTag(headers["if-none-match"], etag)) return HttpServerResponse.empty({ status: 304, headers: common })
+        const ifRange = headers["if-range"]
+        // A range is a matter of GET alone.
+        const asked = method === "GET" && (ifRange === undefined || ifRange.trim() === etag)
+          ? rangeOf(headers["range"], entry.size_bytes)
+          : undefined
+        if (asked === "Unsatisfiable") {
+          const message = `the range must be one, and within the ${entry.size_bytes} bytes of the file`
+          return response(refuse("RangeNotSatisfiable", message), { "content-range": `bytes */${entry.size_bytes}` })
+        }
+        if (method === "GET" && (downloads >= maxDownloads || (ofAddress.get(address) ?? 0) >= maxOfOneAddress)) {
+          return response(refuse("Unavailable", "too many files are being sent"), { "retry-after": "1" })
+        }
+        const span = asked ?? { offset: 0, length: entry.size_bytes }
+        const part = `bytes ${span.offset}-${span.offset + span.length - 1}/${entry.size_bytes}`
+        return HttpServerResponse.stream(counted(read(entry, span), address), {
+          status: asked === undefined ? 200 : 206,
+          contentType: "application/octet-stream",
+          contentLength: span.length,
+          headers: asked === undefined ? common : { ...common, "content-range": part }
         })
-      return Stream.unwrap(Effect.as(Effect.acquireRelease(count(1), () => count(-1)), bytes))
-    }
-
-    const send = ({ file: { entry } }: Verified, request: HttpServerRequest.HttpServerRequest) => {
-      const { headers, method } = request
-      const address = Option.getOrElse(request.remoteAddress, () => "")
-      const etag = `"${entry.sha256}"`
-      const common = {
-        etag,
-        "accept-ranges": "bytes",
-        // It never changes, but it may be deleted.
-        "cache-control": "no-cache",
-        "x-content-type-options": "nosniff",
-        "repr-digest": `sha-256=:${Buffer.from(entry.sha256, "hex").toString("base64")}:`
       }
-      if (namesTag(headers["if-none-match"], etag)) return HttpServerResponse.empty({ status: 304, headers: common })
-      const ifRange = headers["if-range"]
-      // A range is a matter of GET alone.
-      const asked = method === "GET" && (ifRange === undefined || ifRange.trim() === etag)
-        ? rangeOf(headers["range"], entry.size_bytes)
-        : undefined
-      if (asked === "Unsatisfiable") {
-        const message = `the range must be one, and within the ${entry.size_bytes} bytes of the file`
-        return response(refuse("RangeNotSatisfiable", message), { "content-range": `bytes */${entry.size_bytes}` })
-      }
-      if (method === "GET" && (downloads >= maxDownloads || (ofAddress.get(address) ?? 0) >= maxOfOneAddress)) {
-        return response(refuse("Unavailable", "too many files are being sent"), { "retry-after": "1" })
-      }
-      const span = asked ?? { offset: 0, length: entry.size_bytes }
-      const part = `bytes ${span.offset}-${span.offset + span.length - 1}/${entry.size_bytes}`
-      return HttpServerResponse.stream(counted(read(entry, span), address), {
-        status: asked === undefined ? 200 : 206,
-        contentType: "application/octet-stream",
-        contentLength: span.length,
-        headers: asked === undefined ? common : { ...common, "content-range": part }
-      })
-    }
 
-    const download = Effect.gen(function*() {
-      const request = yield* HttpServerRequest.HttpServerRequest
-      const path = yield* Effect.fromResult(filePathIn(request.url, 3))
-      const row = yield* inventory.verified(path)
-      if (Option.isNone(row)) return yield* absent(path)
-      const { held } = row.value
-      const differing = yield* backend.differing([{ path, size: held.size, mtime: held.mtime, inode: held.inode }])
-      if (differing.length === 0) return send(row.value, request)
-      // It may have been deleted between the two looks.
-      if (Option.isNone(yield* inventory.verified(path))) return yield* absent(path)
-      yield* doubt(path)
-      return notVerified(`${path} is not on this disk as it was; it is being looked at`)
-    }).pipe(
-      Effect.catchTag(["BackendError", "InventoryError", "Unavailable"], (error) => Effect.fail(unavailable(error)))
-    )
+      const download = Effect.gen(function*() {
+        const request = yield* HttpServerRequest.HttpServerRequest
+        const path = yield* Effect.fromResult(filePathIn(request.url, 3))
+        const row = yield* inventory.verified(path)
+        if (Option.isNone(row)) return yield* absent(path)
+        const { held } = row.value
+        const differing = yield* backend.differing([{ path, size: held.size, mtime: held.mtime, inode: held.inode }])
+        if (differing.length === 0) return send(row.value, request)
+        // It may have been deleted between the two looks.
+        if (Option.isNone(yield* inventory.verified(path))) return yield* absent(path)
+        yield* doubt(path)
+        return notVerified(`${path} is not on this disk as it was; it is being looked at`)
+      }).pipe(
+        Effect.catchTag(["BackendError", "InventoryError", "Unavailable"], (error) => Effect.fail(unavailable(error)))
+      )
 
-    return handlers.handle("download", () => download)
-  }))
+      return handlers.handle("download", () => download)
+    }))

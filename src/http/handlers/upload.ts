@@ -1,5 +1,5 @@
 /** `PUT /api/v1/files/{path}`: publishes the body, in constant memory, as it arrives. */
-import { Clock, Deferred, Duration, Effect, Stream } from "effect"
+import { Deferred, Duration, Effect, Stream } from "effect"
 import { HttpServerRequest } from "effect/http"
 import { HttpApiBuilder } from "effect/http-api"
 import { Inventory } from "../../ports/Inventory.ts"
@@ -7,49 +7,26 @@ import { Manifest } from "../../ports/Manifest.ts"
 import { type NewFile, Registrar } from "../../replication/Registrar.ts"
 import { Room } from "../../replication/Room.ts"
 import { Api } from "../Api.ts"
+import { bodyOf, encodingRefusal } from "../body.ts"
 import { filePathIn } from "../filePath.ts"
+import type { Pace } from "../pace.ts"
 import { precondition } from "../precondition.ts"
 import { notRegistered, refusalOf, registered, stoodBefore } from "../publishing.ts"
-import { type Refusal, refuse } from "../refusals.ts"
+import { refuse } from "../refusals.ts"
 import { unavailable } from "./cluster.ts"
 
-/** A body may rest for so long, and must come at so much a second in the long run. */
-const longestRest = Duration.seconds(25)
-const slowest = 4 * 1024
-const lenient = 60_000
-
-/** How long a caller waits for the manifest behind the last byte. */
-const patience = Duration.seconds(20)
-
-const tooSlow = refuse("TooSlow", "the body came too slowly; nothing of it was kept")
+/** How long a caller waits for the manifest behind the last byte, milliseconds. */
+const usualPatience = 20_000
 
 const tooLarge = (limit: number) =>
   refuse("TooLarge", `this node takes files of at most ${limit} bytes (server.max_file_bytes); nothing of it was kept`)
 
-/** Fails when the body is too long or comes too slowly; tells when all of it is here. */
-const watched = <E>(
-  body: Stream.Stream<Uint8Array, E>,
-  arrived: Deferred.Deferred<void>,
-  limit: number
-): Stream.Stream<Uint8Array, E | Refusal<"TooSlow" | "TooLarge">> =>
-  Stream.unwrap(Effect.map(Clock.currentTimeMillis, (began) => {
-    let bytes = 0
-    return body.pipe(
-      Stream.timeoutOrElse({ duration: longestRest, orElse: () => Stream.fail(tooSlow) }),
-      Stream.tap((chunk): Effect.Effect<void, Refusal<"TooSlow" | "TooLarge">> => {
-        bytes += chunk.length
-        if (bytes > limit) return Effect.fail(tooLarge(limit))
-        return Effect.flatMap(
-          Clock.currentTimeMillis,
-          (now) => now - began > lenient + (bytes / slowest) * 1000 ? Effect.fail(tooSlow) : Effect.void
-        )
-      }),
-      Stream.onEnd(Deferred.succeed(arrived, undefined))
-    )
-  }))
-
-/** `maxFileBytes`: no file may be longer; 0: none of the node's own. */
-export const uploadHandlers = (maxFileBytes: number) =>
+export const uploadHandlers = ({ maxFileBytes, pace, patienceMillis = usualPatience }: {
+  /** No file may be longer; 0: none of the node's own. */
+  readonly maxFileBytes: number
+  readonly pace: Pace
+  readonly patienceMillis?: number | undefined
+}) =>
   HttpApiBuilder.group(Api, "upload", (handlers) =>
     Effect.gen(function*() {
       const room = yield* Room
@@ -59,13 +36,10 @@ export const uploadHandlers = (maxFileBytes: number) =>
       const limit = maxFileBytes === 0 ? Number.MAX_SAFE_INTEGER : maxFileBytes
 
       /** What is known to be in vain before the first byte. */
-      const admit = Effect.fnUntraced(function*({ headers }: HttpServerRequest.HttpServerRequest) {
-        const encoding = headers["content-encoding"]
-        if (encoding !== undefined && encoding !== "identity") {
-          return yield* Effect.fail(
-            refuse("WrongMediaType", `send the file as it is, without Content-Encoding: ${encoding}`)
-          )
-        }
+      const admit = Effect.fnUntraced(function*(request: HttpServerRequest.HttpServerRequest) {
+        const { headers } = request
+        const refusal = encodingRefusal(request)
+        if (refusal !== undefined) return yield* Effect.fail(refusal)
         if (headers["content-range"] !== undefined) {
           return yield* Effect.fail(refuse("BadRequest", "a file is sent whole, without Content-Range"))
         }
@@ -88,7 +62,7 @@ export const uploadHandlers = (maxFileBytes: number) =>
         const arrived = yield* Deferred.make<void>()
         const late = Effect.gen(function*() {
           yield* Deferred.await(arrived)
-          yield* Effect.sleep(patience)
+          yield* Effect.sleep(Duration.millis(patienceMillis))
           const [local] = yield* Effect.mapError(inventory.look([path]), unavailable)
           if (local?.pending !== undefined) {
             return yield* Effect.fail(
@@ -100,10 +74,8 @@ export const uploadHandlers = (maxFileBytes: number) =>
             "all bytes have come, but the disk is slow, and they are not safe yet; send the file again, which does no harm"
           ))
         })
-        const body = watched(
-          Stream.mapError(request.stream, () => refuse("BadRequest", "the body ended too early")),
-          arrived,
-          limit
+        const body = bodyOf(request, { limit, pace, tooLarge: tooLarge(limit) }).pipe(
+          Stream.onEnd(Deferred.succeed(arrived, undefined))
         )
         return yield* registrar.publish({ path, ...about }, body).pipe(
           Effect.mapError((error) => "_tag" in error ? refusalOf(error) : error),
@@ -112,6 +84,9 @@ export const uploadHandlers = (maxFileBytes: number) =>
         )
       })
 
-      return handlers.handleRaw("upload", ({ query: { partition_time, ...about } }) =>
-        upload({ ...about, ...(partition_time === undefined ? {} : { partitionTime: partition_time }) }))
+      return handlers.handleRaw(
+        "upload",
+        ({ query: { partition_time, ...about } }) =>
+          upload({ ...about, ...(partition_time === undefined ? {} : { partitionTime: partition_time }) })
+      )
     }))
