@@ -286,7 +286,8 @@ const watchFolder = fromConfig((settings) =>
       ? WatchFolder.layer({
         settleMillis: 2000,
         unseenSettleMillis: settings.watchUnseenSettleMillis,
-        walkIntervalMillis: settings.reconcileIntervalMillis
+        walkIntervalMillis: settings.reconcileIntervalMillis,
+        restMillis: 30_000
       })
       : Layer.empty
   )

@@ -42,7 +42,7 @@ import {
   unsafe
 } from "./systemCalls.ts"
 import { watch } from "./watch.ts"
-import { writing } from "./writers.ts"
+import { seesWriters, writing } from "./writers.ts"
 
 export interface Options {
   /** The files, under their final names. Made when it is missing. */
@@ -171,6 +171,7 @@ const make = Effect.fnUntraced(function*(
             return said === undefined ? [] : [[path, said]]
           }))
       ),
+    seesWriters,
     trim: ({ partials, quarantined }) =>
       Effect.gen(function*() {
         const now = yield* Clock.currentTimeMillis

@@ -276,6 +276,7 @@ const make = (capacity: number): Backend["Service"] => {
       ),
     watch: Stream.concat(Stream.succeed(""), Stream.never),
     writing: () => Effect.succeed(new Map()),
+    seesWriters: Effect.succeed(true),
     // Out of sight, and its memory stays taken, as a disk's would.
     quarantine: (path) =>
       Effect.map(Clock.currentTimeMillis, (at) => {

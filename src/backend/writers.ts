@@ -20,6 +20,11 @@ export const writing = (files: ReadonlySet<string>): Effect.Effect<ReadonlyMap<s
     return found
   })
 
+/** Whether all programs are seen: only root does, and outside of every container. */
+export const seesWriters: Effect.Effect<boolean> = Effect.promise(async () =>
+  process.geteuid?.() === 0 && await seesNamespaces()
+)
+
 /** The first namespace of processes, in which those of all others are seen; Linux gives it this number. */
 const firstNamespace = "pid:[4026531836]"
 

@@ -150,6 +150,8 @@ export class Backend extends Context.Service<Backend, {
   readonly watch: Stream.Stream<string, BackendError>
   /** Of some files, those that a program has open for writing, and those that one may be writing unseen. */
   readonly writing: (paths: ReadonlyArray<FilePath>) => Effect.Effect<ReadonlyMap<FilePath, Writing>>
+  /** Whether `writing` sees every program that could write into the folder. */
+  readonly seesWriters: Effect.Effect<boolean>
   /** Deletes a file and whatever is staged for it. Fine when it is absent. */
   readonly remove: (path: FilePath) => Effect.Effect<void, BackendError>
   /** Sets a file aside, out of sight; only `trim` ever deletes it. Fine when it is absent. */

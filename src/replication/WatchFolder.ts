@@ -25,13 +25,12 @@ export interface WatchFolderOptions {
   readonly unseenSettleMillis: number
   /** Between two walks over the folder, milliseconds; 0: only at the start. */
   readonly walkIntervalMillis: number
+  /** Before a file is looked at again that could not be registered, milliseconds. */
+  readonly restMillis: number
 }
 
 /** Between two looks at what is not complete yet, milliseconds. */
 const lookMillis = 500
-
-/** Before a file is looked at again that could not be registered, milliseconds. */
-const restMillis = 30_000
 
 /** Looking who has a file open goes over every process: one that stays open is asked for ever more rarely. */
 const openRestMillis = 10_000
@@ -111,7 +110,7 @@ const footer = "PAR1"
 const nothing = "0".repeat(64)
 
 export const layer = (
-  options: WatchFolderOptions
+  { restMillis, ...options }: WatchFolderOptions
 ): Layer.Layer<never, never, Background | Backend | Inventory | Manifest | Membership | Registrar> =>
   Layer.effectDiscard(Effect.gen(function*() {
     const backend = yield* Backend
@@ -214,21 +213,6 @@ export const layer = (
       yield* rest(path, restMillis, true)
     })
 
-    let warned = false
-    const warnUnseen = (path: FilePath) =>
-      Effect.suspend(() => {
-        if (warned) return Effect.void
-        warned = true
-        return Effect.logWarning(
-          `${path} may be open in a program that this node can't see, of another user or in another container. Such files `
-            + `are registered when nothing has changed for ${
-              Duration.format(Duration.millis(options.unseenSettleMillis))
-            } `
-            + "(storage.watch_unseen_settle_ms), Parquet files as soon as they end as such. To be safe, write under a "
-            + "temporary name and rename"
-        )
-      })
-
     const examine = Effect.fnUntraced(function*(paths: ReadonlyArray<FilePath>) {
       const now = yield* Clock.currentTimeMillis
       const unknown = new Set(yield* inventory.unknown(paths))
@@ -263,7 +247,6 @@ export const layer = (
         const again = lookAgain(seen, { since: candidate?.since ?? now, mtime }, now, options.unseenSettleMillis)
         if (again === undefined) closed.push(stat)
         else if (candidate !== undefined) candidates.set(stat.path, { ...candidate, notBefore: again })
-        if (again !== undefined && seen === "Unknown") yield* warnUnseen(stat.path)
       }
       const small = closed.filter(({ size }) => size < smallBytes)
       const large = closed.filter(({ size }) => size >= smallBytes)
@@ -289,6 +272,14 @@ export const layer = (
     const again = (what: string) => (error: { readonly message: string }) =>
       Effect.andThen(Effect.logWarning(`${what}: ${error.message}`), Effect.sleep("1 minute"))
 
+    if (!(yield* backend.seesWriters)) {
+      const settle = Duration.format(Duration.millis(options.unseenSettleMillis))
+      yield* Effect.logWarning(
+        "this node can't see which files of the data folder programs of other users or in other containers have open. "
+          + `Such files are registered when nothing has changed for ${settle} (storage.watch_unseen_settle_ms), Parquet `
+          + "files as soon as they end as such. To be safe, write under a temporary name and rename"
+      )
+    }
     yield* background.run(
       "the watching of the data folder",
       backend.watch.pipe(

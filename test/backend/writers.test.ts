@@ -14,9 +14,10 @@ const module = join(import.meta.dirname, "../../src/backend/writers.ts")
 const askFromContainer = (file: string) =>
   Effect.promise(async () => {
     const script = `
-      const { writing } = await import(${JSON.stringify(module)})
+      const { seesWriters, writing } = await import(${JSON.stringify(module)})
       const { Effect } = await import("effect")
-      console.log(JSON.stringify([...await Effect.runPromise(writing(new Set([${JSON.stringify(file)}])))]))
+      const found = await Effect.runPromise(writing(new Set([${JSON.stringify(file)}])))
+      console.log(JSON.stringify({ found: [...found], sees: await Effect.runPromise(seesWriters) }))
     `
     const flags = process.getuid?.() === 0 ? "-pf" : "-rpf"
     const { stdout } = await promisify(execFile)(
@@ -37,7 +38,7 @@ describe("who has a file open for writing", () => {
       closeSync(reading)
       const descriptor = openSync(file, "a")
       assert.strictEqual((yield* writing(new Set([file]))).get(file), "Open")
-      assert.deepStrictEqual(yield* askFromContainer(file), [[file, "Unknown"]])
+      assert.deepStrictEqual(yield* askFromContainer(file), { found: [[file, "Unknown"]], sees: false })
       closeSync(descriptor)
     }))
 })

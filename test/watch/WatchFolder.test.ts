@@ -1,14 +1,16 @@
 import { DuckDBInstance } from "@duckdb/node-api"
 import { assert, describe, it } from "@effect/vitest"
-import { Context, Effect, Option, Stream } from "effect"
+import { Context, Effect, Layer, Logger, Option, Stream } from "effect"
 import { spawn } from "node:child_process"
 import { createHash } from "node:crypto"
 import { once } from "node:events"
 import { mkdirSync, readFileSync, renameSync, symlinkSync, writeFileSync } from "node:fs"
 import { dirname, join } from "node:path"
+import { Backend, BackendError } from "../../src/ports/Backend.ts"
 import { FilePath } from "../../src/ports/FilePath.ts"
 import { Inventory } from "../../src/ports/Inventory.ts"
 import { Manifest } from "../../src/ports/Manifest.ts"
+import * as WatchFolder from "../../src/replication/WatchFolder.ts"
 import { isTemporary, look, lookAgain } from "../../src/replication/WatchFolder.ts"
 import { temporaryFolder } from "../support/folder.ts"
 import { dataOf, living, type Node, publish, start, untilComplete } from "../support/realNode.ts"
@@ -160,6 +162,33 @@ describe.concurrent("the watch folder", () => {
       yield* untilLookedAt(folder, writer, "db/later-2")
       assert.strictEqual(Number((yield* manifest.head).revision) - Number(before), 2)
       assert.strictEqual(readFileSync(join(dataOf(folder, "writer"), "db", "deleted"), "utf8"), "the same name again")
+    }))
+
+  it.live("says once that a file can't be looked at, tries again, and registers it when it can", () =>
+    Effect.gen(function*() {
+      const folder = yield* temporaryFolder
+      const node = yield* start(folder, "writer", { reconcileIntervalMillis: 0 })
+      const backend = Context.get(node, Backend)
+      let failures = 0
+      const ill: typeof backend = {
+        ...backend,
+        seesWriters: Effect.succeed(false),
+        writing: () => Effect.succeed(new Map()),
+        stat: (path) =>
+          path !== "db/a" || failures++ >= 3
+            ? backend.stat(path)
+            : Effect.fail(new BackendError({ operation: "stat", path, reason: "Io", detail: "EIO" }))
+      }
+      lay(folder, "writer", "db/a")
+      const logs: Array<string> = []
+      const options = { settleMillis: 0, unseenSettleMillis: 61_000, walkIntervalMillis: 0, restMillis: 0 }
+      yield* Layer.build(
+        WatchFolder.layer(options).pipe(Layer.provide(Layer.succeedContext(Context.add(node, Backend, ill))))
+      ).pipe(Effect.provide(Logger.layer([Logger.make(({ message }) => logs.push(String(message)))])))
+      yield* untilVerified(node, "db/a")
+      assert.isAbove(failures, 3)
+      assert.lengthOf(logs.filter((line) => /^db\/a is not registered yet, and is tried again: .*EIO/.test(line)), 1)
+      assert.match(logs[0] ?? "", /^this node can't see .*1m 1s \(storage\.watch_unseen_settle_ms\)/)
     }))
 
   it.live("sets aside what was written under a path that another node has registered", () =>

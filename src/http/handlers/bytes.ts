@@ -1,5 +1,6 @@
 /** `GET /api/v1/files/{path}`: the bytes of a file that is verified here, and of no other. */
-import { Clock, Duration, Effect, Option, Queue, Schema, Stream } from "effect"
+import { toIncomingMessage } from "@effect/platform-node/NodeHttpServerRequest"
+import { Clock, Duration, Effect, Option, Queue, Stream } from "effect"
 import { HttpServerRequest, HttpServerResponse } from "effect/http"
 import { HttpApiBuilder } from "effect/http-api"
 import { createHash } from "node:crypto"
@@ -23,15 +24,7 @@ const maxDownloads = 32
 /** So many of them for one address: nobody keeps all others out. */
 const maxOfOneAddress = 16
 
-/** What the log says of a download whose reader is too slow. */
-class ReaderTooSlow extends Schema.TaggedError<ReaderTooSlow>()("ReaderTooSlow", {
-  path: Schema.String,
-  bytesPerSecond: Schema.Int
-}) {
-  override get message(): string {
-    return `${this.path} was taken at less than ${this.bytesPerSecond / 1024} KiB a second`
-  }
-}
+const addressOf = ({ remoteAddress }: HttpServerRequest.HttpServerRequest) => Option.getOrElse(remoteAddress, () => "")
 
 /** When to ask again for a file that is on its way, seconds. */
 const soon = "5"
@@ -75,21 +68,6 @@ export const bytesHandlers = (pace: Pace) =>
           Effect.gen(function*() {
             const digest = length === size_bytes ? createHash("sha256") : undefined
             let held: Uint8Array | undefined
-            const began = yield* Clock.currentTimeMillis
-            // What was offered, without the last: that still waits for the reader, and so do the system's buffers.
-            let taken = 0
-            let last = 0
-            const offer = Effect.fnUntraced(function*(chunk: Uint8Array) {
-              const millis = left(pace, (yield* Clock.currentTimeMillis) - began, taken)
-              yield* Queue.offer(queue, chunk).pipe(
-                Effect.timeoutOrElse({
-                  duration: Duration.millis(Math.max(0, millis)),
-                  orElse: () => Effect.fail(new ReaderTooSlow({ path, bytesPerSecond: pace.bytesPerSecond }))
-                })
-              )
-              taken += last
-              last = chunk.length
-            })
             yield* backend.read(path, offset, length, {
               write: (chunk) =>
                 Effect.suspend(() => {
@@ -97,7 +75,7 @@ export const bytesHandlers = (pace: Pace) =>
                   digest?.update(chunk)
                   // The chunk's memory is used again behind this effect.
                   held = Uint8Array.from(chunk)
-                  return before === undefined ? Effect.void : offer(before)
+                  return before === undefined ? Effect.void : Queue.offer(queue, before)
                 })
             }).pipe(Effect.tapErrorTag("BackendError", () => doubt(path)))
             if (digest !== undefined && digest.digest("hex") !== sha256) {
@@ -109,14 +87,35 @@ export const bytesHandlers = (pace: Pace) =>
                 detail: "it has other bytes on this disk than it had"
               })
             }
-            if (held !== undefined) yield* offer(held)
+            if (held !== undefined) yield* Queue.offer(queue, held)
             yield* Queue.end(queue)
           }), { bufferSize: 1, strategy: "suspend" }).pipe(
             Stream.tapError(({ message }) => Effect.logError(`a download was cut short: ${message}`))
           )
 
-      /** Counted as long as it is being sent. */
-      const counted = <E>(bytes: Stream.Stream<Uint8Array, E>, address: string) => {
+      /** Cuts a reader that is too slow: in the midst of what is being written, so nothing less would reach it. */
+      const watch = Effect.fnUntraced(function*(request: HttpServerRequest.HttpServerRequest, path: FilePath) {
+        const { socket } = toIncomingMessage(request)
+        const began = yield* Clock.currentTimeMillis
+        const before = socket.bytesWritten
+        while (true) {
+          const taken = socket.bytesWritten - socket.writableLength - before
+          const millis = left(pace, (yield* Clock.currentTimeMillis) - began, taken)
+          if (millis < 0) break
+          yield* Effect.sleep(Duration.millis(Math.floor(millis) + 1))
+        }
+        const rate = `${pace.bytesPerSecond / 1024} KiB a second`
+        yield* Effect.logWarning(`a download was cut short: ${path} was taken at less than ${rate}`)
+        socket.destroy()
+      })
+
+      /** Counted and watched as long as it is being sent. */
+      const counted = <E>(
+        bytes: Stream.Stream<Uint8Array, E>,
+        request: HttpServerRequest.HttpServerRequest,
+        path: FilePath
+      ) => {
+        const address = addressOf(request)
         const count = (by: 1 | -1) =>
           Effect.sync(() => {
             downloads += by
@@ -124,12 +123,16 @@ export const bytesHandlers = (pace: Pace) =>
             if (now === 0) ofAddress.delete(address)
             else ofAddress.set(address, now)
           })
-        return Stream.unwrap(Effect.as(Effect.acquireRelease(count(1), () => count(-1)), bytes))
+        return Stream.unwrap(
+          Effect.acquireRelease(count(1), () => count(-1)).pipe(
+            Effect.andThen(Effect.forkScoped(watch(request, path))),
+            Effect.as(bytes)
+          )
+        )
       }
 
       const send = ({ file: { entry } }: Verified, request: HttpServerRequest.HttpServerRequest) => {
         const { headers, method } = request
-        const address = Option.getOrElse(request.remoteAddress, () => "")
         const etag = `"${entry.sha256}"`
         const common = {
           etag,
@@ -149,12 +152,14 @@ export const bytesHandlers = (pace: Pace) =>
           const message = `the range must be one, and within the ${entry.size_bytes} bytes of the file`
           return response(refuse("RangeNotSatisfiable", message), { "content-range": `bytes */${entry.size_bytes}` })
         }
-        if (method === "GET" && (downloads >= maxDownloads || (ofAddress.get(address) ?? 0) >= maxOfOneAddress)) {
+        if (
+          method === "GET" && (downloads >= maxDownloads || (ofAddress.get(addressOf(request)) ?? 0) >= maxOfOneAddress)
+        ) {
           return response(refuse("Unavailable", "too many files are being sent"), { "retry-after": "1" })
         }
         const span = asked ?? { offset: 0, length: entry.size_bytes }
         const part = `bytes ${span.offset}-${span.offset + span.length - 1}/${entry.size_bytes}`
-        return HttpServerResponse.stream(counted(read(entry, span), address), {
+        return HttpServerResponse.stream(counted(read(entry, span), request, entry.path), {
           status: asked === undefined ? 200 : 206,
           contentType: "application/octet-stream",
           contentLength: span.length,

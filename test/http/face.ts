@@ -1,0 +1,18 @@
+/** A node of this process, served with limits of the tests. */
+import { Context, Effect, Layer, Option } from "effect"
+import * as HttpFace from "../../src/http/HttpFace.ts"
+import { temporaryFolder } from "../support/folder.ts"
+import type { Node as RealNode } from "../support/realNode.ts"
+import { Node } from "./node.ts"
+
+/** Gives what `ask` asks. */
+export const face = Effect.fnUntraced(function*(node: RealNode, options: Partial<HttpFace.FaceOptions> = {}) {
+  const stateFolder = yield* temporaryFolder
+  const served = yield* Layer.build(
+    HttpFace.layer({ host: "127.0.0.1", port: 0, apiToken: Option.none(), stateFolder, maxFileBytes: 0, ...options })
+      .pipe(
+        Layer.provide(Layer.succeedContext(node))
+      )
+  )
+  return Layer.succeed(Node, { url: Context.get(served, HttpFace.HttpFace).url, data: "" })
+})
