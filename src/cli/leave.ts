@@ -37,7 +37,7 @@ export const drainCommand = Command.make("drain", {
   timeout: Flag.Int("timeout").pipe(
     Flag.withSchema(Schema.Natural),
     Flag.withMetavar("SECONDS"),
-    Flag.withDescription("How long to wait until every file is on another node; 0: only look once"),
+    Flag.withDescription("How long to wait until every file is on another node; 0: only look once; else 3600"),
     Flag.withDefault(3600)
   )
 }, ({ cancel, json, timeout, ...flags }) =>

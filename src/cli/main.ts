@@ -3,7 +3,7 @@ import * as NodeHttpClient from "@effect/platform-node/NodeHttpClient"
 import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
 import * as NodeServices from "@effect/platform-node/NodeServices"
 import { Cause, Console, Effect, Exit, Layer, Logger, Runtime } from "effect"
-import { CliError, Command } from "effect/cli"
+import { CliError, CliOutput, Command } from "effect/cli"
 import { version } from "../version.ts"
 import { ranNode } from "./signals.ts"
 
@@ -39,6 +39,18 @@ const needed = (args: ReadonlyArray<string>) => {
 const explain = (error: { readonly message: string }) =>
   CliError.isCliError(error) ? Effect.void : Console.error(`file-replication: ${error.message}`)
 
+/** A line that can't be understood is told in one sentence too, without the help that nobody asked for. */
+const presenter: CliOutput.Presenter = {
+  present: (event) => {
+    if (event._tag !== "InvalidInvocation") return CliOutput.defaultPresenter.present(event)
+    const said = event.errors.map(({ message }) =>
+      message.replace(/Expected: Schema validation failed: (Expected )?/, "Expected ")
+        .replace(/\s*Did you mean this\?\s*/, "; did you mean ").replace(/\s*\n\s*/g, " or ")
+    )
+    return Console.error(`file-replication: ${said.join("; ")}; see ${event.commandPath.join(" ")} --help`)
+  }
+}
+
 const usageExitCode = 2
 
 const teardown: Runtime.Teardown = (exit, onExit) => {
@@ -51,13 +63,17 @@ const teardown: Runtime.Teardown = (exit, onExit) => {
 export const main = async (args: ReadonlyArray<string>): Promise<void> => {
   const loaded = await Promise.all(needed(args).map((load) => load()))
   const cli = Command.make("file-replication").pipe(
-    Command.withDescription("Peer-to-peer replication of immutable files between the nodes of a cluster"),
+    Command.withDescription(
+      "Peer-to-peer replication of immutable files between the nodes of a cluster. Exit codes: 0 done, 1 failed, 2 wrong "
+        + "usage or configuration, 130 interrupted"
+    ),
     Command.withSubcommands(loaded)
   )
   Command.run(cli, { version }).pipe(
     Effect.tapError(explain),
     Effect.provide(Layer.merge(NodeServices.layer, NodeHttpClient.layerNodeHttp)),
     Effect.provideService(Logger.LogToStderr, true),
+    Effect.provideService(CliOutput.Presenter, presenter),
     NodeRuntime.runMain({ teardown, disableErrorReporting: true })
   )
 }

@@ -48,7 +48,8 @@ const exportFrom = (client: Client) =>
 /** The manifest is not one node's alone: without an address it is read and written itself. */
 const itself = (config: Option.Option<string>) => layerManifest.pipe(Layer.provide(layerConfig(config)))
 
-const manifestExport = Command.make("export", nodeFlags, (flags) =>
+// It prints JSON in any case.
+const manifestExport = Command.make("export", { ...nodeFlags, json }, (flags) =>
   Effect.gen(function*() {
     const { stdout } = yield* Stdio.Stdio
     const write = <E, R>(lines: Stream.Stream<string, E, R>) =>

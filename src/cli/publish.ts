@@ -193,7 +193,7 @@ export const publishCommand = Command.make("publish", {
   timeout: Flag.Int("timeout").pipe(
     Flag.withSchema(seconds),
     Flag.withMetavar("SECONDS"),
-    Flag.withDescription("How long to wait for that; then it fails and says who does not hold them"),
+    Flag.withDescription("How long to wait for that; then it fails and says who does not hold them; else 60"),
     Flag.withDefault(60)
   )
 }, ({ as, files, json, timeout, wait, ...flags }) =>

@@ -5,6 +5,7 @@ import { join, resolve } from "node:path"
 import { isNumeric } from "../peer/transport/Tls.ts"
 import { NodeId } from "../ports/FileEntry.ts"
 import { issue, type Issued, makeAuthority } from "./certificates.ts"
+import { json } from "./flags.ts"
 import { fileFailed } from "./userFiles.ts"
 
 /** What a node is called and where it is reached: `reader-1=10.0.0.2,reader-1.example`. */
@@ -33,6 +34,7 @@ export const tlsInit = Effect.fn("tlsInit")(function*(options: {
   readonly nodes: ReadonlyArray<string>
   readonly days: number
   readonly renew: boolean
+  readonly json: boolean
 }) {
   const fs = yield* FileSystem.FileSystem
   const file = (name: string) => join(options.folder, name)
@@ -53,21 +55,33 @@ export const tlsInit = Effect.fn("tlsInit")(function*(options: {
   yield* fs.makeDirectory(options.folder, { recursive: true, mode: 0o700 }).pipe(
     Effect.catchTag("PlatformError", fileFailed(options.folder))
   )
-  if (!(yield* exists("ca.key"))) {
+  const say = (line: string) => options.json ? Effect.void : Console.log(line)
+  const made = !(yield* exists("ca.key"))
+  if (made) {
     yield* keep("ca", yield* makeAuthority("file-replication authority", authorityDays))
-    yield* Console.log(`${file("ca.pem")}  the authority; every node trusts it`)
-    yield* Console.log(`${file("ca.key")}  its key; keep it off the nodes`)
+    yield* say(`${file("ca.pem")}  the authority; every node trusts it`)
+    yield* say(`${file("ca.key")}  its key; keep it off the nodes`)
   }
   const authority: Issued = { certificate: yield* read("ca.pem"), key: yield* read("ca.key") }
+  const files = (name: string) => ({
+    certificate: resolve(file(`${name}.pem`)),
+    key: resolve(file(`${name}.key`))
+  })
+  const nodes: Array<Readonly<Record<string, unknown>>> = []
   for (const { hosts, id } of options.nodes.flatMap((text) => parseNode(text) ?? [])) {
-    if (!options.renew && (yield* exists(`${id}.pem`))) {
-      yield* Console.log(`${file(`${id}.pem`)}  is there already; --renew replaces it`)
+    const kept = !options.renew && (yield* exists(`${id}.pem`))
+    nodes.push({ node: id, hosts, made: !kept, ...files(id) })
+    if (kept) {
+      yield* say(`${file(`${id}.pem`)}  is there already; --renew replaces it`)
       continue
     }
     yield* keep(id, yield* issue({ authority, node: id, hosts, days: options.days }))
-    yield* Console.log(`${file(`${id}.pem`)}  for ${id} at ${hosts.join(", ")}, ${options.days} days`)
+    yield* say(`${file(`${id}.pem`)}  for ${id} at ${hosts.join(", ")}, ${options.days} days`)
   }
-  yield* Console.log(`
+  if (options.json) {
+    return yield* Console.log(JSON.stringify({ authority: { made, ...files("ca") }, nodes }))
+  }
+  yield* say(`
 On each node, in its configuration:
 
 [cluster]
@@ -78,6 +92,7 @@ tls_key_file = ${JSON.stringify(resolve(file("NODE_ID.key")))}`)
 })
 
 const init = Command.make("init", {
+  json,
   folder: Argument.String("FOLDER").pipe(Argument.withDescription("Where the certificates and keys are written")),
   nodes: Flag.String("node").pipe(
     Flag.withSchema(Node),
@@ -87,7 +102,7 @@ const init = Command.make("init", {
   ),
   days: Flag.Int("days").pipe(
     Flag.withSchema(Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: authorityDays }))),
-    Flag.withDescription("How long a node's certificate is good"),
+    Flag.withDescription("How many days a node's certificate is good; else 825"),
     Flag.withDefault(825)
   ),
   renew: Flag.Boolean("renew").pipe(

@@ -93,7 +93,7 @@ export const verifyCommand = Command.make("verify", {
   ...nodeFlags,
   json,
   rate: Flag.Int("rate").pipe(
-    Flag.withDescription("Read at most so many MiB per second, 0: as fast as it goes"),
+    Flag.withDescription("Read at most so many MiB per second, 0: as fast as it goes; else 128"),
     Flag.withSchema(Schema.Natural),
     Flag.withDefault(128)
   )

@@ -17,11 +17,17 @@ describe("file-replication", () => {
       for (const command of ["node", "demo", "publish", "manifest"]) assert.include(stdout, command)
     }))
 
-  it.live("ends with 2 on a command that there is not", () =>
+  it.live("ends with 2 and a sentence on what it does not understand", () =>
     Effect.gen(function*() {
-      const { code, stderr } = yield* run(["replicate"])
-      assert.strictEqual(code, 2)
-      assert.include(stderr, "replicate")
+      const { code, stderr, stdout } = yield* run(["replicate"])
+      assert.deepStrictEqual([code, stdout], [2, ""])
+      assert.match(stderr, /^file-replication: Unknown subcommand "replicate" .*; see file-replication --help\n$/)
+      const misused = yield* run(["files", "--limit", "0"])
+      assert.deepStrictEqual([misused.code, misused.stdout, misused.stderr], [
+        2,
+        "",
+        "file-replication: Invalid value for flag --limit: \"0\". Expected a number of files; see file-replication files --help\n"
+      ])
     }))
 
   it.live("refuses to start without a secret: code 2, one clear message, no stack trace, no file", () =>

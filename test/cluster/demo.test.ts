@@ -129,22 +129,33 @@ describe("file-replication demo", () => {
       assert.include(stderr, "there is no command etcd here")
     }), 120_000)
 
-  it.live("keeps the nodes' folders when asked to, each with every file", () =>
-    Effect.gen(function*() {
-      const folder = yield* temporaryFolder
-      yield* makeFiles(folder, 4, 10)
-      const { code, stdout } = yield* run(["demo", folder, "--nodes", "2", "--keep"])
-      const kept = demoFolder(stdout)
-      yield* Effect.addFinalizer(() => Effect.promise(() => rm(kept, { recursive: true })))
-      assert.strictEqual(code, 0)
-      const digest = (file: string) => createHash("sha256").update(readFileSync(file)).digest("hex")
-      for (const node of ["writer", "reader-1"]) {
-        for (let n = 0; n < 4; n++) {
-          const path = join("db", `m${n % 3}`, `${n}.bin`)
-          assert.strictEqual(digest(join(kept, node, "data", path)), digest(join(folder, path)))
+  it.live(
+    "keeps the nodes' folders when asked to, each with every file, and tells programs what it did",
+    () =>
+      Effect.gen(function*() {
+        const folder = yield* temporaryFolder
+        yield* makeFiles(folder, 4, 10)
+        const { code, stderr, stdout } = yield* run(["demo", folder, "--nodes", "2", "--keep", "--json"])
+        assert.strictEqual(code, 0, stderr)
+        const { differences, equal, folder: kept, nodes } = JSON.parse(stdout)
+        yield* Effect.addFinalizer(() => Effect.promise(() => rm(kept, { recursive: true })))
+        assert.strictEqual(kept, demoFolder(stderr))
+        assert.deepStrictEqual(nodes.map(({ files, node }: { files: number; node: string }) => [node, files]), [
+          ["writer", 4],
+          ["reader-1", 4]
+        ])
+        assert.deepStrictEqual(differences, [])
+        assert.include(equal, "sha256 of 4 files on 2 nodes")
+        const digest = (file: string) => createHash("sha256").update(readFileSync(file)).digest("hex")
+        for (const node of ["writer", "reader-1"]) {
+          for (let n = 0; n < 4; n++) {
+            const path = join("db", `m${n % 3}`, `${n}.bin`)
+            assert.strictEqual(digest(join(kept, node, "data", path)), digest(join(folder, path)))
+          }
         }
-      }
-    }), 120_000)
+      }),
+    120_000
+  )
 
   it.live("ends at Ctrl-C without a process, a port or a folder left", () =>
     Effect.gen(function*() {

@@ -3,6 +3,7 @@ import { assert, describe, it } from "@effect/vitest"
 import { Effect, Schema } from "effect"
 import { writeFile } from "node:fs/promises"
 import { join } from "node:path"
+import { commands } from "../../src/cli/main.ts"
 import { temporaryFolder } from "../support/folder.ts"
 import { lineOf, run, start } from "./command.ts"
 import { configure } from "./configure.ts"
@@ -55,6 +56,17 @@ describe("file-replication", () => {
         const { code, stdout } = yield* run(["--completions", shell])
         assert.strictEqual(code, 0)
         for (const word of ["publish", "status", "files", "verify", "config"]) assert.include(stdout, word)
+        if (shell !== "fish") continue
+        const json = new Set(
+          [...stdout.matchAll(/__fish_seen_subcommand_from ([a-z-]+); and not .* -l json /g)].map(([, name]) => name)
+        )
+        const groups: Readonly<Record<string, ReadonlyArray<string>>> = {
+          manifest: ["export", "import"],
+          tls: ["init"],
+          config: ["check"]
+        }
+        const leaves = Object.keys(commands).flatMap((name) => groups[name] ?? [name])
+        assert.deepStrictEqual(leaves.filter((name) => !json.has(name)), ["node"])
       }
     }), 120_000)
 })

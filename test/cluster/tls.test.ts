@@ -52,10 +52,29 @@ describe("tls init", () => {
     Effect.gen(function*() {
       const folder = yield* temporaryFolder
       const init = (...args: ReadonlyArray<string>) => run(["tls", "init", folder, ...args])
-      yield* init("--node", "a=10.0.0.1")
+      assert.include((yield* init("--node", "a=10.0.0.1")).stdout, "a.pem")
+      assert.include((yield* init("--node", "a=10.0.0.1")).stdout, "is there already")
       const [authority, first] = [yield* text(folder, "ca.pem"), yield* text(folder, "a.pem")]
-      const again = yield* init("--node", "a=10.0.0.1", "--node", "b=db.example")
-      assert.include(again.stdout, "is there already")
+      const again = yield* init("--node", "a=10.0.0.1", "--node", "b=db.example", "--json")
+      assert.deepStrictEqual(JSON.parse(again.stdout), {
+        authority: { made: false, certificate: join(folder, "ca.pem"), key: join(folder, "ca.key") },
+        nodes: [
+          {
+            node: "a",
+            hosts: ["10.0.0.1"],
+            made: false,
+            certificate: join(folder, "a.pem"),
+            key: join(folder, "a.key")
+          },
+          {
+            node: "b",
+            hosts: ["db.example"],
+            made: true,
+            certificate: join(folder, "b.pem"),
+            key: join(folder, "b.key")
+          }
+        ]
+      })
       assert.deepStrictEqual([yield* text(folder, "ca.pem"), yield* text(folder, "a.pem")], [authority, first])
       assert.isTrue(
         new X509Certificate(yield* text(folder, "b.pem")).verify(new X509Certificate(authority).publicKey)
@@ -64,7 +83,7 @@ describe("tls init", () => {
       assert.notStrictEqual(yield* text(folder, "a.pem"), first)
       for (const wrong of ["a", "a=", "a b=10.0.0.1", "ca=10.0.0.1", "a=10.0.0.1,-\n", "a=..//"]) {
         const refused = yield* init("--node", wrong)
-        assert.strictEqual(refused.code, 2, wrong)
+        assert.deepStrictEqual([refused.code, refused.stdout], [2, ""], wrong)
       }
     }))
 })

@@ -15,6 +15,7 @@ import {
 import { Argument, Command, Flag } from "effect/cli"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
+import { json } from "../flags.ts"
 import { showProgress, size, table } from "./display.ts"
 import { planMembers, startMember } from "./etcd.ts"
 import { makeSecret, type Node, NodeFailed, startNode } from "./nodes.ts"
@@ -41,6 +42,7 @@ export interface DemoOptions {
   readonly manifest: "sqlite" | "etcd"
   /** Leave the nodes' folders where they are. */
   readonly keep: boolean
+  readonly json: boolean
 }
 
 const names = (count: number): ReadonlyArray<string> => [
@@ -49,6 +51,8 @@ const names = (count: number): ReadonlyArray<string> => [
 ]
 
 export const demo = Effect.fn("demo")(function*(options: DemoOptions) {
+  // With JSON on standard output, people read the other.
+  const say = options.json ? Console.error : Console.log
   const fs = yield* FileSystem.FileSystem
   const began = yield* Clock.currentTimeMillis
   const given = Option.isSome(options.folder) ? Option.some(yield* fromFolder(options.folder.value)) : Option.none()
@@ -60,10 +64,10 @@ export const demo = Effect.fn("demo")(function*(options: DemoOptions) {
     onNone: () => `${files} Parquet files, written by DuckDB`,
     onSome: (from) => `${files} files of ${from}`
   })
-  yield* Console.log(`Replicating ${what}, from one writer to ${options.nodes - 1} readers.`)
-  yield* Console.log(`Each node is a process with a folder of its own under ${folder}\n`)
+  yield* say(`Replicating ${what}, from one writer to ${options.nodes - 1} readers.`)
+  yield* say(`Each node is a process with a folder of its own under ${folder}\n`)
 
-  const etcd = options.manifest === "etcd" ? yield* startEtcd(join(folder, "etcd")) : []
+  const etcd = options.manifest === "etcd" ? yield* startEtcd(join(folder, "etcd"), say) : []
   const secret = yield* makeSecret
   const nodes = yield* Effect.forEach(
     names(options.nodes),
@@ -77,7 +81,7 @@ export const demo = Effect.fn("demo")(function*(options: DemoOptions) {
     onNone: () => generate(join(folder, "source")),
     onSome: (files) => Stream.fromIterable<SourceFile>(files)
   })
-  const display = yield* Effect.forkScoped(showProgress(nodes, files))
+  const display = yield* Effect.forkScoped(showProgress(nodes, files, options.json))
   const paths = yield* Ref.make<ReadonlyArray<string>>([])
   yield* source.pipe(
     Stream.flatMap(({ as, file }) =>
@@ -98,51 +102,68 @@ export const demo = Effect.fn("demo")(function*(options: DemoOptions) {
     ), { concurrency: "unbounded" })
   yield* Fiber.interrupt(display)
 
-  yield* Console.log("\nEvery node is ready. Comparing what they hold ...")
+  yield* say("\nEvery node is ready. Comparing what they hold ...")
   const proof = yield* prove(nodes, yield* Ref.get(paths), folder)
-  yield* Effect.forEach(proof.equal, (sentence) => Console.log(`  equal: ${sentence}`), { discard: true })
-  yield* Console.log(`\n${table(yield* summary(nodes, new Map(ready)))}`)
-  if (options.keep) yield* Console.log(`\nThe nodes' folders stay in ${folder}`)
+  yield* Effect.forEach(proof.equal, (sentence) => say(`  equal: ${sentence}`), { discard: true })
+  const rows = yield* summary(nodes, new Map(ready))
+  yield* say(`\n${table([head, ...rows.map(cells)])}`)
+  if (options.keep) yield* say(`\nThe nodes' folders stay in ${folder}`)
+  if (options.json) {
+    const { differences, equal } = proof
+    yield* Console.log(JSON.stringify({ nodes: rows, equal, differences, folder: options.keep ? folder : null }))
+  }
   if (proof.differences.length > 0) return yield* new DemoFailed({ differences: proof.differences })
 }, Effect.scoped)
 
 /** A cluster of three; gives where its members are reached. */
-const startEtcd = Effect.fn("startEtcd")(function*(folder: string) {
+const startEtcd = Effect.fn("startEtcd")(function*(folder: string, say: (line: string) => Effect.Effect<void>) {
   const plans = yield* planMembers({ folder, count: 3 })
   const members = yield* Effect.forEach(plans, startMember)
   yield* Effect.forEach(members, ({ serving }) => serving, { concurrency: "unbounded", discard: true })
   const endpoints = plans.map(({ endpoint }) => endpoint)
-  yield* Console.log(`The manifest is on etcd: three members, at ${endpoints.join(", ")}\n`)
+  yield* say(`The manifest is on etcd: three members, at ${endpoints.join(", ")}\n`)
   return endpoints
 })
 
-const summary = Effect.fn("summary")(function*(nodes: ReadonlyArray<Node>, millis: ReadonlyMap<string, number>) {
-  const rows = yield* Effect.forEach(nodes, ({ name, progress }) =>
-    Effect.map(SubscriptionRef.get(progress), (at) => [
-      name,
-      String(at.verified.files),
-      size(at.verified.bytes),
-      String(at.pulled),
-      String(at.skippedSelf),
-      String(at.failed),
-      String(at.attempts),
-      `${((millis.get(name) ?? 0) / 1000).toFixed(1)} s`
-    ]))
-  return [["node", "files", "bytes", "pulled", "skipped as own", "failed", "attempts", "wall time"], ...rows]
-})
+const summary = (nodes: ReadonlyArray<Node>, millis: ReadonlyMap<string, number>) =>
+  Effect.forEach(nodes, ({ name, progress }) =>
+    Effect.map(SubscriptionRef.get(progress), (at) => ({
+      node: name,
+      files: at.verified.files,
+      bytes: at.verified.bytes,
+      pulled: at.pulled,
+      skipped_as_own: at.skippedSelf,
+      failed: at.failed,
+      attempts: at.attempts,
+      millis: millis.get(name) ?? 0
+    })))
+
+const head = ["node", "files", "bytes", "pulled", "skipped as own", "failed", "attempts", "wall time"]
+
+const cells = (row: Effect.Success<ReturnType<typeof summary>>[number]): ReadonlyArray<string> => [
+  row.node,
+  String(row.files),
+  size(row.bytes),
+  String(row.pulled),
+  String(row.skipped_as_own),
+  String(row.failed),
+  String(row.attempts),
+  `${(row.millis / 1000).toFixed(1)} s`
+]
 
 export const demoCommand = Command.make("demo", {
+  json,
   folder: Argument.String("DIR").pipe(
     Argument.withDescription("Publish every file of this folder; without it, Parquet files are generated"),
     Argument.optional
   ),
   nodes: Flag.Int("nodes").pipe(
-    Flag.withDescription("How many nodes, the writer included"),
+    Flag.withDescription("How many nodes, the writer included; else 3"),
     Flag.withSchema(Schema.Int.check(Schema.isBetween({ minimum: 2, maximum: 16 }))),
     Flag.withDefault(3)
   ),
   manifest: Flag.Literals("manifest", ["sqlite", "etcd"]).pipe(
-    Flag.withDescription("Where the manifest is: in a SQLite file, or on three members of etcd that the demo starts"),
+    Flag.withDescription("Where the manifest is: in a SQLite file, else on three members of etcd that the demo starts"),
     Flag.withDefault("sqlite")
   ),
   keep: Flag.Boolean("keep").pipe(

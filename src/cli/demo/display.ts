@@ -43,9 +43,15 @@ const movedBytes = ({ bytes, verified }: Progress): number => (bytes > 0 ? bytes
 const interval = { terminal: 250, plain: 1000 }
 
 /** Shows the nodes, which will hold `total` files each, until it is interrupted; the last state stays on the screen. */
-export const showProgress = Effect.fn("showProgress")(function*(nodes: ReadonlyArray<Node>, total: number) {
+export const showProgress = Effect.fn("showProgress")(function*(
+  nodes: ReadonlyArray<Node>,
+  total: number,
+  toStderr: boolean
+) {
   const { stdoutIsTerminal } = yield* Stdio.Stdio
-  const terminal = yield* stdoutIsTerminal
+  const terminal = toStderr ? process.stderr.isTTY : yield* stdoutIsTerminal
+  const stream = toStderr ? process.stderr : process.stdout
+  const say = toStderr ? Console.error : Console.log
   const before = new Map<string, { readonly moved: number; readonly at: number; readonly line: string }>()
   let drawn = false
 
@@ -63,9 +69,9 @@ export const showProgress = Effect.fn("showProgress")(function*(nodes: ReadonlyA
     }
     if (terminal) {
       const up = drawn ? `\x1b[${nodes.length}A` : ""
-      yield* Effect.sync(() => process.stdout.write(`${up}${lines.map((line) => `\x1b[2K${line}\n`).join("")}`))
+      yield* Effect.sync(() => stream.write(`${up}${lines.map((line) => `\x1b[2K${line}\n`).join("")}`))
       drawn = true
-    } else yield* Effect.forEach(lines, (line) => Console.log(line), { discard: true })
+    } else yield* Effect.forEach(lines, (line) => say(line), { discard: true })
   })
   return yield* draw.pipe(
     Effect.andThen(Effect.sleep(terminal ? interval.terminal : interval.plain)),
