@@ -135,6 +135,10 @@ export const localState = (row: Row | undefined): LocalState => {
   }
 }
 
+/** Pure: the same of a file that has no room on the disk, which only the node itself knows. */
+export const withoutRoom = <A extends LocalState>(local: A, why: Option.Option<string>): A =>
+  local.state === "owed" && Option.isSome(why) ? { ...local, reason: why.value } : local
+
 /** All that is known of a path. A manifest or a disk that does not answer is part of it. */
 export const report = Effect.fn("FileReport.report")(function*(path: FilePath) {
   const inventory = yield* Inventory

@@ -42,6 +42,8 @@ export class Puller extends Context.Service<Puller, {
   readonly offer: (files: Iterable<Registered>) => Effect.Effect<void>
   /** Counts a file that was found to be here before it was ever queued. */
   readonly skipped: (file: Registered) => Effect.Effect<void>
+  /** Why a file has no room on the disk; `none` unless it waits for that. */
+  readonly noRoom: (path: FilePath) => Effect.Effect<Option.Option<string>>
   /** Stops the pull of a path that was deleted. */
   readonly withdraw: (path: FilePath) => Effect.Effect<void>
   /** Lets no new pull begin; those in flight end. An operator's pause outlives this process. */
@@ -86,6 +88,8 @@ interface Place {
   readonly lane: Lane
   readonly withdrawn: Deferred.Deferred<void>
   inFlight: boolean
+  /** Why it had no room on the disk when that was last tried. */
+  noRoom: string
 }
 
 export const layer = (
@@ -160,7 +164,7 @@ export const layer = (
           counts.skippedDuplicate++
           return "SkippedDuplicate"
         }
-        const taken: Place = { file, lane, withdrawn: Deferred.makeUnsafe(), inFlight: false }
+        const taken: Place = { file, lane, withdrawn: Deferred.makeUnsafe(), inFlight: false, noRoom: "" }
         places.set(path, taken)
         if (!admit(taken)) {
           places.delete(path)
@@ -366,6 +370,7 @@ export const layer = (
       const park = Effect.fnUntraced(function*(place: Place, { bytes, message }: Attempt.NoRoom) {
         if (parked.size() === 0) yield* Effect.logWarning(`pulling pauses for what has no room: ${message}`)
         place.inFlight = false
+        place.noRoom = message
         parked.add(place, bytes)
         holdForRoom()
       })
@@ -424,6 +429,11 @@ export const layer = (
             for (const file of files) queueUp(file)
           }),
         skipped: (file) => Effect.sync(() => void skip(file)),
+        noRoom: (path) =>
+          Effect.sync(() => {
+            const place = places.get(path)
+            return place !== undefined && parked.has(place) ? Option.some(place.noRoom) : Option.none()
+          }),
         withdraw: (path) =>
           Effect.sync(() => {
             const place = places.get(path)

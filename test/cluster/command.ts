@@ -15,19 +15,28 @@ export interface Running {
   readonly exit: Effect.Effect<number | string>
 }
 
-/** With `disk`, a command in a mount namespace of its own, where a disk of 16 MiB lies at that folder. */
-const onDisk = (disk: string | undefined, [program = "", ...args]: ReadonlyArray<string>): [string, Array<string>] => {
-  if (disk === undefined) return [program, args]
-  const mount = "disk=$1; shift; mount -t tmpfs -o size=16m tmpfs \"$disk\" && exec \"$@\""
-  return ["unshare", [process.getuid?.() === 0 ? "-m" : "-rm", "sh", "-c", mount, "sh", disk, program, ...args]]
+/** What a command line becomes that runs elsewhere on this machine. */
+export type Elsewhere = (command: ReadonlyArray<string>) => ReadonlyArray<string>
+
+/** In a mount namespace of its own, with one thing mounted. */
+const mounted = (mount: string, at: string): Elsewhere => (command) => {
+  const script = `at=$1; shift; ${mount} && exec "$@"`
+  return ["unshare", process.getuid?.() === 0 ? "-m" : "-rm", "sh", "-c", script, "sh", at, ...command]
 }
+
+/** Where a disk of 16 MiB lies at a folder. */
+export const onDisk = (folder: string): Elsewhere => mounted("mount -t tmpfs -o size=16m tmpfs \"$at\"", folder)
+
+/** Where a file or a folder can't be written. */
+export const whereReadOnly = (path: string): Elsewhere =>
+  mounted("mount --bind \"$at\" \"$at\" && mount -o remount,bind,ro \"$at\"", path)
 
 /** Starts the command; the scope kills what is still running. Its environment is what is given, and a path. HTTP takes a free port. */
 export const start = (
   args: ReadonlyArray<string>,
   environment: Readonly<Record<string, string>> = {},
   cwd?: string,
-  disk?: string
+  elsewhere: Elsewhere = (command) => command
 ): Effect.Effect<Running, never, Scope.Scope> =>
   Effect.gen(function*() {
     const lines = yield* Queue.unbounded<string>()
@@ -35,13 +44,15 @@ export const start = (
     let stdout = ""
     let stderr = ""
     const child = yield* Effect.acquireRelease(
-      Effect.sync(() =>
-        spawn(...onDisk(disk, [process.execPath, "--disable-warning=ExperimentalWarning", main, ...args]), {
+      Effect.sync(() => {
+        const command = [process.execPath, "--disable-warning=ExperimentalWarning", main, ...args]
+        const [program = "", ...rest] = elsewhere(command)
+        return spawn(program, rest, {
           env: { PATH: process.env["PATH"] ?? "", ARC_SERVER_PORT: "0", ...environment },
           stdio: ["pipe", "pipe", "pipe"],
           ...(cwd === undefined ? {} : { cwd })
         })
-      ),
+      }),
       (child) =>
         Effect.suspend(() => {
           child.kill("SIGKILL")
@@ -64,9 +75,14 @@ export const start = (
   })
 
 /** Runs the command to its end. */
-export const run = (args: ReadonlyArray<string>, environment: Readonly<Record<string, string>> = {}, cwd?: string) =>
+export const run = (
+  args: ReadonlyArray<string>,
+  environment: Readonly<Record<string, string>> = {},
+  cwd?: string,
+  elsewhere?: Elsewhere
+) =>
   Effect.scoped(Effect.gen(function*() {
-    const running = yield* start(args, environment, cwd)
+    const running = yield* start(args, environment, cwd, elsewhere)
     running.child.stdin?.end()
     const code = yield* running.exit
     return { code, ...running.output() }

@@ -7,7 +7,7 @@ import { FetchClient } from "../../src/ports/FetchClient.ts"
 import { FilePath } from "../../src/ports/FilePath.ts"
 import { Manifest } from "../../src/ports/Manifest.ts"
 import { Membership } from "../../src/ports/Membership.ts"
-import { lineOf, start as startCommand } from "../cluster/command.ts"
+import { lineOf, onDisk, run, start as startCommand } from "../cluster/command.ts"
 import { configure } from "../cluster/configure.ts"
 import { temporaryFolder } from "../support/folder.ts"
 import { publish, start } from "../support/realNode.ts"
@@ -24,7 +24,7 @@ it.live(
       const disk = join(folder, "disk")
       mkdirSync(disk)
       const config = yield* configure(folder, "reader", "", { data: join(disk, "data"), minFreeBytes: 2 * MiB })
-      const node = yield* startCommand(["node", "--supervised", "--config", config], {}, undefined, disk)
+      const node = yield* startCommand(["node", "--supervised", "--config", config], {}, undefined, onDisk(disk))
       const ready = /http:\/\/[^\s"]+/.exec(yield* lineOf(node, /http:\/\//))?.[0] ?? ""
       const answer = Effect.promise(async () => {
         const response = await fetch(new URL("/ready", ready))
@@ -37,6 +37,18 @@ it.live(
       yield* lineOf(node, /"verified":\{"files":2,/)
       yield* publish(writer, "db/c", bytesOf(3, 5 * MiB))
       yield* until(({ status, text }) => status === 503 && text.includes("storage.min_free_bytes"))
+      const url = new URL(ready).origin
+      const why = yield* run(["why", "db/c", "--url", url])
+      assert.match(
+        why.stdout,
+        /reason +.*db\/c.*it needs 5242880 bytes, and the disk has \d+ .*storage\.min_free_bytes/
+      )
+      const told = yield* Effect.promise(async () =>
+        Promise.all(
+          ["cluster/owed", "files/db/c"].map(async (path) => (await fetch(`${url}/api/v1/${path}`)).text())
+        )
+      )
+      for (const text of told) assert.include(text, "it needs 5242880 bytes")
       // Meanwhile it serves what it has.
       const reader = (yield* Context.get(writer, Membership).members).find(({ id }) => id === "reader")
       const held = yield* Context.get(writer, Manifest).get(FilePath.make("db/b"))

@@ -9,8 +9,9 @@ import type { FileEntry } from "../../ports/FileEntry.ts"
 import type { FilePath } from "../../ports/FilePath.ts"
 import { Inventory, type Verified } from "../../ports/Inventory.ts"
 import { Manifest } from "../../ports/Manifest.ts"
-import { inManifest, localState } from "../../replication/FileReport.ts"
+import { inManifest, localState, withoutRoom } from "../../replication/FileReport.ts"
 import { LocalCheck } from "../../replication/LocalCheck.ts"
+import { Puller } from "../../replication/Puller.ts"
 import { Api } from "../Api.ts"
 import { filePathIn } from "../filePath.ts"
 import { left, type Pace } from "../pace.ts"
@@ -35,6 +36,7 @@ export const bytesHandlers = (pace: Pace) =>
       const backend = yield* Backend
       const inventory = yield* Inventory
       const localCheck = yield* LocalCheck
+      const puller = yield* Puller
       const services = yield* Effect.context<Backend | Inventory | Manifest>()
       let downloads = 0
       const ofAddress = new Map<string, number>()
@@ -45,7 +47,7 @@ export const bytesHandlers = (pace: Pace) =>
       const absent = Effect.fnUntraced(function*(path: FilePath) {
         const [local] = yield* inventory.look([path])
         if (local?.pending !== undefined) return notVerified(`${path} is being published`)
-        const here = localState(local?.row)
+        const here = withoutRoom(localState(local?.row), yield* puller.noRoom(path))
         if (here.state === "owed") return notVerified(`${path} is not here yet: ${here.reason}`)
         const standing = yield* Effect.provideContext(inManifest(path), services)
         if (standing.state === "deleted") {

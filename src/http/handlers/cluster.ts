@@ -93,14 +93,26 @@ export const clusterHandlers = HttpApiBuilder.group(Api, "cluster", (handlers) =
       const nothing = known.manifest.state === "unknown" && known.local.state === "unknown"
         && known.on_disk === null && !known.pending
       if (nothing) return yield* Effect.fail(refuse("NotFound", `nothing is known of ${path}`))
-      return known
+      return { ...known, local: FileReport.withoutRoom(known.local, yield* puller.noRoom(path)) }
+    })
+
+    const owed = Effect.fnUntraced(function*(limit: number) {
+      const found = yield* FileList.owed(limit).pipe(Effect.provideContext(services), Effect.mapError(unavailable))
+      const files = yield* Effect.forEach(found.files, (file) =>
+        Effect.map(
+          puller.noRoom(file.path),
+          Option.match({
+            onNone: () => file,
+            onSome: (reason) => ({ ...file, reason })
+          })
+        ))
+      return { ...found, files }
     })
 
     return handlers.handleAll({
       members: () => members,
       status: () => status,
-      owed: ({ query }) =>
-        FileList.owed(query.limit ?? usualLimit).pipe(Effect.provideContext(services), Effect.mapError(unavailable)),
+      owed: ({ query }) => owed(query.limit ?? usualLimit),
       files: ({ query: { cursor, limit = usualLimit, prefix } }) =>
         FileList.page({ cursor, limit, prefix }).pipe(
           Effect.provideContext(services),
