@@ -7,8 +7,9 @@
 import * as NodeHttpServer from "@effect/platform-node/NodeHttpServer"
 import { Duration, Effect, Layer, Schema } from "effect"
 import { HttpServer } from "effect/http"
-import { createServer } from "node:http"
+import { createServer, type ServerResponse } from "node:http"
 import type { Duplex } from "node:stream"
+import * as Admission from "../peer/Admission.ts"
 
 /** The address of `server.host` and `server.port` can't be listened on. */
 export class HttpUnavailable extends Schema.TaggedError<HttpUnavailable>()("HttpUnavailable", {
@@ -32,7 +33,10 @@ export interface ServerOptions {
 const grace = Duration.millis(500)
 
 const limits = {
+  /** Beyond, one that asks for nothing makes room, as at the cluster port. */
   maxConnections: 128,
+  /** Not counted here. */
+  maxServes: 0,
   maxHeaderSize: 16 * 1024,
   headersTimeout: 5000,
   /** A file may take long to arrive; what counts is that something of it does. */
@@ -48,12 +52,31 @@ const limits = {
 export const layer = (options: ServerOptions): Layer.Layer<HttpServer.HttpServer, HttpUnavailable> =>
   Layer.effect(HttpServer.HttpServer, make(options))
 
+/** A connection, with how many requests it has made that are not answered yet. */
+interface Guest {
+  readonly place: Admission.Place
+  requests: number
+}
+
+const serve = (guest: Guest, response: ServerResponse): void => {
+  guest.requests++
+  guest.place.trust()
+  guest.place.serves(true)
+  response.on("close", () => {
+    guest.requests--
+    if (guest.requests === 0) guest.place.serves(false)
+  })
+}
+
 const make = Effect.fnUntraced(function*({ host, port }: ServerOptions) {
   const sockets = new Set<Duplex>()
   const server = createServer(limits)
-  server.maxConnections = limits.maxConnections
   server.timeout = limits.idleMillis
+  const admission = Admission.make(limits)
+  const guests = new WeakMap<Duplex, Guest>()
   server.on("request", (request, response) => {
+    const guest = guests.get(request.socket)
+    if (guest !== undefined) serve(guest, response)
     // With all of it here and nothing answered, the client waits for us and not we for it.
     response.on("timeout", (socket) => {
       if (request.complete && !response.headersSent) socket.setTimeout(limits.idleMillis)
@@ -68,8 +91,17 @@ const make = Effect.fnUntraced(function*({ host, port }: ServerOptions) {
   })
   server.on("clientError", refuseMalformed)
   server.on("connection", (socket) => {
+    const place = admission.connect(socket.remoteAddress ?? "", () => socket.destroy())
+    if (place === undefined) {
+      socket.destroy()
+      return
+    }
+    guests.set(socket, { place, requests: 0 })
     sockets.add(socket)
-    socket.once("close", () => sockets.delete(socket))
+    socket.once("close", () => {
+      sockets.delete(socket)
+      place.leave()
+    })
   })
   const http = yield* NodeHttpServer.make(() => server, { host, port, gracefulShutdownTimeout: grace }).pipe(
     Effect.mapError(({ cause }) => new HttpUnavailable({ host, port, detail: detailOf(cause) }))

@@ -1,7 +1,7 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Context, Deferred, Effect, Exit, Layer, Scope } from "effect"
-import { HttpServer } from "effect/http"
-import { connect } from "node:net"
+import { Context, Deferred, Effect, Exit, Fiber, Layer, Scope } from "effect"
+import { HttpServer, HttpServerRequest, HttpServerResponse } from "effect/http"
+import { connect, type Socket } from "node:net"
 import * as Server from "../../src/http/server.ts"
 
 const listen = Layer.build(Server.layer({ host: "127.0.0.1", port: 0 }))
@@ -23,6 +23,49 @@ describe("the HTTP server", () => {
       yield* Scope.close(scope, Exit.void)
       yield* Deferred.await(closed)
     }), 5000)
+
+  it.live(
+    "answers whoever asks while others hold more connections than there may be, and cuts nobody it serves",
+    () =>
+      Effect.gen(function*() {
+        const context = yield* listen
+        const began = yield* Deferred.make<void>()
+        const gate = yield* Deferred.make<void>()
+        const slow = Effect.andThen(Deferred.succeed(began, undefined), Deferred.await(gate))
+        yield* HttpServerRequest.HttpServerRequest.pipe(
+          Effect.flatMap(({ url }) => url === "/slow" ? slow : Effect.void),
+          Effect.as(HttpServerResponse.text("answered")),
+          HttpServer.serveEffect(),
+          Effect.provide(context)
+        )
+        const { hostname, port } = new URL(
+          HttpServer.formatAddress(Context.get(context, HttpServer.HttpServer).address)
+        )
+        const open = (said: string) =>
+          Effect.acquireRelease(
+            Effect.callback<Socket>((resume) => {
+              const socket = connect(Number(port), hostname, () => {
+                socket.write(said)
+                resume(Effect.succeed(socket))
+              })
+              socket.on("error", () => undefined)
+            }),
+            (socket) => Effect.sync(() => socket.destroy())
+          )
+        const get = (path: string) =>
+          Effect.promise((signal) => fetch(`http://${hostname}:${port}${path}`, { signal }).then((each) => each.text()))
+        const first = yield* Effect.forkChild(get("/slow"))
+        yield* Deferred.await(began)
+        // Some say nothing, some begin a request, some have had their answer.
+        for (const said of ["", "GET /", "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"]) {
+          yield* Effect.forEach(Array.from({ length: 150 }), () => open(said), { concurrency: 16 })
+          assert.strictEqual(yield* get("/"), "answered")
+        }
+        yield* Deferred.succeed(gate, undefined)
+        assert.strictEqual(yield* Fiber.join(first), "answered")
+      }),
+    30_000
+  )
 
   it.live("names host, port and settings when it can't listen", () =>
     Effect.gen(function*() {
