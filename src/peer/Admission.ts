@@ -40,15 +40,23 @@ const eldest = (guests: ReadonlySet<Guest>): Guest | undefined => guests.values(
 
 /**
  * While there are places, anybody gets one. When there are none, somebody makes room: the oldest stranger of the address
- * that has the most of them, or else the connection that has been idle for longest. An address that has half of all
- * places makes the room itself. So whoever holds connections open from one place, or says nothing on them, does not keep
- * out those who do; and nobody loses a connection in the middle of a request.
+ * that has the most of them, or else the connection that has been idle for longest. While fewer than an eighth of the
+ * places are strangers' the idle one goes first: those that come at the same moment must not put each other out before
+ * they could say a word. An address that has half of all places makes the room itself. So whoever holds connections open
+ * from one place, or says nothing on them, does not keep out those who do; and nobody loses a connection in the middle
+ * of a request.
  */
 export const make = (limits: { readonly maxConnections: number; readonly maxServes: number }): Admission => {
   const serves = places(limits.maxServes)
   const share = Math.ceil(limits.maxConnections / 2)
   const addresses = new Map<string, Address>()
+  const forStrangers = Math.ceil(limits.maxConnections / 8)
   let taken = 0
+  let strangers = 0
+
+  const noStranger = (guest: Guest): void => {
+    if (guest.address.strangers.delete(guest)) strangers--
+  }
 
   const leave = (guest: Guest): void => {
     if (!guest.here) return
@@ -56,7 +64,7 @@ export const make = (limits: { readonly maxConnections: number; readonly maxServ
     const { address } = guest
     taken--
     address.count--
-    address.strangers.delete(guest)
+    noStranger(guest)
     address.idle.delete(guest)
     if (address.count === 0) addresses.delete(address.name)
   }
@@ -68,9 +76,10 @@ export const make = (limits: { readonly maxConnections: number; readonly maxServ
   }
 
   const makeRoom = (newcomer: Address): boolean => {
-    const leaves = newcomer.count >= share
-      ? eldest(newcomer.strangers) ?? eldest(newcomer.idle)
-      : eldestOfMost(({ strangers }) => strangers) ?? eldestOfMost(({ idle }) => idle)
+    const [stranger, idle, many] = newcomer.count >= share
+      ? [eldest(newcomer.strangers), eldest(newcomer.idle), newcomer.strangers.size]
+      : [eldestOfMost(({ strangers }) => strangers), eldestOfMost(({ idle }) => idle), strangers]
+    const leaves = many < forStrangers ? idle ?? stranger : stranger ?? idle
     if (leaves === undefined) return false
     leave(leaves)
     leaves.close()
@@ -79,26 +88,27 @@ export const make = (limits: { readonly maxConnections: number; readonly maxServ
 
   const connect: Admission["connect"] = (remoteAddress, close) => {
     const name = placeOf(remoteAddress)
-    const known = addresses.get(name) ?? { name, count: 0, strangers: new Set(), idle: new Set() }
-    if (taken >= limits.maxConnections && !makeRoom(known)) return undefined
+    const address = addresses.get(name) ?? { name, count: 0, strangers: new Set(), idle: new Set() }
+    if (taken >= limits.maxConnections && !makeRoom(address)) return undefined
     // Making room may have forgotten the address, when it had one connection only.
-    addresses.set(name, known)
-    const guest: Guest = { address: known, close, here: true }
+    addresses.set(name, address)
+    const guest: Guest = { address, close, here: true }
     taken++
-    known.count++
-    known.strangers.add(guest)
+    address.count++
+    address.strangers.add(guest)
+    strangers++
     let trusted = false
     return {
       address: name,
       trust: () => {
         trusted = true
-        known.strangers.delete(guest)
+        noStranger(guest)
       },
       serves: (serving) => {
         if (!trusted || !guest.here) return
         // Behind those that have been idle for longer.
-        known.idle.delete(guest)
-        if (!serving) known.idle.add(guest)
+        address.idle.delete(guest)
+        if (!serving) address.idle.add(guest)
       },
       leave: () => leave(guest)
     }

@@ -88,6 +88,26 @@ describe("Admission", () => {
     assert.deepStrictEqual(closed, ["stranger", "idle", "late"])
   })
 
+  it("lets peers that come at the same moment not put each other out, but no more of them than an eighth", () => {
+    const { closed, come, serves } = guests(32)
+    for (let nth = 0; nth < 32; nth++) {
+      come(`idle ${nth}`, `10.0.${nth % 4}.1`)
+      serves(`idle ${nth}`, false)
+    }
+    for (let nth = 0; nth < 8; nth++) assert.isTrue(come(`new ${nth}`, "10.0.9.9"))
+    assert.deepStrictEqual(closed, ["idle 0", "idle 1", "idle 2", "idle 3", "new 0", "new 1", "new 2", "new 3"])
+  })
+
+  it("does so within an address that has half of all places", () => {
+    const { closed, come, serves } = guests(32)
+    for (let nth = 0; nth < 32; nth++) {
+      come(`idle ${nth}`, "10.0.0.1")
+      serves(`idle ${nth}`, false)
+    }
+    for (let nth = 0; nth < 6; nth++) assert.isTrue(come(`new ${nth}`, "10.0.0.1"))
+    assert.deepStrictEqual(closed, ["idle 0", "idle 1", "idle 2", "idle 3", "new 0", "new 1"])
+  })
+
   it("takes the place of the connection that has been idle for longest, since it last served", () => {
     const { closed, come, serves } = guests(2)
     come("a", "10.0.0.1")
