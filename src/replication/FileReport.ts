@@ -3,12 +3,15 @@
  * Encoded it is the JSON of `file-replication why --json` and of the HTTP API: its names are stable, times are
  * milliseconds since 1970, and what is not known is `null`.
  */
-import { Effect, Option, Schema } from "effect"
+import { Duration, Effect, Option, Schema } from "effect"
 import { Backend } from "../ports/Backend.ts"
 import { FileEntry, NodeId, Revision, Sha256 } from "../ports/FileEntry.ts"
 import { FilePath } from "../ports/FilePath.ts"
 import { Inventory, type PeerAnswer, type Row } from "../ports/Inventory.ts"
-import { Gone, Manifest } from "../ports/Manifest.ts"
+import { Gone, Manifest, Unavailable } from "../ports/Manifest.ts"
+
+/** How long the manifest may take before the rest is told without it. */
+const patience = Duration.seconds(2)
 
 /** What the manifest says of a path. */
 export const InManifest = Schema.Union([
@@ -144,6 +147,10 @@ export const report = Effect.fn("FileReport.report")(function*(path: FilePath) {
   const inventory = yield* Inventory
   const backend = yield* Backend
   const manifest: InManifest = yield* inManifest(path).pipe(
+    Effect.timeoutOrElse({
+      duration: patience,
+      orElse: () => Effect.fail(new Unavailable({ operation: "get", detail: "it does not answer" }))
+    }),
     Effect.catchTag(
       "Unavailable",
       ({ message }) => Effect.succeed<InManifest>({ state: "unavailable", reason: message })

@@ -107,7 +107,6 @@ export const layer = (
       const placement = yield* Placement
       const room = yield* Room
       const background = yield* Background
-      const attempt = yield* Attempt.make((times) => Retry.pauseMillis(options, times))
 
       const pauses = yield* Pauses.make(inventory, background)
       const queue = makeLanes<Place>(options.queueSize, ({ file }) => file.revision)
@@ -252,6 +251,8 @@ export const layer = (
           Effect.forever
         )
       )
+
+      const attempt = yield* Attempt.make((times) => Retry.pauseMillis(options, times), rearmed.reached)
 
       // ---------------------------------------------------------------------
       // Out of it

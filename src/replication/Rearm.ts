@@ -1,6 +1,6 @@
 /**
- * A peer that has just appeared may have what is owed: debts that rest are tried sooner then. Spread over some seconds,
- * and for each member at most once in 30 s, so that one that comes and goes starts no storm.
+ * A peer that has just appeared, or can be reached again, may have what is owed: debts that rest are tried sooner then.
+ * Spread over some seconds, and for each member at most once in 30 s, so that one that comes and goes starts no storm.
  */
 import { Clock, Duration, Effect, Option, Queue, Random, Stream } from "effect"
 import type { Scope } from "effect"
@@ -37,6 +37,13 @@ export const seen = (watch: Watch, members: ReadonlyArray<Member>, self: NodeId)
   return { ...watch, reachable, waiting }
 }
 
+/** Pure: these can be reached again. */
+export const back = (watch: Watch, ids: Iterable<NodeId>): Watch => {
+  const waiting = new Set(watch.waiting)
+  for (const id of ids) if (watch.reachable.has(id)) waiting.add(id)
+  return { ...watch, waiting }
+}
+
 /** Pure: who wakes what rests now, and when to look again for those whose interval is not over. */
 export const wakers = (
   watch: Watch,
@@ -66,6 +73,8 @@ const pause = Duration.seconds(5)
 export interface Rearmed {
   /** How often debts were woken so far. */
   readonly times: () => number
+  /** A peer that could not be reached before has answered. */
+  readonly reached: (id: NodeId) => void
 }
 
 /** Watches the members in the background, and tells after each time that debts were brought forward. */
@@ -78,6 +87,11 @@ export const start = Effect.fnUntraced(function*(
   const news = yield* Queue.sliding<void>(1)
   let watch = nobody
   let times = 0
+
+  const update = (next: Watch): void => {
+    watch = next
+    if (watch.waiting.size > 0) Queue.offerUnsafe(news, undefined)
+  }
 
   const rearm = Effect.fnUntraced(function*(now: number) {
     const { owed } = yield* inventory.progress
@@ -119,20 +133,29 @@ export const start = Effect.fnUntraced(function*(
   )
   yield* background.run(
     "the watch over members",
-    Stream.runForEach(membership.changes, (members) =>
-      Effect.sync(() => {
-        watch = seen(watch, members, membership.self.id)
-        if (watch.waiting.size > 0) Queue.offerUnsafe(news, undefined)
-      })).pipe(
-        Effect.catchTag(
-          "MembershipError",
-          (error) => Effect.logWarning(`the members can't be watched: ${error.message}`)
-        ),
-        Effect.andThen(Effect.sleep(pause)),
-        Effect.forever
-      )
+    Stream.runForEach(
+      membership.changes,
+      (members) => Effect.sync(() => update(seen(watch, members, membership.self.id)))
+    ).pipe(
+      Effect.catchTag(
+        "MembershipError",
+        (error) => Effect.logWarning(`the members can't be watched: ${error.message}`)
+      ),
+      Effect.andThen(Effect.sleep(pause)),
+      Effect.forever
+    )
   )
-  return { times: () => times }
+  // Whoever was cut off from the membership was cut off from its members too, most of the time.
+  let troubled = false
+  const recover = Effect.map(membership.trouble, (trouble) => {
+    if (troubled && Option.isNone(trouble)) update(back(watch, watch.reachable.keys()))
+    troubled = Option.isSome(trouble)
+  })
+  yield* background.run(
+    "the watch over the membership",
+    Effect.forever(Effect.andThen(recover, Effect.sleep(pause)))
+  )
+  return { times: () => times, reached: (id) => update(back(watch, [id])) }
 })
 
 const without = (ids: ReadonlySet<NodeId>, gone: ReadonlyArray<NodeId>): ReadonlySet<NodeId> => {

@@ -95,8 +95,14 @@ const manyTrails = 16_384
 /** A peer that is asked alone and breaks goes on next time, when it has sent at least so many bytes. */
 const worthGoingOn = 1024 * 1024
 
-/** `pauseMillis`: how long a peer rests that has sent wrong bytes for one file for the nth time. */
-export const make = Effect.fnUntraced(function*(pauseMillis: (times: number) => number) {
+/**
+ * `pauseMillis`: how long a peer rests that has sent wrong bytes for one file for the nth time. `onBack` is told of each
+ * peer that answers after it had failed.
+ */
+export const make = Effect.fnUntraced(function*(
+  pauseMillis: (times: number) => number,
+  onBack: (peer: NodeId) => void
+) {
   const backend = yield* Backend
   const client = yield* FetchClient
   const peers = yield* PeerResolver
@@ -104,6 +110,10 @@ export const make = Effect.fnUntraced(function*(pauseMillis: (times: number) => 
   const room = yield* Room
   const reach = makeReach()
   const trails = new Map<FilePath, Trail>()
+
+  const answeredBy = (peer: Peer): void => {
+    if (reach.answered(peer)) onBack(peer.id)
+  }
 
   const trailOf = ({ path, sha256 }: FileEntry): Trail => {
     const trail = trails.get(path)
@@ -133,7 +143,7 @@ export const make = Effect.fnUntraced(function*(pauseMillis: (times: number) => 
       reach.failed(peer, at)
     } else if (error._tag === "PeerRejected" && error.code === "busy") {
       reach.busy(peer, at + (error.retryAfterMillis ?? 0))
-    } else reach.answered(peer)
+    } else answeredBy(peer)
     const { id } = peer
     return answer(
       round,
@@ -245,7 +255,7 @@ export const make = Effect.fnUntraced(function*(pauseMillis: (times: number) => 
         reach.sent(peer, sent, ended - began, ended)
         bytes += sent
         if (Option.isNone(failure)) {
-          reach.answered(peer)
+          answeredBy(peer)
           from = peer
           return true
         }

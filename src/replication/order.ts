@@ -57,8 +57,8 @@ export interface Reach {
   readonly failed: (peer: Peer, now: number) => void
   /** A peer asked to be left alone. */
   readonly busy: (peer: Peer, until: number) => void
-  /** A peer answered. */
-  readonly answered: (peer: Peer) => void
+  /** A peer answered. Gives whether it had failed before. */
+  readonly answered: (peer: Peer) => boolean
   /** A peer has sent so many bytes within so many milliseconds. Counts when they are enough to tell anything. */
   readonly sent: (peer: Peer, bytes: number, millis: number, now: number) => void
   /** `slow`: an eighth or less of what the fastest of these peers sends. */
@@ -95,7 +95,11 @@ export const makeReach = (): Reach => {
       failing.set(peer, { until: now + rest, rest })
     },
     busy: (peer, until) => failing.set(peer, { until, rest: 0 }),
-    answered: failing.delete,
+    answered: (peer) => {
+      const before = failing.get(peer)
+      failing.delete(peer)
+      return before !== undefined && before.rest > 0
+    },
     sent: (peer, bytes, millis, now) => {
       if (bytes < tellingBytes) return
       const latest = bytes / Math.max(1, millis)

@@ -376,7 +376,8 @@ describe("a peer that appears", () => {
       const membership = Layer.mock(Membership)({
         self: { id: self, role: "reader" },
         members: Effect.sync(() => members),
-        changes: Stream.fromQueue(views)
+        changes: Stream.fromQueue(views),
+        trouble: Effect.succeedNone
       })
       const gate = yield* makeGate
       const script = each({

@@ -1,10 +1,10 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Clock, Effect, Layer, Option, Queue, Random, Stream } from "effect"
+import { Clock, Effect, Fiber, Layer, Option, Queue, Random, Stream } from "effect"
 import { TestClock } from "effect/testing"
 import * as InventoryMemory from "../../src/inventory/InventoryMemory.ts"
 import { NodeId } from "../../src/ports/FileEntry.ts"
 import { Inventory } from "../../src/ports/Inventory.ts"
-import { type Member, Membership } from "../../src/ports/Membership.ts"
+import { type Member, Membership, type Trouble } from "../../src/ports/Membership.ts"
 import * as Background from "../../src/replication/Background.ts"
 import { memberInterval, nobody, seen, spreadMillis, start, wakers } from "../../src/replication/Rearm.ts"
 import { fileOf, self } from "./node.ts"
@@ -65,13 +65,23 @@ const withMembers = Effect.gen(function*() {
   const rearmed = yield* Queue.unbounded<number>()
   const membership = Layer.mock(Membership)({
     self: { id: self, role: "reader" },
-    changes: Stream.fromQueue(views)
+    changes: Stream.fromQueue(views),
+    trouble: Effect.sync(() => trouble)
   })
-  yield* Effect.gen(function*() {
+  let trouble = Option.none<Trouble>()
+  const { reached } = yield* Effect.gen(function*() {
     const background = yield* Background.Background
-    const { times } = yield* start(background, () => void Queue.offerUnsafe(rearmed, times()))
+    const rearm = yield* start(background, () => void Queue.offerUnsafe(rearmed, rearm.times()))
+    return rearm
   }).pipe(Effect.provide(membership))
-  return { show: (...members: ReadonlyArray<Member>) => Queue.offer(views, members), rearmed: Queue.take(rearmed) }
+  return {
+    show: (...members: ReadonlyArray<Member>) => Queue.offer(views, members),
+    rearmed: Queue.take(rearmed),
+    reached,
+    setTrouble: (next: Option.Option<Trouble>) => {
+      trouble = next
+    }
+  }
 })
 
 const here = Layer.merge(InventoryMemory.layer, Background.layer)
@@ -114,5 +124,35 @@ describe("a peer that appears", () => {
       yield* TestClock.adjust("1 second")
       assert.strictEqual(yield* rearmed, 3)
       assert.strictEqual((yield* inventory.due(due - 1, 1)).length, 1)
+    }).pipe(Random.withSeed(1), Effect.provide(here)))
+})
+
+describe("a member that was there all the time", () => {
+  it.effect("brings debts forward when it can be reached again, but not if it is no member", () =>
+    Effect.gen(function*() {
+      const { reached, rearmed, show } = yield* withMembers
+      yield* show(member("a"))
+      yield* rearmed
+      reached(NodeId.make("nobody"))
+      reached(NodeId.make("a"))
+      const again = yield* Effect.forkChild(rearmed)
+      yield* TestClock.adjust("29 seconds")
+      assert.isUndefined(again.pollUnsafe())
+      yield* TestClock.adjust("1 second")
+      assert.strictEqual(yield* Fiber.join(again), 2)
+    }).pipe(Random.withSeed(1), Effect.provide(here)))
+
+  it.effect("brings them forward when the membership works again", () =>
+    Effect.gen(function*() {
+      const { rearmed, setTrouble, show } = yield* withMembers
+      yield* show(member("a"))
+      yield* rearmed
+      setTrouble(Option.some({ since: 0, detail: "cut off" }))
+      const again = yield* Effect.forkChild(rearmed)
+      yield* TestClock.adjust("1 minute")
+      assert.isUndefined(again.pollUnsafe())
+      setTrouble(Option.none())
+      yield* TestClock.adjust("5 seconds")
+      assert.strictEqual(yield* Fiber.join(again), 2)
     }).pipe(Random.withSeed(1), Effect.provide(here)))
 })

@@ -100,6 +100,14 @@ describe("the memory of who failed", () => {
     assert.isFalse(isFailing(reach, a, 60_000))
   })
 
+  it("is told of by the answer that ends it, unless the peer was only busy", () => {
+    const reach = makeReach()
+    reach.busy(a, 100)
+    assert.isFalse(reach.answered(a))
+    reach.failed(a, 0)
+    assert.deepStrictEqual([reach.answered(a), reach.answered(a)], [true, false])
+  })
+
   it("holds as long as a busy peer has asked for", () => {
     const reach = makeReach()
     reach.busy(a, 100)
