@@ -82,9 +82,8 @@ export const tlsInit = Effect.fn("tlsInit")(function*(options: {
     return yield* Console.log(JSON.stringify({ authority: { made, ...files("ca") }, nodes }))
   }
   yield* say(`
-On each node, in its configuration:
+In each node's configuration, below the line [cluster] that is there, with the node's own id for NODE_ID:
 
-[cluster]
 tls_enabled = true
 tls_ca_file = ${JSON.stringify(resolve(file("ca.pem")))}
 tls_cert_file = ${JSON.stringify(resolve(file("NODE_ID.pem")))}

@@ -8,6 +8,7 @@ import { Puller } from "../../src/replication/Puller.ts"
 import { temporaryFolder } from "../support/folder.ts"
 import { publish, start, untilComplete } from "../support/realNode.ts"
 import { run } from "./command.ts"
+import { configure } from "./configure.ts"
 
 const text = (folder: string, name: string) => Effect.promise(() => readFile(join(folder, name), "utf8"))
 
@@ -19,7 +20,14 @@ describe("tls init", () => {
       const nodes = ["--node", "writer=127.0.0.1,localhost", "--node", "reader=127.0.0.1"]
       const made = yield* run(["tls", "init", certificates, ...nodes])
       assert.strictEqual(made.code, 0, made.stderr)
-      assert.include(made.stdout, "tls_enabled = true")
+      // What follows the last empty line is for a file that has its [cluster] already.
+      const lines = made.stdout.slice(made.stdout.lastIndexOf("\n\n")).replaceAll("NODE_ID", "writer")
+      const checked = yield* run(["config", "check", "--config", yield* configure(folder, "configured", lines)])
+      assert.strictEqual(checked.code, 0, checked.stderr)
+      assert.match(checked.stdout, /^cluster\.tls_enabled +true +file$/m)
+      for (const name of ["ca.pem", "writer.pem", "writer.key"]) {
+        assert.include(checked.stdout, JSON.stringify(join(certificates, name)))
+      }
       for (const key of ["ca.key", "writer.key", "reader.key"]) {
         assert.strictEqual((yield* Effect.promise(() => stat(join(certificates, key)))).mode & 0o777, 0o600)
       }
