@@ -51,7 +51,8 @@ export const runNode = Effect.fnUntraced(
     }).pipe(
       // This scope closes before the graph below it does.
       Effect.scoped,
-      Effect.provide(replicationLayer().pipe(Layer.provide(Layer.succeed(ReplicationConfig, settings))))
+      Effect.provide(replicationLayer().pipe(Layer.provide(Layer.succeed(ReplicationConfig, settings)))),
+      Effect.onInterrupt(() => Effect.logInfo("stopped"))
     )
   },
   (run, options) => Effect.provide(run, Logs.layer(Option.getOrUndefined(options.logFormat)))

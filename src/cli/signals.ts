@@ -11,7 +11,8 @@ export const ranNode = (): boolean => started
  * one ends the process at once. They are listened for until the process ends: its shutdown must hear them too.
  */
 export const leaveOnSignals = (millis: number) =>
-  Effect.sync(() => {
+  Effect.map(Effect.context(), (context) => {
+    const log = Effect.runSyncWith(context)
     started = true
     let told = false
     const listen = (signal: NodeJS.Signals) => {
@@ -20,6 +21,7 @@ export const leaveOnSignals = (millis: number) =>
         process.exit(signal === "SIGINT" ? 130 : 143)
       }
       told = true
+      log(Effect.logInfo(`${signal}: stopping, within ${Duration.format(Duration.millis(millis))} at most`))
       leaveWithin(millis)
     }
     process.on("SIGINT", listen)

@@ -87,10 +87,18 @@ describe("a node as a process", () => {
       const lines = node.output().stderr.trimEnd().split("\n")
       const first = yield* Schema.decodeUnknownEffect(LogLine)(lines[0])
       assert.match(first.message, /^node node \(reader\) listens on /)
-      for (const line of lines) yield* Schema.decodeUnknownEffect(LogLine)(line)
+      const messages: Array<string> = []
+      for (const line of lines) messages.push((yield* Schema.decodeUnknownEffect(LogLine)(line)).message)
+      assert.deepStrictEqual(messages.slice(-2), ["SIGINT: stopping, within 30s at most", "stopped"])
 
       const readable = yield* start(["node", "--config", config, "--log-format", "text"])
       assert.match(yield* lineOf(readable, /listens on/), /^\d\d:\d\d:\d\d INFO {2}node node \(reader\) listens on 127/)
+      readable.child.kill("SIGTERM")
+      assert.strictEqual(yield* readable.exit, 0)
+      assert.match(
+        readable.output().stderr,
+        /INFO {2}SIGTERM: stopping, within 30s at most\n(.*\n)*\d\d:\d\d:\d\d INFO {2}stopped\n$/
+      )
     }), 120_000)
 
   it.live("ends at once on a second signal", () =>
