@@ -1,8 +1,10 @@
 /** The life of a node, with processes as an operator runs them. */
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Schedule } from "effect"
+import { Effect, Schedule, Schema } from "effect"
 import { writeFile } from "node:fs/promises"
 import { join } from "node:path"
+import { DatabaseSync } from "node:sqlite"
+import { version } from "../../src/version.ts"
 import { temporaryFolder } from "../support/folder.ts"
 import { lineOf, run, start } from "./command.ts"
 import { configure } from "./configure.ts"
@@ -26,6 +28,20 @@ const source = Effect.fnUntraced(function*(folder: string, content: string) {
   const file = join(folder, "source")
   yield* Effect.promise(() => writeFile(file, content))
   return file
+})
+
+let files = 0
+/** Each pulls from the other what the other has published. */
+const understand = Effect.fnUntraced(function*(one: { readonly url: string }, two: { readonly url: string }) {
+  for (const [from, to] of [[one, two], [two, one]] as const) {
+    const path = `/api/v1/files/db/${files++}`
+    const put = yield* Effect.promise(() => fetch(from.url + path, { method: "PUT", body: path }))
+    assert.strictEqual(put.status, 201)
+    yield* Effect.repeat(Effect.promise(() => fetch(to.url + path).then((answer) => answer.text())), {
+      until: (text) => text === path,
+      schedule: Schedule.spaced("50 millis")
+    })
+  }
 })
 
 describe("publish --wait", () => {
@@ -126,29 +142,70 @@ describe("changing the secret", () => {
 
         let one = yield* begin("one", secrets(old, ""))
         let two = yield* begin("two", secrets(old, ""))
-        let files = 0
-        /** Each pulls from the other what the other has published. */
-        const understand = Effect.gen(function*() {
-          for (const [from, to] of [[one, two], [two, one]] as const) {
-            const path = `/api/v1/files/db/${files++}`
-            const put = yield* Effect.promise(() => fetch(from.url + path, { method: "PUT", body: path }))
-            assert.strictEqual(put.status, 201)
-            yield* Effect.repeat(Effect.promise(() => fetch(to.url + path).then((answer) => answer.text())), {
-              until: (text) => text === path,
-              schedule: Schedule.spaced("50 millis")
-            })
-          }
-        })
-        yield* understand
+        yield* understand(one, two)
         for (const [secret, previous] of [[old, next], [next, old], [next, ""]] as const) {
           yield* stop(one)
           one = yield* begin("one", secrets(secret, previous))
-          yield* understand
+          yield* understand(one, two)
           yield* stop(two)
           two = yield* begin("two", secrets(secret, previous))
-          yield* understand
+          yield* understand(one, two)
         }
       }),
     120_000
+  )
+})
+
+const Members = Schema.Struct({
+  members: Schema.Array(
+    Schema.Struct({ id: Schema.String, version: Schema.String, watermark: Schema.NullOr(Schema.Unknown) })
+  )
+})
+
+describe("upgrading", () => {
+  it.live(
+    "goes node by node: one that lacks what came later and one that says something newer understand each other",
+    () =>
+      Effect.gen(function*() {
+        const folder = yield* temporaryFolder
+        const change = (sql: string) =>
+          Effect.sync(() => {
+            const manifest = new DatabaseSync(join(folder, "manifest.db"), { timeout: 5000 })
+            manifest.exec(sql)
+            manifest.close()
+          })
+        const member = (asked: { readonly url: string }, id: string) =>
+          Effect.promise(() => fetch(`${asked.url}/api/v1/cluster`).then((answer) => answer.json())).pipe(
+            Effect.flatMap(Schema.decodeUnknownEffect(Members)),
+            Effect.map(({ members }) => members.find((one) => one.id === id))
+          )
+        let one = yield* served(folder, "one")
+        // From now on its row is as the first version wrote it, which said nothing besides.
+        const older = "DELETE FROM node_said WHERE id = 'one'; UPDATE node SET version = '0.0.1' WHERE id = 'one';"
+        yield* change(`${older}
+          CREATE TRIGGER older AFTER INSERT ON node_said WHEN NEW.id = 'one' BEGIN ${older} END;`)
+        const newer = "UPDATE node_said SET said = json_set(said, '$.colour', 'blue') WHERE id = 'two';"
+        yield* change(`
+          CREATE TRIGGER newer AFTER INSERT ON node_said WHEN NEW.id = 'two' BEGIN ${newer} END;
+          CREATE TRIGGER newer_again AFTER UPDATE ON node_said WHEN NEW.id = 'two' BEGIN ${newer} END;`)
+        const two = yield* served(folder, "two")
+        yield* understand(one, two)
+        assert.strictEqual((yield* member(two, "one"))?.version, "0.0.1")
+        yield* Effect.repeat(member(one, "two"), {
+          until: (found) => found !== undefined && found.watermark !== null,
+          schedule: Schedule.spaced("50 millis")
+        })
+        const file = yield* source(folder, "bytes")
+        const both = yield* run(["publish", file, "--as", "db/both", "--wait", "2", "--config", two.config])
+        assert.strictEqual(both.code, 0, both.stderr)
+
+        one.node.child.kill("SIGTERM")
+        assert.strictEqual(yield* one.node.exit, 0)
+        yield* change("DROP TRIGGER older")
+        one = yield* served(folder, "one")
+        yield* understand(one, two)
+        assert.strictEqual((yield* member(two, "one"))?.version, version)
+      }),
+    60_000
   )
 })
