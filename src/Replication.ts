@@ -233,9 +233,13 @@ const announcement = Layer.effectDiscard(Effect.gen(function*() {
 /** Room on the disk, for whoever writes there. */
 export const layerRoom = fromConfig((settings) => Effect.succeed(Room.layer({ minFreeBytes: settings.minFreeBytes })))
 
+/** Small files are pulled by so many more at once: some wait for a peer while others are looked up and named. */
+const smallPerWorker = 3
+
 const puller = fromConfig((settings) =>
   Effect.succeed(Puller.layer({
     workers: settings.pullWorkers,
+    smallWorkers: settings.pullWorkers * smallPerWorker,
     queueSize: settings.queueSize,
     maxAttempts: settings.retryMaxAttempts,
     initialBackoffMillis: settings.retryInitialBackoffMillis

@@ -160,6 +160,7 @@ const make = Effect.fnUntraced(function*(
     adopt: (path) => orNone("adopt", path, adopt(path)),
     stat: (path) => orNone("stat", path, Effect.map(look(path), ({ stat }) => stat)),
     differing: (files) => threads.differing(files).pipe(Effect.mapError(toBackendError("differing", roots.data))),
+    absent: (paths) => threads.absent(paths).pipe(Effect.mapError(toBackendError("absent", roots.data))),
     list: (folder) => list(roots, folder),
     watch: Stream.mapError(watch(roots), toBackendError("watch", roots.data)),
     writing: (paths) =>

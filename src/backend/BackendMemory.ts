@@ -274,6 +274,7 @@ const make = (capacity: number): Backend["Service"] => {
           return held === undefined || held.size !== size || held.mtime !== mtime || held.inode !== inode
         }).map(({ path }) => path)
       ),
+    absent: (paths) => Effect.sync(() => paths.filter((path) => !files.has(path))),
     watch: Stream.concat(Stream.succeed(""), Stream.never),
     writing: () => Effect.succeed(new Map()),
     seesWriters: Effect.succeed(true),

@@ -44,6 +44,14 @@ const statOf = (file: string) => {
   }
 }
 
+const isMissing = (name: string): boolean => {
+  try {
+    return fs.lstatSync(name, { throwIfNoEntry: false }) === undefined
+  } catch {
+    return false
+  }
+}
+
 /**
  * Which of some files differ from what is said of them. `packed`: four texts a file, path, size, time of the last change
  * in nanoseconds, inode.
@@ -68,6 +76,21 @@ const differing = (data: string, packed: string): ReadonlyArray<string> => {
     if (!same) different.push(path)
   }
   return different
+}
+
+/** Of some paths, in one text, those under which nothing lies. What is in doubt is not among them. */
+const absent = (data: string, packed: string): ReadonlyArray<string> => {
+  let folder = ""
+  let found: "straight" | "absent" | "doubtful" = "doubtful"
+  return (packed === "" ? [] : packed.split("\0")).filter((path) => {
+    const file = join(data, path)
+    const above = dirname(file)
+    if (above !== folder) {
+      folder = above
+      found = isStraight(above) ? "straight" : isMissing(above) ? "absent" : "doubtful"
+    }
+    return found === "absent" || (found === "straight" && isMissing(file))
+  })
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -193,5 +216,5 @@ const commit = (commits: ReadonlyArray<Commit>, sync: boolean): ReadonlyArray<Co
   return shown.map((each, n) => each._tag === "Placed" ? failed.get(dirname(commits[n]?.file ?? "")) ?? each : each)
 }
 
-export const operations = { commit, differing, read }
+export const operations = { absent, commit, differing, read }
 export type FileOperations = typeof operations

@@ -15,6 +15,8 @@ import { Refused, refusedBy } from "./systemCalls.ts"
 export interface FileThreads {
   /** Which of some files differ from what is said of them. */
   readonly differing: (files: ReadonlyArray<FileStat>) => Effect.Effect<ReadonlyArray<FilePath>, Refused>
+  /** Of some paths, those under which nothing lies. */
+  readonly absent: (paths: ReadonlyArray<FilePath>) => Effect.Effect<ReadonlyArray<FilePath>, Refused>
   /** Some bytes of a file whose place was found to be in the data folder. */
   readonly read: (file: string, offset: number, length: number) => Effect.Effect<Uint8Array, Refused>
   /** Gives a small file its final name. Fails with `ENOENT` when its folder does not exist. */
@@ -106,6 +108,11 @@ export const make = Effect.fnUntraced(function*(roots: Roots, sync: boolean): Ef
         return files.flatMap(({ path }) => paths.has(path) ? [path] : [])
       })
     },
+    absent: (paths) =>
+      Effect.map(call("absent", roots.data, paths.join("\0")), (found) => {
+        const absent = new Set(found)
+        return paths.filter((path) => absent.has(path))
+      }),
     read: (file, offset, length) => call("read", file, offset, length),
     commit: Effect.fnUntraced(function*(commit) {
       yield* started

@@ -9,7 +9,7 @@
  * ```
  */
 import { Effect, Scope } from "effect"
-import { createHash, type Hash } from "node:crypto"
+import { hash } from "node:crypto"
 import { AlreadyExists, type BackendError, DigestMismatch, type Held, type Staged } from "../ports/Backend.ts"
 import { Sha256 } from "../ports/FileEntry.ts"
 import type { FilePath } from "../ports/FilePath.ts"
@@ -19,7 +19,6 @@ import { Refused, refused, toBackendError, unsafe } from "./systemCalls.ts"
 
 interface Memory {
   readonly _tag: "Memory"
-  readonly hash: Hash
   readonly chunks: Array<Uint8Array>
   length: number
 }
@@ -29,7 +28,12 @@ type State =
   | { readonly _tag: "Moved"; readonly to: Staged }
   | { readonly _tag: "Ended"; readonly how: "committed" | "discarded" }
 
-const nothing = (): Memory => ({ _tag: "Memory", hash: createHash("sha256"), chunks: [], length: 0 })
+const nothing = (): Memory => ({ _tag: "Memory", chunks: [], length: 0 })
+
+const wholeOf = ({ chunks }: Memory): Uint8Array => {
+  const [only] = chunks
+  return only !== undefined && chunks.length === 1 ? only : Buffer.concat(chunks)
+}
 
 /** Begins a pull of which nothing is staged yet. */
 export const stageInMemory = Effect.fnUntraced(function*(local: Local, path: FilePath, expected: Sha256) {
@@ -67,20 +71,18 @@ export const stageInMemory = Effect.fnUntraced(function*(local: Local, path: Fil
       }
     })
 
-  const show = Effect.fnUntraced(function*(memory: Memory, sha256: Sha256): Effect.fn.Return<
+  const show = Effect.fnUntraced(function*(bytes: Uint8Array, sha256: Sha256): Effect.fn.Return<
     Held,
     AlreadyExists | Refused
   > {
     const { file } = yield* placeOf(local.roots, path)
     if (claim.removed) return yield* refused("its staged bytes were removed")
-    const [only] = memory.chunks
-    const bytes = only !== undefined && memory.chunks.length === 1 ? only : Buffer.concat(memory.chunks)
     const once = Effect.suspend(() => local.threads.commit({ bytes, staged: local.staging.freeName(path), file }))
     const answer = yield* once.pipe(
       Effect.catchIf(isMissing, () => Effect.andThen(prepare(local.roots, path, local.fsync), once))
     )
     if (answer._tag === "Placed") {
-      return { sha256, size: memory.length, mtime: answer.mtime, inode: answer.inode }
+      return { sha256, size: bytes.length, mtime: answer.mtime, inode: answer.inode }
     }
     if (answer.isFile) return yield* new AlreadyExists({ path })
     return yield* unsafe("something that is no file stands under its final name")
@@ -94,9 +96,8 @@ export const stageInMemory = Effect.fnUntraced(function*(local: Local, path: Fil
     write: (chunk) =>
       either("write", (memory) => {
         if (memory.length + chunk.length >= step) return Effect.flatMap(move(memory), (to) => to.write(chunk))
-        memory.hash.update(chunk)
         // The chunk's memory is somebody else's.
-        memory.chunks.push(Uint8Array.from(chunk))
+        memory.chunks.push(new Uint8Array(chunk))
         memory.length += chunk.length
         return Effect.void
       }, (to) => to.write(chunk)),
@@ -109,12 +110,13 @@ export const stageInMemory = Effect.fnUntraced(function*(local: Local, path: Fil
     }),
     commit: (expected) =>
       either("commit", (memory) => {
-        const actual = Sha256.make(memory.hash.copy().digest("hex"))
+        const bytes = wholeOf(memory)
+        const actual = Sha256.make(hash("sha256", bytes))
         if (actual !== expected) {
           state = nothing()
           return Effect.fail(new DigestMismatch({ path, expected, actual }))
         }
-        return show(memory, actual).pipe(
+        return show(bytes, actual).pipe(
           Effect.tap(() => Effect.sync(() => (state = { _tag: "Ended", how: "committed" }))),
           Effect.mapError((cause) => cause instanceof Refused ? failed("commit", cause) : cause)
         )

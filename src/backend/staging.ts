@@ -11,7 +11,7 @@
  * means looking at few names. Whatever stands under such a name and is not a plain file of our own is dropped.
  */
 import { Effect, type Scope } from "effect"
-import { createHash, randomBytes } from "node:crypto"
+import { hash, randomBytes } from "node:crypto"
 import { opendir } from "node:fs/promises"
 import { join } from "node:path"
 import type { Cap, Dropped } from "../ports/Backend.ts"
@@ -93,7 +93,7 @@ export interface Staging {
 /** Hex digits of a path's digest. */
 const keyLength = 64
 
-const keyOf = (path: string): string => createHash("sha256").update(path).digest("hex")
+const keyOf = (path: string): string => hash("sha256", path)
 
 /** A folder of our own: made when it is missing, refused when it is anything else. */
 export const ownFolder = Effect.fnUntraced(function*(folder: string) {
@@ -122,27 +122,31 @@ export const openStaging = Effect.fnUntraced(function*(root: string, guest: bool
   )
   const inUse = new Map<string, Claim>()
   const folderOf = (path: string) => join(root, keyOf(path).slice(0, 1))
-  const nameOf = (path: string, suffix: Suffix) => join(folderOf(path), `${keyOf(path)}.${suffix}`)
+  const nameOf = (path: string, suffix: Suffix) => {
+    const key = keyOf(path)
+    return `${root}/${key.slice(0, 1)}/${key}.${suffix}`
+  }
 
-  const claimName = (name: () => string): Effect.Effect<Claim, Refused, Scope.Scope> =>
+  /** `release` gives the name that the claim has by then. */
+  const claimName = (name: string, release = () => name): Effect.Effect<Claim, Refused, Scope.Scope> =>
     Effect.acquireRelease(
       Effect.suspend(() => {
-        if (inUse.has(name())) return Effect.fail(refused("these very bytes are already being staged"))
+        if (inUse.has(name)) return Effect.fail(refused("these very bytes are already being staged"))
         const claim: Claim = { removed: false }
-        inUse.set(name(), claim)
+        inUse.set(name, claim)
         return Effect.succeed(claim)
       }),
-      () => Effect.sync(() => inUse.delete(name()))
+      () => Effect.sync(() => inUse.delete(release()))
     )
 
   const staging: Staging = {
     folderOf,
-    claim: (path, suffix) => claimName(() => nameOf(path, suffix)),
+    claim: (path, suffix) => claimName(nameOf(path, suffix)),
     mayHold: (path, suffix) => guest || kept.has(nameOf(path, suffix)),
     freeName: (path) => nameOf(path, `write.${randomSuffix()}`),
     open: Effect.fnUntraced(function*(path, suffix, mode, keep, claim) {
       let name = nameOf(path, suffix)
-      if (claim === undefined) yield* claimName(() => name)
+      if (claim === undefined) yield* claimName(name, () => name)
       const { fd, stat } = yield* Effect.acquireRelease(
         openFile(name, mode),
         ({ fd }) => {
@@ -198,7 +202,7 @@ export const openStaging = Effect.fnUntraced(function*(root: string, guest: bool
       let bytes = 0
       for (const { name, size } of beyond(found, cap, now)) {
         // Somebody may have gone on with it meanwhile.
-        const dropped = yield* Effect.scoped(Effect.andThen(claimName(() => name), unlink(name))).pipe(
+        const dropped = yield* Effect.scoped(Effect.andThen(claimName(name), unlink(name))).pipe(
           Effect.as(true),
           Effect.catchIf(({ code }) => code === "REFUSED" || code === "ENOENT", () => Effect.succeed(false))
         )

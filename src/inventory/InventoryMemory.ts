@@ -211,9 +211,11 @@ const make = (written: PubSub.PubSub<void>): Inventory["Service"] => {
     why: (path) => Effect.sync(() => Option.fromUndefinedOr(rows.get(path))),
     verified: (path) =>
       Effect.sync(() => Option.filter(Option.fromUndefinedOr(rows.get(path)), (row) => row._tag === "Verified")),
-    due: (now, limit) =>
+    due: (now, limit, inHand = []) =>
       Effect.sync(() => {
+        const known = new Map(inHand.map(({ entry, revision }) => [entry.path, revision]))
         const owed = due(now).filter((row) => row._tag === "Owed")
+          .filter(({ file }) => known.get(file.entry.path) !== file.revision)
         const fresh = owed.filter(({ rounds }) => rounds === 0).sort((a, b) => b.file.revision - a.file.revision)
         const small = fresh.filter(({ file }) => !isGiant(file.entry.size_bytes))
         const giant = fresh.filter(({ file }) => isGiant(file.entry.size_bytes))

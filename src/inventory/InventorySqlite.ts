@@ -143,9 +143,12 @@ const make = Effect.fnUntraced(function*(path: string) {
       ),
     why: (path) => one("why", path),
     verified: (path) => Effect.map(one("verified", path), Option.filter((row) => row._tag === "Verified")),
-    due: (now, limit) =>
+    due: (now, limit, inHand = []) =>
       Effect.map(
-        many("due", thread.call("due", now, limit)),
+        many(
+          "due",
+          thread.call("due", now, limit, inHand.flatMap(({ entry, revision }) => [entry.path, revision]).join("\0"))
+        ),
         (rows) => rows.filter((row) => row._tag === "Owed")
       ),
     dueUnlinks: (now, limit) =>

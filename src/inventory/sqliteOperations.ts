@@ -130,11 +130,20 @@ export const open = (path: string) => {
     row: (path: string): StoredRow | undefined => select.get(path),
     look: (paths: ReadonlyArray<string>): Array<StoredLocal> =>
       paths.map((path) => ({ row: select.get(path), pending: selectPending.get(path) })),
-    due: (now: number, limit: number): Array<StoredRow> => [
-      ...selectSmall.all(now, limit),
-      ...selectGiant.all(now, limit),
-      ...selectAgain.all(now, limit)
-    ],
+    /** `inHand`: path and revision of each, all in one text. */
+    due: (now: number, limit: number, inHand: string): Array<StoredRow> => {
+      const known = new Map<string, string>()
+      const fields = inHand === "" ? [] : inHand.split("\0")
+      for (let at = 0; at < fields.length; at += 2) known.set(fields[at] ?? "", fields[at + 1] ?? "")
+      return [selectSmall, selectGiant, selectAgain].flatMap((select) => {
+        const found: Array<StoredRow> = []
+        for (const row of select.iterate(now, limit + known.size)) {
+          if (known.get(String(row["path"])) === String(row["revision"])) continue
+          if (found.push(row) === limit) break
+        }
+        return found
+      })
+    },
     dueUnlinks: (now: number, limit: number): Array<StoredRow> => selectUnlinks.all(now, limit),
     nextDue: (now: number): number | undefined => {
       const times = ["Owed", "Unlinking"].flatMap((state) => optional(selectNext.get(state, now, 1)?.["due"]) ?? [])

@@ -38,8 +38,8 @@ interface Kept {
 }
 
 /** Idle connections to one peer and in all: each holds up to 1 MiB of receive buffers. */
-const maxIdlePerPeer = 8
-const maxIdle = 32
+const maxIdlePerPeer = 32
+const maxIdle = 64
 
 const keyOf = (peer: Peer): string => `${peer.id} ${addressText(peer.address)}`
 

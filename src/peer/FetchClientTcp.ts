@@ -5,7 +5,7 @@
  * stages them.
  */
 import { Clock, Effect, Layer, Option, type Redacted, Schema } from "effect"
-import { randomBytes } from "node:crypto"
+import { randomFillSync } from "node:crypto"
 import type { ByteSink } from "../ports/ByteSink.ts"
 import {
   BadOffset,
@@ -69,6 +69,22 @@ class Outlived extends Schema.TaggedError<Outlived>()("Outlived", {}) {
   }
 }
 
+/** A span's own stack costs more than the span. */
+const untraced = { captureStackTrace: false }
+
+/** Nonces of 32 random bytes, in hex. Asking the system for many at once costs what one does. */
+const makeNonces = () => {
+  const pool = Buffer.alloc(64 * 32)
+  let at = pool.length
+  return (): string => {
+    if (at === pool.length) {
+      randomFillSync(pool)
+      at = 0
+    }
+    return pool.toString("hex", at, at += 32)
+  }
+}
+
 /** 8 MiB: enough that small files, fetched one after another by a few workers, allocate nothing. */
 const pooledBuffers = 32
 
@@ -77,6 +93,7 @@ const make = Effect.fnUntraced(function*(options: Options) {
   const tls = options.tls === undefined ? undefined : yield* follow(options.tls)
   const secrets = configuredSecrets(options.secret, options.previousSecret)
   const ackTimeoutMillis = options.ackTimeoutMillis ?? 10_000
+  const freshNonce = makeNonces()
   const connections = yield* Connections.make({
     tls,
     pool: ReceiveBuffers.makePool(pooledBuffers),
@@ -85,7 +102,7 @@ const make = Effect.fnUntraced(function*(options: Options) {
   })
 
   const requestFor = Effect.fnUntraced(function*(entry: FileEntry, offset: number) {
-    const nonce = randomBytes(32).toString("hex")
+    const nonce = freshNonce()
     const timestamp = BigInt(Math.floor((yield* Clock.currentTimeMillis) / 1000))
     const { clusterName, nodeId } = options
     const signed = { nonce, nodeId, clusterName, path: entry.path, timestamp }
@@ -181,8 +198,13 @@ const make = Effect.fnUntraced(function*(options: Options) {
     sink: ByteSink<E>
   ) =>
     Effect.gen(function*() {
-      const progress = yield* makeProgress(options.fetchTimeoutMillis)
       const lane = yield* laneOf(entry)
+      if (first.length === length) {
+        // All of it came behind the answer: there is nothing to wait for.
+        yield* pull.take(length, lane)
+        return yield* sink.write(first)
+      }
+      const progress = yield* makeProgress(options.fetchTimeoutMillis)
       let received = 0
 
       const body = Effect.gen(function*() {
@@ -229,7 +251,7 @@ const make = Effect.fnUntraced(function*(options: Options) {
     ) {
       const lease = yield* connections.lease(peer, fresh).pipe(
         Effect.mapError(({ detail }) => new PeerUnreachable({ ...asked, detail })),
-        Effect.withSpan("dial", { attributes: { peer: peer.id } })
+        Effect.withSpan("dial", { attributes: { peer: peer.id } }, untraced)
       )
       const { connection, reused } = lease
       const request = yield* requestFor(entry, offset)
@@ -245,7 +267,11 @@ const make = Effect.fnUntraced(function*(options: Options) {
       if (ack.keep_alive && ack.status === "error" && frames.rest().length === 0) lease.keep()
       yield* checkAnswer(asked, entry, offset, ack)
       yield* receive(asked, entry, connection, frames.rest(), entry.size_bytes - offset, sink).pipe(
-        Effect.withSpan("transfer", { attributes: { peer: peer.id, offset, bytes: entry.size_bytes - offset } })
+        Effect.withSpan(
+          "transfer",
+          { attributes: { peer: peer.id, offset, bytes: entry.size_bytes - offset } },
+          untraced
+        )
       )
       if (ack.keep_alive) lease.keep()
       return true
@@ -254,7 +280,7 @@ const make = Effect.fnUntraced(function*(options: Options) {
     Effect.scoped
   )
 
-  const fetch = Effect.fn("FetchClient.fetch")(
+  const fetch = Effect.fnUntraced(
     function*<E>(peer: Peer, entry: FileEntry, offset: number, sink: ByteSink<E>): Effect.fn.Return<
       void,
       FetchError | E

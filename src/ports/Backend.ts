@@ -140,6 +140,11 @@ export class Backend extends Context.Service<Backend, {
    * are fine.
    */
   readonly differing: (files: ReadonlyArray<FileStat>) => Effect.Effect<ReadonlyArray<FilePath>, BackendError>
+  /**
+   * Of many paths, those under which nothing lies. What can't be told without doubt is left out. Nothing is opened, and
+   * the event loop is left alone; thousands at once are fine.
+   */
+  readonly absent: (paths: ReadonlyArray<FilePath>) => Effect.Effect<ReadonlyArray<FilePath>, BackendError>
   /** Every file under a folder (`""`: all), without our own. Names that are no valid paths are left out. */
   readonly list: (folder: string) => Stream.Stream<FileStat, BackendError>
   /**

@@ -18,10 +18,14 @@ const revive = (_key: string, value: unknown, context?: { readonly source?: stri
   return Number.isSafeInteger(value) ? value : BigInt(context.source)
 }
 
+// Looking at every value costs ten times the parsing. So it is done only where a number literal may stand that is long or
+// no integer; within a text something may look like one, which does no harm.
+const inexact = /(?:^|[:,[\s])-?(?:\d{16,}|\d+\.\d+(?:[eE][+-]?\d+)?|\d+[eE][+-]?\d+)(?=[,\]}\s]|$)/
+
 /** Parses one JSON text. Fails with the parser's own sentence. */
 export const parse = (text: string): Result.Result<unknown, string> =>
   Result.try({
-    try: () => JSON.parse(text, revive),
+    try: () => inexact.test(text) ? JSON.parse(text, revive) : JSON.parse(text),
     catch: (cause) => (cause instanceof Error ? cause.message : String(cause))
   })
 

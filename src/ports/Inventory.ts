@@ -186,9 +186,13 @@ export class Inventory extends Context.Service<Inventory, {
   /**
    * Owed files whose time has come: at most `limit` small ones that have not failed yet, then as many giants, the newest
    * revision first, then at most `limit` that have failed, the earliest first. One that is pending here is left out: its
-   * bytes are sealed on this disk, and whoever wrote it finishes it.
+   * bytes are sealed on this disk, and whoever wrote it finishes it. So are those that are `inHand` at this revision.
    */
-  readonly due: (now: number, limit: number) => Effect.Effect<ReadonlyArray<Owed>, InventoryError>
+  readonly due: (
+    now: number,
+    limit: number,
+    inHand?: ReadonlyArray<Registered>
+  ) => Effect.Effect<ReadonlyArray<Owed>, InventoryError>
   /** At most `limit` files to unlink whose time has come. */
   readonly dueUnlinks: (now: number, limit: number) => Effect.Effect<ReadonlyArray<Unlinking>, InventoryError>
   /** The earliest time behind `now` at which something is due, owed or to be unlinked. */

@@ -72,9 +72,11 @@ export const layer: Layer.Layer<Placement, never, Backend | Inventory | PathLock
       Effect.map(backend.differing([{ path, inode, mtime, size }]), (differing) => differing.length === 0)
 
     return {
-      place: Effect.fn("Placement.place")(function*(file, staged) {
+      place: Effect.fnUntraced(function*(file, staged) {
         return yield* Effect.gen(function*() {
-          const { held, shown } = yield* Effect.withSpan(commit(file, staged), "verify and commit")
+          const { held, shown } = yield* Effect.withSpan(commit(file, staged), "verify and commit", {
+            captureStackTrace: false
+          })
           if (yield* inventory.settle(file, held)) return "Placed"
           // Only what was shown just now goes again. What lay there before is not ours to drop: if it was deleted, that
           // is a debt of its own.
@@ -82,13 +84,13 @@ export const layer: Layer.Layer<Placement, never, Backend | Inventory | PathLock
           return "Withdrawn"
         }).pipe(Effect.uninterruptible, withLock(file.entry.path))
       }),
-      setAside: Effect.fn("Placement.setAside")(function*(path, hashed) {
+      setAside: Effect.fnUntraced(function*(path, hashed) {
         const aside = Effect.gen(function*() {
           if (yield* isAsHashed(path, hashed)) yield* backend.quarantine(path)
         })
         return yield* withLock(path)(aside)
       }),
-      adopt: Effect.fn("Placement.adopt")(function*(file, hashed) {
+      adopt: Effect.fnUntraced(function*(file, hashed) {
         const taken = Effect.gen(function*() {
           const { path } = file.entry
           if (Option.isNone(yield* backend.stat(path))) return Option.none()

@@ -4,14 +4,15 @@
  * newest goes first; what failed before waits behind what did not, and is tried sooner when a peer appears.
  *
  * Where there are several workers, one of them is for small files that have not failed, so that neither giants nor
- * peers that take long to fail ever hold all of them. A first round of attempts ends early when others wait.
+ * peers that take long to fail ever hold all of them. A first round of attempts ends early when others wait. More of
+ * these cost little and bring much: what is asked of the inventory and the disk for many small files goes together.
  *
  * A worker's effect never fails: its outcome is a receipt and a row of `Inventory`. Closing the scope interrupts every
  * pull at once and in parallel; it counts as no failure, and the partial files stay.
  */
 import { Cause, Clock, Context, Deferred, Duration, Effect, Layer, Option, PubSub, Queue, Stream } from "effect"
 import type { Scope } from "effect"
-import type { Backend } from "../ports/Backend.ts"
+import { Backend } from "../ports/Backend.ts"
 import type { FetchClient } from "../ports/FetchClient.ts"
 import type { NodeId, Registered } from "../ports/FileEntry.ts"
 import type { FilePath } from "../ports/FilePath.ts"
@@ -39,7 +40,7 @@ export class Puller extends Context.Service<Puller, {
   /** Records a file as owed and queues it, without waiting for room. */
   readonly enqueue: (file: Registered) => Effect.Effect<Enqueued, InventoryError>
   /** Queues files that `Inventory` already owes, without waiting for room. */
-  readonly offer: (files: Iterable<Registered>) => Effect.Effect<void>
+  readonly offer: (files: ReadonlyArray<Registered>) => Effect.Effect<void>
   /** Counts a file that was found to be here before it was ever queued. */
   readonly skipped: (file: Registered) => Effect.Effect<void>
   /** Why a file has no room on the disk; `none` unless it waits for that. */
@@ -60,6 +61,8 @@ export class Puller extends Context.Service<Puller, {
 
 export interface PullerOptions extends Retry.RetryOptions {
   readonly workers: number
+  /** Workers for small files alone that have not failed, beside these; 0 unless told. */
+  readonly smallWorkers?: number | undefined
   readonly queueSize: number
 }
 
@@ -82,11 +85,20 @@ const toldOf = (receipt: Receipt): Readonly<Record<string, unknown>> => {
   }
 }
 
+/** What was known of a path when it was queued. */
+interface Known {
+  /** Its row, read just before. */
+  readonly owed?: Owed | undefined
+  /** Nothing lay under its name. */
+  readonly absent?: boolean | undefined
+}
+
 /** A path that is queued or in flight. */
 interface Place {
   readonly file: Registered
   readonly lane: Lane
   readonly withdrawn: Deferred.Deferred<void>
+  known: Known
   inFlight: boolean
   /** Why it had no room on the disk when that was last tried. */
   noRoom: string
@@ -102,6 +114,7 @@ export const layer = (
   Layer.effect(
     Puller,
     Effect.gen(function*() {
+      const backend = yield* Backend
       const inventory = yield* Inventory
       const { self } = yield* Membership
       const placement = yield* Placement
@@ -152,18 +165,21 @@ export const layer = (
         return true
       }
 
-      const queueUp = (file: Registered, lane: Lane = laneOf(file, 0)): Enqueued => {
+      const queueUp = (file: Registered, lane: Lane = laneOf(file, 0), known: Known = {}): Enqueued => {
         const { path } = file.entry
         const place = places.get(path)
         // What was replaced waits for no room any more.
         const replaced = place !== undefined && place.file.revision !== file.revision && parked.remove(place)
         if (place !== undefined && !replaced) {
           // The same path at another revision has to wait until the old one has ended; the feed finds it then.
-          if (place.file.revision !== file.revision) lookAgain()
+          if (place.file.revision !== file.revision) {
+            place.known = {}
+            lookAgain()
+          }
           counts.skippedDuplicate++
           return "SkippedDuplicate"
         }
-        const taken: Place = { file, lane, withdrawn: Deferred.makeUnsafe(), inFlight: false, noRoom: "" }
+        const taken: Place = { file, lane, withdrawn: Deferred.makeUnsafe(), known, inFlight: false, noRoom: "" }
         places.set(path, taken)
         if (!admit(taken)) {
           places.delete(path)
@@ -200,6 +216,14 @@ export const layer = (
       let promised = Infinity
       // When the inventory was last asked what is due.
       let lookedAt = 0
+      // What is due may have changed since it was asked for the next time.
+      let changed = true
+
+      /** Of the small ones among some files, those under whose name nothing lies. Large ones may wait for very long. */
+      const absentAmong = Effect.fnUntraced(function*(files: ReadonlyArray<Registered>) {
+        const small = files.filter((file) => laneOf(file, 0) === "small").map(({ entry }) => entry.path)
+        return new Set(small.length === 0 ? [] : yield* Effect.orElseSucceed(backend.absent(small), () => []))
+      })
 
       // Whatever is owed and due, whenever there is room for half a lane of it: at the start, after a full queue, and
       // when the time of something that was postponed has come.
@@ -212,13 +236,15 @@ export const layer = (
           lookedAt = now
           // Before the question: whatever comes behind it sets this again.
           for (const lane of lanes) more[lane] = false
-          // What is queued or in flight is owed and due as well; behind it come those that are not.
-          const limit = places.size + options.queueSize
-          const due = yield* inventory.due(now, limit)
+          changed = true
+          // What is queued or in flight is owed and due as well.
+          const due = yield* inventory.due(now, options.queueSize, Array.from(places.values(), ({ file }) => file))
+          const absent = yield* absentAmong(due.map(({ file }) => file))
           const found = { small: 0, giant: 0, again: 0 }
-          for (const { file, rounds } of due) {
+          for (const owed of due) {
+            const { file, rounds } = owed
             const lane = laneOf(file, rounds)
-            if (++found[lane] === limit) more[lane] = true
+            if (++found[lane] === options.queueSize) more[lane] = true
             const place = places.get(file.entry.path)
             if (place !== undefined) {
               // An older revision of it is in hand still; its turn comes behind that.
@@ -226,12 +252,14 @@ export const layer = (
               continue
             }
             if (queue.room(lane) === 0) more[lane] = true
-            else queueUp(file, lane)
+            else queueUp(file, lane, { owed, absent: absent.has(file.entry.path) })
           }
         }
-        const next = yield* inventory.nextDue(now)
-        promised = Option.getOrElse(next, () => Infinity)
-        const wait = Option.match(next, { onNone: () => longestWait, onSome: (at) => Math.min(at - now, longestWait) })
+        if (changed) {
+          changed = false
+          promised = Option.getOrElse(yield* inventory.nextDue(now), () => Infinity)
+        }
+        const wait = Math.min(promised - now, longestWait)
         const woken = yield* Queue.take(wake).pipe(Effect.timeoutOption(Duration.millis(wait)))
         if (Option.isNone(woken)) lookAgain()
       })
@@ -326,13 +354,16 @@ export const layer = (
         // Before that nobody would be asked; but who could be is looked up again from time to time all the same.
         const due = Math.max(rested, Math.min(notBefore, now + Retry.durableCap))
         yield* inventory.postpone(file, due, reason, answers)
+        changed = true
         counts.failed++
         yield* Metrics.postponed(kind)
         yield* Effect.logWarning(`${file.entry.path} is still owed: ${reason}`)
         return { _tag: "Postponed", file, reason, due } satisfies Receipt
       })
 
-      const pull = Effect.fn("Puller.pull")(function*({ file, withdrawn }: Place) {
+      /** What is owed; or what there is to say instead. */
+      const owedNow = Effect.fnUntraced(function*({ file, known: { owed } }: Place) {
+        if (owed !== undefined) return owed
         const row = yield* inventory.why(file.entry.path)
         if (isVerified(Option.getOrUndefined(row), file.entry)) {
           skip(file)
@@ -341,7 +372,27 @@ export const layer = (
         if (Option.isNone(row) || row.value._tag !== "Owed" || row.value.file.revision !== file.revision) {
           return { _tag: "Withdrawn", file } satisfies Receipt
         }
-        const owed = row.value
+        return row.value
+      })
+
+      const pull = Effect.fnUntraced(function*(place: Place) {
+        const { file, withdrawn } = place
+        const owed = yield* owedNow(place)
+        if (owed._tag !== "Owed") return owed
+        if (Deferred.isDoneUnsafe(withdrawn)) return { _tag: "Withdrawn", file } satisfies Receipt
+        if (place.known.absent !== true) {
+          const standing = yield* adopt(owed)
+          if (standing !== undefined) return standing
+        }
+        return yield* Effect.raceFirst(
+          round(owed),
+          Effect.as(Deferred.await(withdrawn), { _tag: "Withdrawn", file } satisfies Receipt)
+        )
+      })
+
+      /** Takes what lies under the name already; `undefined`: nothing right does. */
+      const adopt = Effect.fnUntraced(function*(owed: Owed) {
+        const { file } = owed
         const adopted = yield* placement.adopt(file).pipe(Effect.result)
         if (adopted._tag === "Failure") {
           if (adopted.failure._tag === "InventoryError") return yield* adopted.failure
@@ -352,17 +403,14 @@ export const layer = (
           skip(file)
           return { _tag: "Skipped", file } satisfies Receipt
         }
-        return yield* Effect.raceFirst(
-          round(owed),
-          Effect.as(Deferred.await(withdrawn), { _tag: "Withdrawn", file } satisfies Receipt)
-        )
+        return undefined
       })
 
       const giveBack = (place: Place) =>
         Effect.sync(() => {
           if (parked.has(place)) return
           places.delete(place.file.entry.path)
-          Queue.offerUnsafe(wake, undefined)
+          if (changed || lanes.some(hasRoom)) Queue.offerUnsafe(wake, undefined)
         })
 
       // Only so many are remembered; beyond that whatever comes waits as well.
@@ -372,6 +420,7 @@ export const layer = (
         if (parked.size() === 0) yield* Effect.logWarning(`pulling pauses for what has no room: ${message}`)
         place.inFlight = false
         place.noRoom = message
+        place.known = {}
         parked.add(place, bytes)
         holdForRoom()
       })
@@ -414,21 +463,23 @@ export const layer = (
         lookAgain()
       }, (effect, place) => Effect.ensuring(effect, giveBack(place)))
 
+      const { smallWorkers = 0, workers } = options
       const worker = (quick: boolean) => Effect.forever(Effect.flatMap(queue.take(quick), work))
       yield* background.run(
         "the workers of the puller",
-        Effect.forEach(Array.from({ length: options.workers }), (_, n) => worker(n === 0 && options.workers > 1), {
-          concurrency: "unbounded",
-          discard: true
-        })
+        Effect.forEach(
+          Array.from({ length: workers + smallWorkers }),
+          (_, n) => worker(n >= workers || (n === 0 && workers > 1)),
+          { concurrency: "unbounded", discard: true }
+        )
       )
 
       return {
         enqueue,
-        offer: (files) =>
-          Effect.sync(() => {
-            for (const file of files) queueUp(file)
-          }),
+        offer: Effect.fnUntraced(function*(files) {
+          const absent = yield* absentAmong(files)
+          for (const file of files) queueUp(file, laneOf(file, 0), { absent: absent.has(file.entry.path) })
+        }),
         skipped: (file) => Effect.sync(() => void skip(file)),
         noRoom: (path) =>
           Effect.sync(() => {

@@ -33,6 +33,12 @@ export interface RoomOptions {
 /** How long nothing is claimed behind a refusal of the disk, milliseconds. */
 const refusedMillis = 30_000
 
+/** While so much is left behind a claim, bytes, one look at the disk serves many of them. */
+const plenty = 256 * 1024 * 1024
+
+/** For how long it does, milliseconds. What they claim meanwhile counts, what they free does not. */
+const lookMillis = 250
+
 /** Room that a stream claims before it is known how long it gets, bytes. */
 const claimedAhead = 1024 * 1024
 
@@ -53,12 +59,18 @@ export const layer = (options: RoomOptions): Layer.Layer<Room, never, Backend> =
         return Math.max(0, bytes)
       }
 
+      // What was left at the last look, without what was claimed since.
+      let known = { left: 0, until: -Infinity }
+
       const extend = Effect.fnUntraced(function*(path: string, claim: Claim, bytes: number) {
-        const found = yield* onDisk
+        const now = yield* Clock.currentTimeMillis
+        const found = now < known.until && bytes + plenty <= known.left ? undefined : yield* onDisk
         // Without a pause between the look and the claim: another fiber could look meanwhile.
         yield* Effect.suspend(() => {
-          const left = unclaimed(found)
+          if (found !== undefined) known = { left: unclaimed(found), until: now + lookMillis }
+          const { left } = known
           if (bytes <= left) {
+            known.left -= bytes
             claim.left += bytes
             claims.add(claim)
             return Effect.void
@@ -87,7 +99,10 @@ export const layer = (options: RoomOptions): Layer.Layer<Room, never, Backend> =
         }),
         claim: (path, bytes) =>
           Effect.acquireRelease(claim(path, bytes), (claim) => Effect.sync(() => claims.delete(claim))),
-        refused: Effect.map(Clock.currentTimeMillis, (now) => void (refusedUntil = now + refusedMillis))
+        refused: Effect.map(Clock.currentTimeMillis, (now) => {
+          refusedUntil = now + refusedMillis
+          known = { left: 0, until: -Infinity }
+        })
       }
     })
   )

@@ -6,7 +6,6 @@
  * A quick worker takes small files only: there is always one soon that no giant holds, and nothing that has failed.
  */
 import { Effect } from "effect"
-import * as Bell from "../internal/Bell.ts"
 import type { Registered } from "../ports/FileEntry.ts"
 import { isGiant } from "../ports/giant.ts"
 
@@ -35,7 +34,30 @@ const share = 8
 export const make = <A>(capacity: number, age: (item: A) => number): Lanes<A> => {
   // The newest of `small` and `giant` and the first of `again` is the last of its list, which costs least to take.
   const waiting: Record<Lane, Array<A>> = { small: [], giant: [], again: [] }
-  const bell = Bell.make()
+  // Those who wait, the first first; a ring tells one of them to look.
+  const waiters: Record<"quick" | "any", Set<() => void>> = { quick: new Set(), any: new Set() }
+
+  const hasFor = (quick: boolean): boolean =>
+    waiting.small.length > 0 || (!quick && waiting.giant.length + waiting.again.length > 0)
+
+  /** Tells one to look for whom there is something. */
+  const ring = (): void => {
+    const [first] = hasFor(true) && waiters.quick.size > 0 ? waiters.quick : hasFor(false) ? waiters.any : []
+    first?.()
+  }
+
+  const rung = (quick: boolean): Effect.Effect<void> =>
+    Effect.callback((resume) => {
+      // Something may have come since this one looked.
+      if (hasFor(quick)) return resume(Effect.void)
+      const mine = waiters[quick ? "quick" : "any"]
+      const look = () => {
+        mine.delete(look)
+        resume(Effect.void)
+      }
+      mine.add(look)
+      return Effect.sync(() => mine.delete(look))
+    })
 
   /** Behind all that are older, before all that are as old: those came first and are taken first. */
   const placeOf = (lane: ReadonlyArray<A>, item: A): number => {
@@ -81,16 +103,19 @@ export const make = <A>(capacity: number, age: (item: A) => number): Lanes<A> =>
   return {
     offer: (item, lane) => {
       const left = enter(item, lane)
-      if (left !== item) bell.ring()
+      if (left !== item) ring()
       return left
     },
     take: Effect.fnUntraced(function*(quick) {
       while (true) {
-        const rung = yield* bell.next
         const item = pick(quick)
-        if (item !== undefined) return item
+        if (item !== undefined) {
+          // Another ring may have been for what is left.
+          ring()
+          return item
+        }
         // Whoever offers goes on first.
-        yield* Effect.andThen(rung, Effect.yieldNow)
+        yield* Effect.andThen(rung(quick), Effect.yieldNow)
       }
     }),
     room: (lane) => capacity - waiting[lane].length,

@@ -71,4 +71,4 @@ export const serving = (entry: FileEntry, node: string, peer: string, offset: nu
     parent: traceOf(entry),
     kind: "server",
     attributes: { "file.path": entry.path, "file.size": entry.size_bytes, node, peer, offset }
-  })
+  }, { captureStackTrace: false })

@@ -34,6 +34,19 @@ export const compare = (live: Live): void => {
       })
   )
 
+  live("says under which of many names nothing lies", () =>
+    Effect.gen(function*() {
+      const backend = yield* Backend
+      yield* write(pathOf("x/y/held"), bytes(5))
+      yield* write(pathOf("held"), bytes(5))
+      const absent = ["x/y/gone", "x/gone", "x/z/gone", "gone", "n/o/where"].map(pathOf)
+      assert.deepStrictEqual(yield* backend.absent([]), [])
+      assert.deepStrictEqual(
+        yield* backend.absent([...absent, pathOf("x/y/held"), pathOf("held")]),
+        absent
+      )
+    }))
+
   live("carries the id that it was given first, and none before", () =>
     Effect.gen(function*() {
       const backend = yield* Backend

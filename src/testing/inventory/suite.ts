@@ -260,6 +260,20 @@ export const suite = (name: string, fresh: Layer.Layer<Inventory, InventoryError
         assert.strictEqual(yield* Effect.map(inventory.due(2, 1), ([first]) => first?.file.entry.path), "c")
       }))
 
+    test("leaves out what is in hand at its revision, and fills up with what comes behind", (inventory) =>
+      Effect.gen(function*() {
+        yield* inventory.apply(["a", "b", "c", "d"].map((path, n) => owe(file(path, n + 1), 0)))
+        yield* inventory.postpone(file("a", 1), 0, "", [])
+        const inHand = [file("a", 1), file("d", 4), file("b", 1), file("gone", 9)]
+        const due = (limit: number) =>
+          Effect.map(
+            inventory.due(9, limit, inHand),
+            (rows) => rows.map(({ file }) => String(file.entry.path)).join("")
+          )
+        assert.strictEqual(yield* due(9), "cb")
+        assert.strictEqual(yield* due(1), "c")
+      }))
+
     test("postpones a debt with its reason and each peer's answer, and nothing else", (inventory) =>
       Effect.gen(function*() {
         const a = file("a", 1)
