@@ -233,13 +233,16 @@ const announcement = Layer.effectDiscard(Effect.gen(function*() {
 /** Room on the disk, for whoever writes there. */
 export const layerRoom = fromConfig((settings) => Effect.succeed(Room.layer({ minFreeBytes: settings.minFreeBytes })))
 
-/** Small files are pulled by so many more at once: some wait for a peer while others are looked up and named. */
-const smallPerWorker = 3
+/**
+ * Small files are pulled by four more at once for every worker but the first: some wait for a peer while others are
+ * looked up and named. Together no more than a peer sends at once unless told: it would say that it is busy.
+ */
+const smallWorkers = (workers: number): number => Math.max(0, Math.min(4 * (workers - 1), 32 - workers))
 
 const puller = fromConfig((settings) =>
   Effect.succeed(Puller.layer({
     workers: settings.pullWorkers,
-    smallWorkers: settings.pullWorkers * smallPerWorker,
+    smallWorkers: smallWorkers(settings.pullWorkers),
     queueSize: settings.queueSize,
     maxAttempts: settings.retryMaxAttempts,
     initialBackoffMillis: settings.retryInitialBackoffMillis

@@ -99,7 +99,6 @@ interface Place {
   readonly lane: Lane
   readonly withdrawn: Deferred.Deferred<void>
   known: Known
-  inFlight: boolean
   /** Why it had no room on the disk when that was last tried. */
   noRoom: string
 }
@@ -179,7 +178,7 @@ export const layer = (
           counts.skippedDuplicate++
           return "SkippedDuplicate"
         }
-        const taken: Place = { file, lane, withdrawn: Deferred.makeUnsafe(), known, inFlight: false, noRoom: "" }
+        const taken: Place = { file, lane, withdrawn: Deferred.makeUnsafe(), known, noRoom: "" }
         places.set(path, taken)
         if (!admit(taken)) {
           places.delete(path)
@@ -418,7 +417,6 @@ export const layer = (
 
       const park = Effect.fnUntraced(function*(place: Place, { bytes, message }: Attempt.NoRoom) {
         if (parked.size() === 0) yield* Effect.logWarning(`pulling pauses for what has no room: ${message}`)
-        place.inFlight = false
         place.noRoom = message
         place.known = {}
         parked.add(place, bytes)
@@ -444,9 +442,12 @@ export const layer = (
         return yield* postpone(row.value, "Defect", "the pull ended by a defect; see the log")
       })
 
+      // Taken by a worker, and kept from going on by a pause.
+      let heldBack = 0
       const work = Effect.fnUntraced(function*(place: Place) {
+        heldBack++
         yield* pauses.open
-        place.inFlight = true
+        heldBack--
         const outcome = yield* pull(place).pipe(
           Effect.catchDefect((defect) => afterDefect(place.file, Cause.die(defect))),
           Traces.sinceRegistration("replicate", place.file.entry, self.id, toldOf),
@@ -503,14 +504,14 @@ export const layer = (
           (reasons) => parked.size() > 0 && !reasons.includes("disk") ? [...reasons, "disk" as const] : reasons
         ),
         stats: Effect.sync(() => {
-          let inFlight = 0
-          for (const place of places.values()) if (place.inFlight) inFlight++
+          const queueDepth = lanes.reduce((sum, lane) => sum + options.queueSize - queue.room(lane), 0)
+            + parked.size() + heldBack
           return {
             ...counts,
             wrongBytes: new Map(wrongBytesOf),
             queuedSmall: options.queueSize - queue.room("small"),
-            queueDepth: places.size - inFlight,
-            inFlight
+            queueDepth,
+            inFlight: places.size - queueDepth
           }
         }),
         receipts: Effect.map(PubSub.subscribe(receipts), (subscription) => Stream.fromSubscription(subscription))
