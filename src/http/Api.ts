@@ -21,6 +21,7 @@ import {
   Deletion,
   Forgetting,
   Health,
+  Limits,
   NodeStatus,
   NotImported,
   NotReady,
@@ -169,6 +170,16 @@ export class OperationGroup extends HttpApiGroup.make("operation")
       )),
     HttpApiEndpoint.post("resume", "/api/v1/cluster/resume", { success: Pulling, error: refusals("Unavailable") })
       .annotateMerge(described("Pull again")),
+    HttpApiEndpoint.post("limits", "/api/v1/cluster/limits", {
+      payload: Schema.Struct({
+        pull_bytes_per_second: Schema.optional(Limits.fields.pull_bytes_per_second),
+        serve_bytes_per_second: Schema.optional(Limits.fields.serve_bytes_per_second)
+      }),
+      success: Limits
+    }).annotateMerge(described(
+      "Change how fast this node takes from its peers and gives to them",
+      "At once, for transfers in flight too, until the process ends. What is not given stays as it is; `{}` only asks."
+    )),
     HttpApiEndpoint.post("drain", "/api/v1/cluster/drain", { success: DrainStatus, error: refusals("Unavailable") })
       .annotateMerge(described(
         "Prepare this node to leave",

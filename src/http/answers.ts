@@ -103,6 +103,14 @@ export const Forgetting = Schema.Struct({
 
 export const RemovedMember = Schema.Struct({ removed: NodeId })
 
+const Rate = Schema.Natural.check(
+  Schema.makeFilter((rate: number) => rate === 0 || rate >= 65_536 || "0 for no limit, or 65536 at least")
+)
+
+/** Bytes per second that this node takes from its peers and gives to them, all connections together; 0: no limit. */
+export const Limits = Schema.Struct({ pull_bytes_per_second: Rate, serve_bytes_per_second: Rate })
+  .annotate({ identifier: "Limits" })
+
 /** What keeps new pulls from beginning; empty: nothing does. */
 export const Pulling = Schema.Struct({ paused: Schema.Array(PauseReason) })
 

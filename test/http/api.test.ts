@@ -223,6 +223,24 @@ layer(node, { timeout: 60_000, excludeTestServices: true })("the HTTP API", (it)
         assert.strictEqual((yield* ask("POST", "/api/v1/cluster/resume")).text, "{\"paused\":[]}")
       }))
 
+    it.effect("changes the limits of a running node, and leaves what is not given", () =>
+      Effect.gen(function*() {
+        const limits = (body: object) =>
+          ask("POST", "/api/v1/cluster/limits", {
+            headers: { "content-type": "application/json" },
+            body: JSON.stringify(body)
+          })
+        const said = (pull: number, serve: number) =>
+          JSON.stringify({ pull_bytes_per_second: pull, serve_bytes_per_second: serve })
+        assert.strictEqual((yield* limits({})).text, said(0, 0))
+        assert.strictEqual((yield* limits({ pull_bytes_per_second: 100_000_000 })).text, said(100_000_000, 0))
+        assert.strictEqual((yield* limits({ serve_bytes_per_second: 65_536 })).text, said(100_000_000, 65_536))
+        yield* refused(yield* limits({ pull_bytes_per_second: 65_535 }), 400, "BadRequest")
+        yield* refused(yield* limits({ pull_bytes_per_second: "fast" }), 400, "BadRequest")
+        const off = yield* limits({ pull_bytes_per_second: 0, serve_bytes_per_second: 0 })
+        assert.strictEqual(off.text, said(0, 0))
+      }))
+
     it.effect("refuses calls that may come from a web page of another site", () =>
       Effect.gen(function*() {
         const pause = (headers: Record<string, string>) => ask("POST", "/api/v1/cluster/resume", { headers })

@@ -38,6 +38,7 @@ describe("the token", () => {
               ["POST", "/api/v1/cluster/verify"],
               ["POST", "/api/v1/cluster/pause"],
               ["POST", "/api/v1/cluster/resume"],
+              ["POST", "/api/v1/cluster/limits"],
               ["POST", "/api/v1/cluster/manifest"],
               ["POST", "/api/v1/cluster/forget"],
               ["GET", "/api/v1/cluster/copies/a"],

@@ -2,6 +2,7 @@
 import { Effect, Option } from "effect"
 import { HttpServerRequest } from "effect/http"
 import { HttpApiBuilder } from "effect/http-api"
+import { RateLimits } from "../../peer/RateLimits.ts"
 import { Backend } from "../../ports/Backend.ts"
 import { FetchClient } from "../../ports/FetchClient.ts"
 import type { FilePath } from "../../ports/FilePath.ts"
@@ -31,6 +32,7 @@ export const operationHandlers = (stateFolder: string) =>
     Effect.gen(function*() {
       const manifest = yield* Manifest
       const puller = yield* Puller
+      const rates = yield* RateLimits
       const registrar = yield* Registrar
       const verifier = yield* Verifier
       const drain = yield* Drain
@@ -88,6 +90,19 @@ export const operationHandlers = (stateFolder: string) =>
 
       const pulling = Effect.map(puller.paused, (paused) => ({ paused }))
 
+      const setLimits = Effect.fnUntraced(function*(pulled: number | undefined, served: number | undefined) {
+        if (pulled !== undefined) yield* rates.pull.set(pulled)
+        if (served !== undefined) yield* rates.serve.set(served)
+        const limits = {
+          pull_bytes_per_second: rates.pull.bytesPerSecond(),
+          serve_bytes_per_second: rates.serve.bytesPerSecond()
+        }
+        if (pulled !== undefined || served !== undefined) {
+          yield* Effect.logInfo("the limits were changed").pipe(Effect.annotateLogs(limits))
+        }
+        return limits
+      })
+
       return handlers.handleAll({
         register: ({ payload: { partition_time, ...given } }) =>
           Effect.gen(function*() {
@@ -100,6 +115,7 @@ export const operationHandlers = (stateFolder: string) =>
         verify: ({ query }) => verifier.begin((query.rate ?? usualRate) * 1024 * 1024),
         pause: () => Effect.mapError(Effect.andThen(puller.pause("operator"), pulling), unavailable),
         resume: () => Effect.mapError(Effect.andThen(puller.resume("operator"), pulling), unavailable),
+        limits: ({ payload }) => setLimits(payload.pull_bytes_per_second, payload.serve_bytes_per_second),
         drain: () => Effect.mapError(Effect.andThen(drain.start, drain.status), unavailable),
         stay: () => Effect.mapError(Effect.andThen(drain.stop, drain.status), unavailable),
         copies: () => copiesOf,
