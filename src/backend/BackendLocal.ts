@@ -38,7 +38,7 @@ import {
   stat,
   syncFolder,
   toBackendError,
-  unlink,
+  unlinkIn,
   unsafe
 } from "./systemCalls.ts"
 import { watch } from "./watch.ts"
@@ -124,7 +124,7 @@ const make = Effect.fnUntraced(function*(
   })
 
   const unname = Effect.fnUntraced(function*({ file, folder }: Place) {
-    yield* unlink(file).pipe(Effect.catchIf((error) => error.code === "ENOENT", () => Effect.void))
+    yield* unlinkIn(folder, basename(file)).pipe(Effect.catchIf((error) => error.code === "ENOENT", () => Effect.void))
     if (local.fsync) yield* syncFolder(folder)
     yield* prune(roots, folder)
   })

@@ -78,6 +78,8 @@ const differing = (data: string, packed: string): ReadonlyArray<string> => {
   return different
 }
 
+const standingAbove = (folder: string): string => isMissing(folder) ? standingAbove(dirname(folder)) : folder
+
 /** Of some paths, in one text, those under which nothing lies. What is in doubt is not among them. */
 const absent = (data: string, packed: string): ReadonlyArray<string> => {
   let folder = ""
@@ -87,7 +89,11 @@ const absent = (data: string, packed: string): ReadonlyArray<string> => {
     const above = dirname(file)
     if (above !== folder) {
       folder = above
-      found = isStraight(above) ? "straight" : isMissing(above) ? "absent" : "doubtful"
+      found = isStraight(above)
+        ? "straight"
+        : isMissing(above) && isStraight(standingAbove(above))
+        ? "absent"
+        : "doubtful"
     }
     return found === "absent" || (found === "straight" && isMissing(file))
   })

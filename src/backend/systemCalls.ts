@@ -130,6 +130,21 @@ export const link = (from: string, to: string): Effect.Effect<void, Refused> => 
 
 export const unlink = (path: string): Effect.Effect<void, Refused> => act((done) => fs.unlink(path, done))
 
+/**
+ * Removes a name from a folder that was found to be where its name says. The folder may turn into a link meanwhile, so
+ * what is opened is looked at, and the name is removed from that; outside Linux there is no way to.
+ */
+export const unlinkIn = (folder: string, name: string): Effect.Effect<void, Refused> =>
+  process.platform !== "linux" ? unlink(`${folder}/${name}`) : Effect.acquireUseRelease(
+    open(folder, "folder"),
+    (fd) =>
+      Effect.flatMap(realPath(`/proc/self/fd/${fd}`), (real) =>
+        real === folder
+          ? unlink(`/proc/self/fd/${fd}/${name}`)
+          : Effect.fail(unsafe("a symbolic link stands in the way"))),
+    close
+  )
+
 export const rename = (from: string, to: string): Effect.Effect<void, Refused> =>
   act((done) => fs.rename(from, to, done))
 

@@ -171,10 +171,8 @@ export const layer = (
         const replaced = place !== undefined && place.file.revision !== file.revision && parked.remove(place)
         if (place !== undefined && !replaced) {
           // The same path at another revision has to wait until the old one has ended; the feed finds it then.
-          if (place.file.revision !== file.revision) {
-            place.known = {}
-            lookAgain()
-          }
+          place.known = {}
+          if (place.file.revision !== file.revision) lookAgain()
           counts.skippedDuplicate++
           return "SkippedDuplicate"
         }
@@ -218,6 +216,9 @@ export const layer = (
       // What is due may have changed since it was asked for the next time.
       let changed = true
 
+      // Paths that ended, or were withdrawn, while the feed reads what is due: what it reads of them may be old.
+      let ended: Set<FilePath> | undefined
+
       /** Of the small ones among some files, those under whose name nothing lies. Large ones may wait for very long. */
       const absentAmong = Effect.fnUntraced(function*(files: ReadonlyArray<Registered>) {
         const small = files.filter((file) => laneOf(file, 0) === "small").map(({ entry }) => entry.path)
@@ -236,6 +237,8 @@ export const layer = (
           // Before the question: whatever comes behind it sets this again.
           for (const lane of lanes) more[lane] = false
           changed = true
+          const endedMeanwhile = new Set<FilePath>()
+          ended = endedMeanwhile
           // What is queued or in flight is owed and due as well.
           const due = yield* inventory.due(now, options.queueSize, Array.from(places.values(), ({ file }) => file))
           const absent = yield* absentAmong(due.map(({ file }) => file))
@@ -251,10 +254,12 @@ export const layer = (
               continue
             }
             if (queue.room(lane) === 0) more[lane] = true
+            else if (endedMeanwhile.has(file.entry.path)) queueUp(file, lane)
             else queueUp(file, lane, { owed, absent: absent.has(file.entry.path) })
           }
+          ended = undefined
         }
-        if (changed) {
+        if (changed || promised <= now) {
           changed = false
           promised = Option.getOrElse(yield* inventory.nextDue(now), () => Infinity)
         }
@@ -269,7 +274,16 @@ export const layer = (
       })
 
       const pauseFeed = (error: InventoryError) =>
-        Effect.andThen(pauses.unwritable(error), Effect.andThen(Effect.sleep("5 seconds"), Effect.sync(lookAgain)))
+        Effect.andThen(
+          pauses.unwritable(error),
+          Effect.andThen(
+            Effect.sleep("5 seconds"),
+            Effect.sync(() => {
+              changed = true
+              lookAgain()
+            })
+          )
+        )
 
       yield* background.run(
         "the feed of the puller",
@@ -408,7 +422,9 @@ export const layer = (
       const giveBack = (place: Place) =>
         Effect.sync(() => {
           if (parked.has(place)) return
-          places.delete(place.file.entry.path)
+          const { path } = place.file.entry
+          ended?.add(path)
+          if (places.get(path) === place) places.delete(path)
           if (changed || lanes.some(hasRoom)) Queue.offerUnsafe(wake, undefined)
         })
 
@@ -446,8 +462,7 @@ export const layer = (
       let heldBack = 0
       const work = Effect.fnUntraced(function*(place: Place) {
         heldBack++
-        yield* pauses.open
-        heldBack--
+        yield* Effect.ensuring(pauses.open, Effect.sync(() => heldBack--))
         const outcome = yield* pull(place).pipe(
           Effect.catchDefect((defect) => afterDefect(place.file, Cause.die(defect))),
           Traces.sinceRegistration("replicate", place.file.entry, self.id, toldOf),
@@ -489,6 +504,7 @@ export const layer = (
           }),
         withdraw: (path) =>
           Effect.sync(() => {
+            ended?.add(path)
             const place = places.get(path)
             if (place === undefined) return
             Deferred.doneUnsafe(place.withdrawn, Effect.void)

@@ -60,14 +60,15 @@ export const layer = (options: RoomOptions): Layer.Layer<Room, never, Backend> =
       }
 
       // What was left at the last look, without what was claimed since.
-      let known = { left: 0, until: -Infinity }
+      let known = { left: 0, at: -Infinity }
 
       const extend = Effect.fnUntraced(function*(path: string, claim: Claim, bytes: number) {
         const now = yield* Clock.currentTimeMillis
-        const found = now < known.until && bytes + plenty <= known.left ? undefined : yield* onDisk
+        const fresh = now >= known.at && now < known.at + lookMillis && now >= refusedUntil
+        const found = fresh && bytes + plenty <= known.left ? undefined : yield* onDisk
         // Without a pause between the look and the claim: another fiber could look meanwhile.
         yield* Effect.suspend(() => {
-          if (found !== undefined) known = { left: unclaimed(found), until: now + lookMillis }
+          if (found !== undefined) known = { left: unclaimed(found), at: now }
           const { left } = known
           if (bytes <= left) {
             known.left -= bytes
@@ -101,7 +102,6 @@ export const layer = (options: RoomOptions): Layer.Layer<Room, never, Backend> =
           Effect.acquireRelease(claim(path, bytes), (claim) => Effect.sync(() => claims.delete(claim))),
         refused: Effect.map(Clock.currentTimeMillis, (now) => {
           refusedUntil = now + refusedMillis
-          known = { left: 0, until: -Infinity }
         })
       }
     })
