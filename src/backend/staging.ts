@@ -121,10 +121,11 @@ export const openStaging = Effect.fnUntraced(function*(root: string, guest: bool
     { concurrency: 8, discard: true }
   )
   const inUse = new Map<string, Claim>()
-  const folderOf = (path: string) => join(root, keyOf(path).slice(0, 1))
+  const folderOfKey = (key: string) => join(root, key.slice(0, 1))
+  const folderOf = (path: string) => folderOfKey(keyOf(path))
   const nameOf = (path: string, suffix: Suffix) => {
     const key = keyOf(path)
-    return `${root}/${key.slice(0, 1)}/${key}.${suffix}`
+    return join(folderOfKey(key), `${key}.${suffix}`)
   }
 
   /** `release` gives the name that the claim has by then. */
@@ -214,9 +215,11 @@ export const openStaging = Effect.fnUntraced(function*(root: string, guest: bool
       return { files, bytes }
     }),
     removeAll: Effect.fnUntraced(function*(path) {
-      const folder = folderOf(path)
-      for (const [name, claim] of inUse) if (name.startsWith(join(folder, keyOf(path)))) claim.removed = true
-      const mine = (yield* names(folder)).filter((name) => name.startsWith(`${keyOf(path)}.`))
+      const key = keyOf(path)
+      const folder = folderOfKey(key)
+      const begin = join(folder, `${key}.`)
+      for (const [name, claim] of inUse) if (name.startsWith(begin)) claim.removed = true
+      const mine = (yield* names(folder)).filter((name) => name.startsWith(`${key}.`))
       yield* Effect.forEach(mine, (name) => removeAll(join(folder, name)), { discard: true })
     })
   }

@@ -19,6 +19,7 @@ import {
 } from "../ports/FetchClient.ts"
 import type { FileEntry, NodeId } from "../ports/FileEntry.ts"
 import type { Peer } from "../ports/PeerResolver.ts"
+import * as Traces from "../telemetry/Traces.ts"
 import { configuredSecrets } from "./authenticate.ts"
 import * as Connections from "./Connections.ts"
 import { makeFrameReader } from "./frames.ts"
@@ -68,9 +69,6 @@ class Outlived extends Schema.TaggedError<Outlived>()("Outlived", {}) {
     return "the peer has closed a connection that was idle"
   }
 }
-
-/** A span's own stack costs more than the span. */
-const untraced = { captureStackTrace: false }
 
 /** Nonces of 32 random bytes, in hex. Asking the system for many at once costs what one does. */
 const makeNonces = () => {
@@ -198,13 +196,8 @@ const make = Effect.fnUntraced(function*(options: Options) {
     sink: ByteSink<E>
   ) =>
     Effect.gen(function*() {
-      const lane = yield* laneOf(entry)
-      if (first.length === length) {
-        // All of it came behind the answer: there is nothing to wait for.
-        yield* pull.take(length, lane)
-        return yield* sink.write(first)
-      }
       const progress = yield* makeProgress(options.fetchTimeoutMillis)
+      const lane = yield* laneOf(entry)
       let received = 0
 
       const body = Effect.gen(function*() {
@@ -228,6 +221,8 @@ const make = Effect.fnUntraced(function*(options: Options) {
         return yield* new ShortBody({ ...asked, expected: length, received })
       })
 
+      // All of it came behind the answer: there is nothing to wait for.
+      if (first.length === length) return yield* body
       return yield* Effect.raceFirst(
         body,
         progress.watch.pipe(
@@ -251,7 +246,7 @@ const make = Effect.fnUntraced(function*(options: Options) {
     ) {
       const lease = yield* connections.lease(peer, fresh).pipe(
         Effect.mapError(({ detail }) => new PeerUnreachable({ ...asked, detail })),
-        Effect.withSpan("dial", { attributes: { peer: peer.id } }, untraced)
+        Effect.withSpan("dial", { attributes: { peer: peer.id } }, Traces.withoutStack)
       )
       const { connection, reused } = lease
       const request = yield* requestFor(entry, offset)
@@ -270,7 +265,7 @@ const make = Effect.fnUntraced(function*(options: Options) {
         Effect.withSpan(
           "transfer",
           { attributes: { peer: peer.id, offset, bytes: entry.size_bytes - offset } },
-          untraced
+          Traces.withoutStack
         )
       )
       if (ack.keep_alive) lease.keep()

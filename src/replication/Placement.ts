@@ -7,6 +7,7 @@ import { agrees, Backend, BackendError, type DigestMismatch, type Held, type Sta
 import { type Registered } from "../ports/FileEntry.ts"
 import type { FilePath } from "../ports/FilePath.ts"
 import { Inventory, type InventoryError } from "../ports/Inventory.ts"
+import * as Traces from "../telemetry/Traces.ts"
 import { PathLock } from "./PathLock.ts"
 
 /** `Withdrawn`: deleted or replaced meanwhile, nothing is visible. */
@@ -74,9 +75,7 @@ export const layer: Layer.Layer<Placement, never, Backend | Inventory | PathLock
     return {
       place: Effect.fnUntraced(function*(file, staged) {
         return yield* Effect.gen(function*() {
-          const { held, shown } = yield* Effect.withSpan(commit(file, staged), "verify and commit", {
-            captureStackTrace: false
-          })
+          const { held, shown } = yield* Effect.withSpan(commit(file, staged), "verify and commit", Traces.withoutStack)
           if (yield* inventory.settle(file, held)) return "Placed"
           // Only what was shown just now goes again. What lay there before is not ours to drop: if it was deleted, that
           // is a debt of its own.

@@ -29,7 +29,7 @@ import { type Lane, laneOf, lanes, make as makeLanes } from "./lanes.ts"
 import * as Parked from "./Parked.ts"
 import * as Pauses from "./Pauses.ts"
 import { Placement } from "./Placement.ts"
-import type { Enqueued, PullerStats, Receipt } from "./pulls.ts"
+import { type Enqueued, type PullerStats, type Receipt, told } from "./pulls.ts"
 import * as Rearm from "./Rearm.ts"
 import * as Retry from "./retry.ts"
 import { Room } from "./Room.ts"
@@ -72,18 +72,6 @@ const longestWait = 60_000
 /** Whether another attempt of the same round can do no better. */
 const isVain = (error: Attempt.AttemptFailed | Attempt.NoRoom | InventoryError): boolean =>
   error._tag !== "AttemptFailed" || error.notBefore !== undefined
-
-/** What the trace of a file tells of one try to pull it. */
-const toldOf = (receipt: Receipt): Readonly<Record<string, unknown>> => {
-  switch (receipt._tag) {
-    case "Pulled":
-      return { outcome: receipt._tag, bytes: receipt.bytes, from: Option.getOrElse(receipt.from, () => "") }
-    case "Postponed":
-      return { outcome: receipt._tag, reason: receipt.reason }
-    default:
-      return { outcome: receipt._tag }
-  }
-}
 
 /** What was known of a path when it was queued. */
 interface Known {
@@ -170,8 +158,8 @@ export const layer = (
         // What was replaced waits for no room any more.
         const replaced = place !== undefined && place.file.revision !== file.revision && parked.remove(place)
         if (place !== undefined && !replaced) {
-          // The same path at another revision has to wait until the old one has ended; the feed finds it then.
           place.known = {}
+          // The same path at another revision has to wait until the old one has ended; the feed finds it then.
           if (place.file.revision !== file.revision) lookAgain()
           counts.skippedDuplicate++
           return "SkippedDuplicate"
@@ -254,8 +242,10 @@ export const layer = (
               continue
             }
             if (queue.room(lane) === 0) more[lane] = true
-            else if (endedMeanwhile.has(file.entry.path)) queueUp(file, lane)
-            else queueUp(file, lane, { owed, absent: absent.has(file.entry.path) })
+            else {
+              const { path } = file.entry
+              queueUp(file, lane, endedMeanwhile.has(path) ? {} : { owed, absent: absent.has(path) })
+            }
           }
           ended = undefined
         }
@@ -465,7 +455,7 @@ export const layer = (
         yield* Effect.ensuring(pauses.open, Effect.sync(() => heldBack--))
         const outcome = yield* pull(place).pipe(
           Effect.catchDefect((defect) => afterDefect(place.file, Cause.die(defect))),
-          Traces.sinceRegistration("replicate", place.file.entry, self.id, toldOf),
+          Traces.sinceRegistration("replicate", place.file.entry, self.id, told),
           Effect.result
         )
         if (outcome._tag === "Success") {

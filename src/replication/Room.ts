@@ -100,9 +100,7 @@ export const layer = (options: RoomOptions): Layer.Layer<Room, never, Backend> =
         }),
         claim: (path, bytes) =>
           Effect.acquireRelease(claim(path, bytes), (claim) => Effect.sync(() => claims.delete(claim))),
-        refused: Effect.map(Clock.currentTimeMillis, (now) => {
-          refusedUntil = now + refusedMillis
-        })
+        refused: Effect.map(Clock.currentTimeMillis, (now) => void (refusedUntil = now + refusedMillis))
       }
     })
   )

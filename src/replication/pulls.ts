@@ -1,5 +1,5 @@
 /** What the puller says of its work: an answer, a receipt, counts. */
-import type { Option } from "effect"
+import { Option } from "effect"
 import type { NodeId, Registered } from "../ports/FileEntry.ts"
 
 /** What became of a request to pull. `Dropped`: the queue is full; the file stays owed and is pulled later. */
@@ -49,3 +49,15 @@ export type Receipt =
   | { readonly _tag: "Postponed"; readonly file: Registered; readonly reason: string; readonly due: number }
   /** Deleted or replaced meanwhile. */
   | { readonly _tag: "Withdrawn"; readonly file: Registered }
+
+/** What the trace of a file tells of one try to pull it. */
+export const told = (receipt: Receipt): Readonly<Record<string, unknown>> => {
+  switch (receipt._tag) {
+    case "Pulled":
+      return { outcome: receipt._tag, bytes: receipt.bytes, from: Option.getOrElse(receipt.from, () => "") }
+    case "Postponed":
+      return { outcome: receipt._tag, reason: receipt.reason }
+    default:
+      return { outcome: receipt._tag }
+  }
+}

@@ -9,6 +9,9 @@ import { Clock, Context, Effect, type Exit, Option, Tracer } from "effect"
 import { createHash } from "node:crypto"
 import type { FileEntry } from "../ports/FileEntry.ts"
 
+/** For a span that is made for every file: its own stack costs more than the span. */
+export const withoutStack: Tracer.TraceOptions = { captureStackTrace: false }
+
 /** The trace of a file, as the parent of spans that have none: a parent without an id is no parent to a collector. */
 const traceOf = ({ created_at, path, sha256 }: FileEntry): Tracer.ExternalSpan => {
   const digest = createHash("sha256").update(`${path}\0${sha256}\0${created_at}`).digest("hex")
@@ -71,4 +74,4 @@ export const serving = (entry: FileEntry, node: string, peer: string, offset: nu
     parent: traceOf(entry),
     kind: "server",
     attributes: { "file.path": entry.path, "file.size": entry.size_bytes, node, peer, offset }
-  }, { captureStackTrace: false })
+  }, withoutStack)

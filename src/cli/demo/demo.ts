@@ -163,7 +163,9 @@ export const demoCommand = Command.make("demo", {
     Flag.withDefault(3)
   ),
   manifest: Flag.Literals("manifest", ["sqlite", "etcd"]).pipe(
-    Flag.withDescription("Where the manifest is: in a SQLite file, else on three members of etcd that the demo starts"),
+    Flag.withDescription(
+      "Where the manifest is: in a SQLite file, or on three members of etcd that the demo starts; else sqlite"
+    ),
     Flag.withDefault("sqlite")
   ),
   keep: Flag.Boolean("keep").pipe(

@@ -99,13 +99,10 @@ export const clusterHandlers = HttpApiBuilder.group(Api, "cluster", (handlers) =
     const owed = Effect.fnUntraced(function*(limit: number) {
       const found = yield* FileList.owed(limit).pipe(Effect.provideContext(services), Effect.mapError(unavailable))
       const files = yield* Effect.forEach(found.files, (file) =>
-        Effect.map(
-          puller.noRoom(file.path),
-          Option.match({
-            onNone: () => file,
-            onSome: (reason) => ({ ...file, reason })
-          })
-        ))
+        Effect.map(puller.noRoom(file.path), (why) => ({
+          ...file,
+          reason: Option.getOrElse(why, () => file.reason)
+        })))
       return { ...found, files }
     })
 
