@@ -13,6 +13,7 @@ import { type Brief, type Change, Inventory, type InventoryError } from "../port
 import {
   type Cursor,
   CursorLost,
+  Gone,
   Manifest,
   type ManifestEvent,
   type Page,
@@ -112,6 +113,28 @@ export const make = Effect.fnUntraced(function*(options: WalkOptions) {
     return orphans.length
   })
 
+  /**
+   * Files of our own that are on their way, and were registered and deleted again before this walk's position. No event
+   * comes of that any more, and no row is there yet: their record would bring them back. What is settled meanwhile is a
+   * row when the pages are read, so this comes before them.
+   */
+  const forgetPending = Effect.fnUntraced(function*(at: Cursor) {
+    const entries = (yield* inventory.pendings).map(({ entry }) => entry)
+    if (entries.length === 0) return
+    const answers = yield* manifest.check(entries)
+    const gone = entries.filter((_, index) => answers[index] instanceof Gone)
+    if (gone.length === 0) return
+    yield* sameHistory(at)
+    const now = yield* Clock.currentTimeMillis
+    yield* inventory.apply(gone.map(({ path }): Change => ({
+      _tag: "Forget",
+      path,
+      revision: at.revision,
+      due: now + options.deleteGraceMillis
+    })))
+    yield* unlinker.wake
+  })
+
   const compare = Effect.fnUntraced(function*(
     { files, next }: Page,
     after: Option.Option<FilePath>,
@@ -151,6 +174,7 @@ export const make = Effect.fnUntraced(function*(options: WalkOptions) {
   const page = Effect.fnUntraced(function*(after: Option.Option<FilePath>, upTo: Revision) {
     // Before the manifest is asked: the history of what it answers must still be this one when something is forgotten.
     const at = yield* options.position
+    if (Option.isNone(after)) yield* forgetPending(at)
     const page = yield* manifest.page(after, pageSize)
     return { paged: yield* compare(page, after, upTo, at), next: page.next }
   }, options.turn.withPermit)

@@ -121,6 +121,29 @@ describe("the walk over the manifest", () => {
       assert.deepStrictEqual([walked, skipped], [2, 1])
     }).pipe(Effect.provide(clusterLayer({ walkIntervalMillis: 3_600_000 }))))
 
+  it.effect("lets go of a file of our own that was deleted before its record came", () =>
+    Effect.gen(function*() {
+      const backend = yield* Backend
+      const inventory = yield* Inventory
+      const manifest = yield* Manifest
+      const file = fileOf("db/mine", 1, "self")
+      yield* prepare(Effect.andThen(manifest.register(file.entry), remove("db/mine")))
+      // Its publish is registered, has shown the bytes, and has still to record them.
+      yield* inventory.pend({ entry: file.entry, token: "" })
+      const held = yield* Effect.scoped(Effect.gen(function*() {
+        const staged = yield* backend.stage(file.entry.path, file.entry.sha256)
+        yield* staged.write(new TextEncoder().encode("db/mine"))
+        return yield* staged.commit(file.entry.sha256)
+      }))
+      yield* arrive
+      yield* until(({ cursor }) => Option.isSome(cursor))
+      assert.isFalse(yield* inventory.settle(file, held))
+      yield* TestClock.adjust("1 second")
+      yield* until(({ unlinking }) => unlinking === 0)
+      assert.deepStrictEqual(yield* textUnder("db/mine"), Option.none())
+      assert.deepStrictEqual(yield* inventory.pendings, [])
+    }).pipe(Effect.provide(clusterLayer({ manifestAway: true }))))
+
   it.effect("reports files that nobody knows and deletes none of them", () =>
     Effect.gen(function*() {
       yield* register("db/a")
