@@ -1,0 +1,309 @@
+/**
+ * What waits for a worker: a bounded queue, and the feed that fills it with what is owed and due. What does not fit is
+ * not lost, it stays owed and is read again once there is room. What finds no room on the disk waits beside the queue.
+ */
+import { Clock, Deferred, Duration, Effect, Option, Queue, type Scope } from "effect"
+import { Backend } from "../ports/Backend.ts"
+import type { Registered } from "../ports/FileEntry.ts"
+import type { FilePath } from "../ports/FilePath.ts"
+import { Inventory, type InventoryError, type Owed } from "../ports/Inventory.ts"
+import { Membership } from "../ports/Membership.ts"
+import type { NoRoom } from "./attempt.ts"
+import { Background } from "./Background.ts"
+import { isVerified } from "./decide.ts"
+import { type Lane, laneOf, type Lanes, lanes, make as makeLanes } from "./lanes.ts"
+import * as Parked from "./Parked.ts"
+import type { Pauses } from "./Pauses.ts"
+import type { Enqueued, PullerStats } from "./pulls.ts"
+import { Room } from "./Room.ts"
+
+/** The feed looks at what is due at least this often, milliseconds. */
+const longestWait = 60_000
+
+/** What was known of a path when it was queued. */
+interface Known {
+  /** Its row, read just before. */
+  readonly owed?: Owed | undefined
+  /** Nothing lay under its name. */
+  readonly absent?: boolean | undefined
+}
+
+/** A path that is queued, in flight, or waits for room. */
+export interface Place {
+  readonly file: Registered
+  readonly lane: Lane
+  readonly withdrawn: Deferred.Deferred<void>
+  known: Known
+  /** Why it had no room on the disk when that was last tried. */
+  noRoom: string
+}
+
+export interface FeedStats
+  extends
+    Pick<PullerStats, "enqueued" | "skippedSelf" | "skippedLocal" | "skippedDuplicate" | "dropped" | "queuedSmall">
+{
+  /** Files that wait for a worker, or for room. */
+  readonly waiting: number
+  /** Files that have a place. */
+  readonly places: number
+}
+
+export interface Feed extends Pick<Lanes<Place>, "take" | "hasNew"> {
+  /** Records a file as owed and queues it, without waiting for room. */
+  readonly enqueue: (file: Registered) => Effect.Effect<Enqueued, InventoryError>
+  /** Queues files that `Inventory` already owes, without waiting for room. */
+  readonly offer: (files: ReadonlyArray<Registered>) => Effect.Effect<void>
+  /** Counts a file that was found to be here. */
+  readonly skip: (file: Registered) => void
+  /** Whoever took it has ended with it. */
+  readonly giveBack: (place: Place) => Effect.Effect<void>
+  /** Whoever took it found no room for it: it keeps its place, and is queued again once there is room. */
+  readonly park: (place: Place, noRoom: NoRoom) => Effect.Effect<void>
+  /** Tells whoever has taken a path to stop. Gives its file if it waited for room: nobody else tells of its end then. */
+  readonly withdraw: (path: FilePath) => Registered | undefined
+  /** Why a file has no room on the disk; `none` unless it waits for that. */
+  readonly noRoom: (path: FilePath) => Option.Option<string>
+  /** How many wait for room on the disk. */
+  readonly parked: () => number
+  /** Something rests now, and is due later. */
+  readonly postponed: () => void
+  /** More may be due than is known. */
+  readonly lookAgain: () => void
+  /** The same, and nothing else may tell of it soon. */
+  readonly lookNow: () => void
+  readonly stats: () => FeedStats
+}
+
+/** `queueSize`: places of each lane, and for how many that wait for room. */
+export const start = Effect.fnUntraced(function*(
+  queueSize: number,
+  pauses: Pauses
+): Effect.fn.Return<Feed, never, Background | Backend | Inventory | Membership | Room | Scope.Scope> {
+  const backend = yield* Backend
+  const inventory = yield* Inventory
+  const { self } = yield* Membership
+  const room = yield* Room
+  const background = yield* Background
+
+  const queue = makeLanes<Place>(queueSize, ({ file }) => file.revision)
+  const places = new Map<FilePath, Place>()
+  // They keep their place while they wait, so that the others, which fit, go on.
+  const parked = Parked.make<Place>()
+  const wake = yield* Queue.sliding<void>(1)
+  // More may be owed and due than a lane of the queue had room for.
+  const more: Record<Lane, boolean> = { small: true, giant: true, again: true }
+  const lookAgain = (): void => {
+    for (const lane of lanes) more[lane] = true
+  }
+
+  const counts = { enqueued: 0, skippedSelf: 0, skippedLocal: 0, skippedDuplicate: 0, dropped: 0 }
+
+  /** Gives whether it waits for a worker now. An older one may have given way to it, and is read again later. */
+  const admit = (place: Place): boolean => {
+    const left = queue.offer(place, place.lane)
+    if (left === place) return false
+    if (left === undefined) return true
+    places.delete(left.file.entry.path)
+    more[place.lane] = true
+    counts.dropped++
+    return true
+  }
+
+  const queueUp = (file: Registered, lane: Lane = laneOf(file, 0), known: Known = {}): Enqueued => {
+    const { path } = file.entry
+    const place = places.get(path)
+    // What was replaced waits for no room any more.
+    const replaced = place !== undefined && place.file.revision !== file.revision && parked.remove(place)
+    if (place !== undefined && !replaced) {
+      place.known = {}
+      // The same path at another revision has to wait until the old one has ended; the feed finds it then.
+      if (place.file.revision !== file.revision) lookAgain()
+      counts.skippedDuplicate++
+      return "SkippedDuplicate"
+    }
+    const taken: Place = { file, lane, withdrawn: Deferred.makeUnsafe(), known, noRoom: "" }
+    places.set(path, taken)
+    if (!admit(taken)) {
+      places.delete(path)
+      more[lane] = true
+      counts.dropped++
+      return "Dropped"
+    }
+    counts.enqueued++
+    return "Enqueued"
+  }
+
+  const skip = (file: Registered): "SkippedSelf" | "SkippedLocal" => {
+    const kind = file.entry.origin_node_id === self.id ? "SkippedSelf" : "SkippedLocal"
+    if (kind === "SkippedSelf") counts.skippedSelf++
+    else counts.skippedLocal++
+    return kind
+  }
+
+  const enqueue = Effect.fn("Puller.enqueue")(function*(file: Registered) {
+    const row = yield* inventory.why(file.entry.path)
+    if (isVerified(Option.getOrUndefined(row), file.entry)) {
+      return skip(file)
+    }
+    if (Option.isNone(row) || row.value._tag !== "Owed" || row.value.file.revision !== file.revision) {
+      const due = yield* Clock.currentTimeMillis
+      yield* inventory.apply([{ _tag: "Owe", file, reason: "not pulled yet", due }])
+    }
+    return queueUp(file)
+  })
+
+  const hasRoom = (lane: Lane): boolean => more[lane] && queue.room(lane) * 2 >= queueSize
+
+  // When the earliest of what rests is due.
+  let promised = Infinity
+  // When the inventory was last asked what is due.
+  let lookedAt = 0
+  // What is due may have changed since it was asked for the next time.
+  let changed = true
+
+  // Paths that ended, or were withdrawn, while the feed reads what is due: what it reads of them may be old.
+  let ended: Set<FilePath> | undefined
+
+  /** Of the small ones among some files, those under whose name nothing lies. Large ones may wait for very long. */
+  const absentAmong = Effect.fnUntraced(function*(files: ReadonlyArray<Registered>) {
+    const small = files.filter((file) => laneOf(file, 0) === "small").map(({ entry }) => entry.path)
+    return new Set(small.length === 0 ? [] : yield* Effect.orElseSucceed(backend.absent(small), () => []))
+  })
+
+  // Whatever is owed and due, whenever there is room for half a lane of it: at the start, after a full queue, and
+  // when the time of something that was postponed has come.
+  const feed = Effect.gen(function*() {
+    const now = yield* Clock.currentTimeMillis
+    // Its time may have come while something else woke this.
+    // What became due meanwhile by somebody else's hand told nobody.
+    if (now >= promised || now - lookedAt >= longestWait) lookAgain()
+    if (lanes.some(hasRoom)) {
+      lookedAt = now
+      // Before the question: whatever comes behind it sets this again.
+      for (const lane of lanes) more[lane] = false
+      changed = true
+      const endedMeanwhile = new Set<FilePath>()
+      ended = endedMeanwhile
+      // What is queued or in flight is owed and due as well.
+      const due = yield* inventory.due(now, queueSize, Array.from(places.values(), ({ file }) => file))
+      const absent = yield* absentAmong(due.map(({ file }) => file))
+      const found = { small: 0, giant: 0, again: 0 }
+      for (const owed of due) {
+        const { file, rounds } = owed
+        const lane = laneOf(file, rounds)
+        if (++found[lane] === queueSize) more[lane] = true
+        const place = places.get(file.entry.path)
+        if (place !== undefined) {
+          // An older revision of it is in hand still; its turn comes behind that.
+          if (place.file.revision !== file.revision) more[lane] = true
+          continue
+        }
+        if (queue.room(lane) === 0) more[lane] = true
+        else {
+          const { path } = file.entry
+          queueUp(file, lane, endedMeanwhile.has(path) ? {} : { owed, absent: absent.has(path) })
+        }
+      }
+      ended = undefined
+    }
+    if (changed || promised <= now) {
+      changed = false
+      promised = Option.getOrElse(yield* inventory.nextDue(now), () => Infinity)
+    }
+    const wait = Math.min(promised - now, longestWait)
+    const woken = yield* Queue.take(wake).pipe(Effect.timeoutOption(Duration.millis(wait)))
+    if (Option.isNone(woken)) lookAgain()
+  })
+
+  const pauseFeed = (error: InventoryError) =>
+    Effect.andThen(
+      pauses.unwritable(error),
+      Effect.andThen(
+        Effect.sleep("5 seconds"),
+        Effect.sync(() => {
+          changed = true
+          lookAgain()
+        })
+      )
+    )
+
+  yield* background.run(
+    "the feed of the puller",
+    feed.pipe(
+      Effect.catchTag("InventoryError", pauseFeed),
+      Effect.forever
+    )
+  )
+
+  const giveBack = (place: Place) =>
+    Effect.sync(() => {
+      if (parked.has(place)) return
+      const { path } = place.file.entry
+      ended?.add(path)
+      if (places.get(path) === place) places.delete(path)
+      if (changed || lanes.some(hasRoom)) Queue.offerUnsafe(wake, undefined)
+    })
+
+  // Only so many are remembered; beyond that whatever comes waits as well.
+  const holdForRoom = (): void => (parked.size() < queueSize ? pauses.release : pauses.hold)("disk")
+
+  const park = Effect.fnUntraced(function*(place: Place, { bytes, message }: NoRoom) {
+    if (parked.size() === 0) yield* Effect.logWarning(`pulling pauses for what has no room: ${message}`)
+    place.noRoom = message
+    place.known = {}
+    parked.add(place, bytes)
+    holdForRoom()
+  })
+
+  const unpark = Effect.gen(function*() {
+    yield* parked.some
+    yield* Effect.sleep("5 seconds")
+    const free = yield* Effect.orElseSucceed(room.free, () => 0)
+    // The queue may be full of what waits behind them: then it has to go on first.
+    if (parked.release(free, admit)) pauses.release("disk")
+    else holdForRoom()
+    if (parked.size() === 0) yield* Effect.logInfo("the disk has room again for what is owed")
+  })
+  yield* background.run("the wait for room on the disk", Effect.forever(unpark))
+
+  return {
+    take: queue.take,
+    hasNew: queue.hasNew,
+    enqueue,
+    offer: Effect.fnUntraced(function*(files) {
+      const absent = yield* absentAmong(files)
+      for (const file of files) queueUp(file, laneOf(file, 0), { absent: absent.has(file.entry.path) })
+    }),
+    skip,
+    giveBack,
+    park,
+    withdraw: (path) => {
+      ended?.add(path)
+      const place = places.get(path)
+      if (place === undefined) return undefined
+      Deferred.doneUnsafe(place.withdrawn, Effect.void)
+      if (!parked.remove(place)) return undefined
+      places.delete(path)
+      return place.file
+    },
+    noRoom: (path) => {
+      const place = places.get(path)
+      return place !== undefined && parked.has(place) ? Option.some(place.noRoom) : Option.none()
+    },
+    parked: parked.size,
+    postponed: () => {
+      changed = true
+    },
+    lookAgain,
+    lookNow: () => {
+      lookAgain()
+      Queue.offerUnsafe(wake, undefined)
+    },
+    stats: () => ({
+      ...counts,
+      queuedSmall: queueSize - queue.room("small"),
+      waiting: lanes.reduce((sum, lane) => sum + queueSize - queue.room(lane), 0) + parked.size(),
+      places: places.size
+    })
+  }
+})
