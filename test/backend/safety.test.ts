@@ -50,6 +50,8 @@ describe("BackendLocal never follows a symbolic link", () => {
       assert.deepStrictEqual(yield* Effect.promise(() => readdir(outside)), ["inner", "secret"])
       const backend = yield* Backend
       assert.strictEqual((yield* Effect.flip(Stream.runCollect(backend.list("a/link")))).reason, "Unsafe")
+      const names = ["a/gone", "a/link/gone", "a/link/none/gone"].map(pathOf)
+      assert.deepStrictEqual(yield* backend.absent(names), [pathOf("a/gone")])
     }))
 
   fresh("that leads nowhere, in place of a folder", ({ data, state }) =>

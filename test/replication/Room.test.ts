@@ -1,6 +1,7 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Deferred, Effect, Fiber, Layer, Option, Stream } from "effect"
+import { Deferred, Effect, Fiber, Layer, Option, type Scope, Stream } from "effect"
 import { TestClock } from "effect/testing"
+import * as BackendMemory from "../../src/backend/BackendMemory.ts"
 import { Backend, BackendError } from "../../src/ports/Backend.ts"
 import { Revision } from "../../src/ports/FileEntry.ts"
 import { Inventory } from "../../src/ports/Inventory.ts"
@@ -105,6 +106,25 @@ describe("a file that has no room on the disk", () => {
       assert.strictEqual((yield* receipts)._tag, "Withdrawn")
       assert.deepStrictEqual([yield* puller.paused, (yield* puller.stats).queueDepth], [[], 0])
     }).pipe(onNode({ backend, script: sends }))
+  })
+
+  it.effect("is looked up again once there is room", () => {
+    const { backend, disk } = makeDisk(10)
+    const file = sized("db/a", 60)
+    const { path } = file.entry
+    return Effect.gen(function*() {
+      const inventory = yield* Inventory
+      const receipts = yield* receiptsOf
+      yield* untilParked
+      yield* inventory.apply([{ _tag: "Forget", path, revision: Revision.make(2), due: 0 }])
+      disk.free = 100
+      assert.deepStrictEqual(yield* collect(receipts, 1), new Set(["Withdrawn"]))
+      assert.deepStrictEqual(yield* asked, [])
+    }).pipe(onNode({
+      backend,
+      script: sends,
+      before: Effect.flatMap(Inventory, (inventory) => inventory.apply([{ _tag: "Owe", file, reason: "", due: 0 }]))
+    }))
   })
 
   it.effect("gives way to the file that replaces it and fits", () => {
@@ -249,4 +269,59 @@ describe("publishing", () => {
       }).pipe(Effect.provide(clusterLayer({ backend, script: gate.script })))
     })
   })
+})
+
+describe("one look at a disk with plenty of room", () => {
+  const GiB = 1024 ** 3
+  const claims = <A, E>(
+    body: (
+      disk: { free: number },
+      claim: Effect.Effect<Room.Claim, BackendError, Scope.Scope>
+    ) => Effect.Effect<A, E, Room.Room | Scope.Scope>
+  ) => {
+    const { backend, disk } = makeDisk(4 * GiB)
+    return Effect.gen(function*() {
+      const { claim } = yield* Room.Room
+      yield* TestClock.adjust("1 hour")
+      return yield* body(disk, claim("db/a", 1))
+    }).pipe(Effect.provide(
+      Room.layer({ minFreeBytes: 0 }).pipe(Layer.provide(Layer.provide(backend, BackendMemory.layer)))
+    ))
+  }
+  const reasonOf = Effect.fnUntraced(function*<A, R>(claim: Effect.Effect<A, BackendError, R>) {
+    return (yield* Effect.flip(claim)).reason
+  })
+
+  it.effect("serves many claims, for a moment", () =>
+    claims((disk, claim) =>
+      Effect.gen(function*() {
+        yield* claim
+        disk.free = 0
+        yield* TestClock.adjust("249 millis")
+        yield* claim
+        yield* TestClock.adjust("1 milli")
+        assert.strictEqual(yield* reasonOf(claim), "NoSpace")
+      })
+    ))
+
+  it.effect("serves none any more once the disk has refused", () =>
+    claims((_disk, claim) =>
+      Effect.gen(function*() {
+        yield* claim
+        yield* (yield* Room.Room).refused
+        assert.strictEqual(yield* reasonOf(claim), "NoSpace")
+        yield* TestClock.adjust("30 seconds")
+        yield* claim
+      })
+    ))
+
+  it.effect("serves none any more once the clock has gone back", () =>
+    claims((disk, claim) =>
+      Effect.gen(function*() {
+        yield* claim
+        disk.free = 0
+        yield* TestClock.setTime(60_000)
+        assert.strictEqual(yield* reasonOf(claim), "NoSpace")
+      })
+    ))
 })
