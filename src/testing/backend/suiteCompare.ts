@@ -1,10 +1,8 @@
 /** How every backend compares many files with what was known of them, and what id it carries. */
 import { assert } from "@effect/vitest"
-import { Effect, Option, type Scope, Stream } from "effect"
+import { Effect, Option, Stream } from "effect"
 import { Backend } from "../../ports/Backend.ts"
-import { bytes, pathOf, write } from "./support.ts"
-
-type Live = (sentence: string, body: () => Effect.Effect<void, unknown, Backend | Scope.Scope>) => void
+import { bytes, type Live, pathOf, write } from "./support.ts"
 
 export const compare = (live: Live): void => {
   live(

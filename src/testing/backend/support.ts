@@ -1,9 +1,12 @@
 /** Small helpers for tests of backends. */
-import { Effect } from "effect"
+import { Effect, type Scope } from "effect"
 import { createHash } from "node:crypto"
 import { Backend } from "../../ports/Backend.ts"
 import { Sha256 } from "../../ports/FileEntry.ts"
 import { FilePath } from "../../ports/FilePath.ts"
+
+/** Declares a test on a fresh backend. */
+export type Live = (sentence: string, body: () => Effect.Effect<void, unknown, Backend | Scope.Scope>) => void
 
 export const pathOf = (path: string): FilePath => FilePath.make(path)
 

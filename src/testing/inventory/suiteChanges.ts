@@ -1,14 +1,20 @@
 /** What every inventory must do with lost files and with another history, and how it tells of very many rows. */
 import { assert } from "@effect/vitest"
-import { Effect, Option, type Scope } from "effect"
+import { Effect, Option } from "effect"
 import { TestClock } from "effect/testing"
-import type { Inventory } from "../../ports/Inventory.ts"
-import { cursorAt, file, forget, heldOf, lost, newHistory, owe, pathOf, release, revision } from "./support.ts"
-
-type Test = (
-  sentence: string,
-  body: (inventory: Inventory["Service"]) => Effect.Effect<void, unknown, Scope.Scope>
-) => void
+import {
+  cursorAt,
+  file,
+  forget,
+  heldOf,
+  lost,
+  newHistory,
+  owe,
+  pathOf,
+  release,
+  revision,
+  type Test
+} from "./support.ts"
 
 export const changes = (test: Test): void => {
   test("owes a lost file again with its own bytes, and only one that is verified as that very file", (inventory) =>

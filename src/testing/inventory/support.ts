@@ -1,10 +1,17 @@
 /** Small helpers for tests of inventories. */
+import type { Effect, Scope } from "effect"
 import { createHash } from "node:crypto"
 import type { Held } from "../../ports/Backend.ts"
 import { NodeId, type Registered, Revision, Sha256 } from "../../ports/FileEntry.ts"
 import { FilePath } from "../../ports/FilePath.ts"
-import type { Change } from "../../ports/Inventory.ts"
+import type { Change, Inventory } from "../../ports/Inventory.ts"
 import type { Cursor } from "../../ports/Manifest.ts"
+
+/** Declares a test on a fresh inventory. */
+export type Test = (
+  sentence: string,
+  body: (inventory: Inventory["Service"]) => Effect.Effect<void, unknown, Scope.Scope>
+) => void
 
 export const pathOf = (path: string): FilePath => FilePath.make(path)
 export const revision = (number: number): Revision => Revision.make(number)
