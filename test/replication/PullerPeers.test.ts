@@ -9,15 +9,11 @@ import { Inventory } from "../../src/ports/Inventory.ts"
 import { type Member, Membership } from "../../src/ports/Membership.ts"
 import { Puller } from "../../src/replication/Puller.ts"
 import { entryOf } from "../support/entries.ts"
-import { Dials, fileOf, honest, makeGate, onNode, receiptsOf, type Script, textUnder } from "./node.ts"
+import { dialled, Dials, fileOf, honest, makeGate, onNode, receiptsOf, type Script, textUnder } from "./node.ts"
 import { peer, self, unreachable } from "./node.ts"
 
 const MiB = 1024 * 1024
 
-const dialled = Effect.map(
-  Dials,
-  ({ all }) => all.map(({ offset, peer }) => (offset === 0 ? peer : `${peer}@${offset}`))
-)
 const owedRow = (file: Registered) =>
   Effect.gen(function*() {
     const row = yield* (yield* Inventory).why(file.entry.path)

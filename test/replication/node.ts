@@ -62,6 +62,12 @@ export class Dials extends Context.Service<Dials, {
   readonly next: Effect.Effect<string>
 }>()("test/Dials") {}
 
+/** Who was dialled, and from which offset on unless it was 0. */
+export const dialled = Effect.map(
+  Dials,
+  ({ all }) => all.map(({ offset, peer }) => (offset === 0 ? peer : `${peer}@${offset}`))
+)
+
 const client = (script: Script) =>
   Layer.unwrap(Effect.gen(function*() {
     const queue = yield* Queue.unbounded<string>()
