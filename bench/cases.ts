@@ -219,7 +219,7 @@ const latency: Case = Effect.fnUntraced(function*(settings) {
   const { base, home, writer } = yield* cluster(settings, { fsync: true, name: "e" })
   const readers = yield* Effect.forEach(
     ["reader-a", "reader-b"],
-    (name) => startNode({ ...base, name, role: "reader", folder: join(home, name) })
+    (name) => startNode({ ...base, name, role: "reader", folder: join(home, name), tellsOfEach: true })
   )
   for (const reader of readers) yield* pull(reader)
   const count = settings.short ? 200 : 1000

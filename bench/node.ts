@@ -78,7 +78,7 @@ const program = Effect.gen(function*() {
       const { file } = receipt
       const peer = Option.getOrElse(receipt.from, () => "nobody")
       from[peer] = (from[peer] ?? 0) + file.entry.size_bytes
-      say({ _tag: "Pulled", path: file.entry.path, at: now() })
+      if (setup.tellsOfEach === true) say({ _tag: "Pulled", path: file.entry.path, at: now() })
     })))
 
   const stats = Effect.map(puller.stats, ({ attempts, failed, pulled }): NodeStats => ({

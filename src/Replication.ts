@@ -234,10 +234,10 @@ const announcement = Layer.effectDiscard(Effect.gen(function*() {
 export const layerRoom = fromConfig((settings) => Effect.succeed(Room.layer({ minFreeBytes: settings.minFreeBytes })))
 
 /**
- * Small files are pulled by two more at once for every worker but the first: some wait for a peer while others are
- * looked up and named. More would soon be more than a peer sends at once, to all who ask it: it says then that it is busy.
+ * Small files are pulled by many more at once: what is asked of the peers, the disk and the inventory for them goes
+ * together. The client sees to it that no peer is asked for too many bodies at once.
  */
-const smallWorkers = (workers: number): number => Math.max(0, Math.min(2 * (workers - 1), 16 - workers))
+const smallWorkers = (workers: number): number => workers === 1 ? 0 : Math.max(0, Math.min(32 * workers, 128) - workers)
 
 const puller = fromConfig((settings) =>
   Effect.succeed(Puller.layer({

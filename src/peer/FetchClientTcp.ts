@@ -18,10 +18,12 @@ import {
   Stalled
 } from "../ports/FetchClient.ts"
 import type { FileEntry, NodeId } from "../ports/FileEntry.ts"
+import { isGiant } from "../ports/giant.ts"
 import type { Peer } from "../ports/PeerResolver.ts"
 import * as Traces from "../telemetry/Traces.ts"
 import { configuredSecrets } from "./authenticate.ts"
 import * as Connections from "./Connections.ts"
+import { make as makeFetchBundle } from "./fetchBundle.ts"
 import { makeFrameReader } from "./frames.ts"
 import * as Frame from "./protocol/Frame.ts"
 import * as Mac from "./protocol/Mac.ts"
@@ -31,6 +33,7 @@ import { refusalOf } from "./refusals.ts"
 import { type Connection, makeProgress } from "./transport/Connection.ts"
 import * as ReceiveBuffers from "./transport/ReceiveBuffers.ts"
 import { follow, type ReadIdentity, type TlsInvalid } from "./transport/Tls.ts"
+import * as Turns from "./Turns.ts"
 
 export interface Options {
   /** Who asks. */
@@ -98,6 +101,21 @@ const make = Effect.fnUntraced(function*(options: Options) {
     timeoutMillis: options.dialTimeoutMillis ?? 5000,
     idleMillis: options.idleTimeoutMillis ?? 30_000
   })
+
+  const { clusterName, fetchTimeoutMillis, nodeId, secret } = options
+  const turns = yield* Turns.make(
+    makeFetchBundle({
+      nodeId,
+      clusterName,
+      secret,
+      secrets,
+      freshNonce,
+      connections,
+      pull,
+      ackTimeoutMillis,
+      fetchTimeoutMillis
+    })
+  )
 
   const requestFor = Effect.fnUntraced(function*(entry: FileEntry, offset: number) {
     const nonce = freshNonce()
@@ -261,6 +279,7 @@ const make = Effect.fnUntraced(function*(options: Options) {
       yield* checkSignature(asked, request, ack)
       if (ack.keep_alive && ack.status === "error" && frames.rest().length === 0) lease.keep()
       yield* checkAnswer(asked, entry, offset, ack)
+      turns.heard(peer, ack.bundles)
       yield* receive(asked, entry, connection, frames.rest(), entry.size_bytes - offset, sink).pipe(
         Effect.withSpan(
           "transfer",
@@ -285,11 +304,15 @@ const make = Effect.fnUntraced(function*(options: Options) {
       if (entry.size_bytes === offset) return
       if (entry.size_bytes < offset) return yield* new BadOffset({ ...asked, offset })
 
-      let fresh = false
-      while (!(yield* exchange(asked, peer, entry, offset, sink, fresh))) {
-        yield* connections.drop(peer)
-        fresh = true
-      }
+      const alone = Effect.gen(function*() {
+        let fresh = false
+        while (!(yield* exchange(asked, peer, entry, offset, sink, fresh))) {
+          yield* connections.drop(peer)
+          fresh = true
+        }
+      })
+      if (isGiant(entry.size_bytes)) return yield* alone
+      return yield* turns.take(peer, entry, entry.size_bytes - offset, { alone, came: sink.write })
     }
   )
 

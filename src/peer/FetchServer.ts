@@ -20,6 +20,7 @@ import * as Traces from "../telemetry/Traces.ts"
 import * as Admission from "./Admission.ts"
 import { acceptance, keepsAlive, refusal, Refused, type Signer } from "./answers.ts"
 import {
+  authenticateBundle,
   authenticateFetch,
   authenticateJoin,
   configuredSecrets,
@@ -27,12 +28,14 @@ import {
   type Verdict,
   windowSeconds
 } from "./authenticate.ts"
+import { throttled } from "./bodies.ts"
 import { makeFrameReader } from "./frames.ts"
 import * as Grants from "./grants.ts"
 import * as Frame from "./protocol/Frame.ts"
 import * as Messages from "./protocol/Messages.ts"
 import * as NonceCache from "./protocol/NonceCache.ts"
 import { laneOf, RateLimits } from "./RateLimits.ts"
+import * as Bundles from "./serveBundle.ts"
 import * as Strikes from "./Strikes.ts"
 import { type Connection, ConnectionLost, makeProgress, pieceBytes } from "./transport/Connection.ts"
 import { type Accepted, type Bound, listen, type ListenFailed } from "./transport/listen.ts"
@@ -114,7 +117,7 @@ const makeHandler = Effect.fnUntraced(function*(
   admission: Admission.Admission,
   strikes: Strikes.Strikes
 ) {
-  const grant = yield* Grants.make
+  const grants = yield* Grants.make
   const backend = yield* Backend
   const membership = yield* Membership
   const limits = yield* RateLimits
@@ -125,6 +128,7 @@ const makeHandler = Effect.fnUntraced(function*(
     nodeId: membership.self.id,
     secret: configuredSecrets(options.secret, undefined)[0]
   }
+  const bundles = yield* Bundles.make({ signer, grants, serveTimeoutMillis: options.serveTimeoutMillis })
   const answerMillis = options.answerTimeoutMillis ?? 10_000
   const idleMillis = options.idleTimeoutMillis ?? 60_000
   const nowSeconds = Effect.map(Clock.currentTimeMillis, (millis) => Math.floor(millis / 1000))
@@ -142,6 +146,8 @@ const makeHandler = Effect.fnUntraced(function*(
     )
   })
 
+  const offend = ({ place }: Session, what: string) => strikes.note(place.address, `closed a connection: ${what}`)
+
   // -------------------------------------------------------------------------------------------------------------------
   // Fetch: the checks, then the body
   // -------------------------------------------------------------------------------------------------------------------
@@ -155,7 +161,7 @@ const makeHandler = Effect.fnUntraced(function*(
 
       const ack = yield* Effect.fromResult(encoded)
       const progress = yield* makeProgress(options.serveTimeoutMillis)
-      const lane = yield* laneOf(entry)
+      const body = throttled(limits, yield* laneOf(entry), connection, progress)
       let begun = false
       // The answer goes out with the first bytes: a disk that fails before them still gives a clear refusal.
       const begin = (chunk: Uint8Array) => {
@@ -163,14 +169,6 @@ const makeHandler = Effect.fnUntraced(function*(
         return chunk.length <= pieceBytes && limits.serve.bytesPerSecond() === 0
           ? connection.write(Buffer.concat([ack, chunk]), progress)
           : Effect.andThen(connection.write(ack, progress), body(chunk))
-      }
-      const body = (chunk: Uint8Array): Effect.Effect<void, ConnectionLost> => {
-        if (limits.serve.bytesPerSecond() === 0) return connection.write(chunk, progress)
-        const piece = chunk.subarray(0, pieceBytes)
-        const written = Effect.andThen(limits.serve.take(piece.length, lane), connection.write(piece, progress))
-        return piece.length === chunk.length
-          ? written
-          : Effect.flatMap(written, () => body(chunk.subarray(pieceBytes)))
       }
       const sink: ByteSink<ConnectionLost> = {
         write: (chunk) =>
@@ -192,8 +190,25 @@ const makeHandler = Effect.fnUntraced(function*(
     }
   )
 
-  const serveWithin = Effect.fnUntraced(function*({ connection, place }: Session, request: Messages.FetchFile) {
-    const verdict = authenticateFetch(credentials, nonces, yield* nowSeconds, request)
+  /** Runs the sending of a body when there is a place for it. */
+  const withPlace = <E>(sending: Effect.Effect<void, E>) =>
+    Effect.acquireUseRelease(
+      Effect.suspend(() => {
+        const free = admission.serve()
+        return free === undefined
+          ? Effect.fail(new Refused({ code: "busy", reason: "too many bodies are being sent" }))
+          : Effect.succeed(free)
+      }),
+      () => Metrics.whileServing(sending),
+      (free) => Effect.sync(free)
+    )
+
+  /** Takes a request as one of a node of this cluster. */
+  const trust = Effect.fnUntraced(function*(
+    { connection, place }: Session,
+    request: Messages.FetchFile | Messages.FetchBundle,
+    verdict: Verdict
+  ) {
     if (verdict._tag === "Refused") {
       if (verdict.code === "auth") yield* Metrics.authRejected(verdict.cause)
       return yield* new Refused({ code: verdict.code, reason: verdict.reason })
@@ -204,20 +219,15 @@ const makeHandler = Effect.fnUntraced(function*(
       return yield* new Refused({ code: "auth", reason: `${certified}'s certificate, and a request of another node` })
     }
     place.trust()
-    const granted = yield* grant(request)
-    yield* Effect.acquireUseRelease(
-      Effect.suspend(() => {
-        const free = admission.serve()
-        return free === undefined
-          ? Effect.fail(new Refused({ code: "busy", reason: "too many bodies are being sent" }))
-          : Effect.succeed(free)
-      }),
-      () =>
-        send(connection, request, granted).pipe(
-          Traces.serving(granted.entry, membership.self.id, request.node_id, granted.offset),
-          Metrics.whileServing
-        ),
-      (free) => Effect.sync(free)
+  })
+
+  const serveWithin = Effect.fnUntraced(function*(session: Session, request: Messages.FetchFile) {
+    yield* trust(session, request, authenticateFetch(credentials, nonces, yield* nowSeconds, request))
+    const granted = yield* grants.one(request)
+    yield* withPlace(
+      send(session.connection, request, granted).pipe(
+        Traces.serving(granted.entry, membership.self.id, request.node_id, granted.offset)
+      )
     )
   })
 
@@ -243,6 +253,27 @@ const makeHandler = Effect.fnUntraced(function*(
           yield* tell(session, refused)
           yield* reply(session.connection, Messages.encodeFetchFileAck(refusal(signer, request, code)))
           return keepsAlive(request, code) ? "goOn" : "close"
+        }))
+    )
+  })
+
+  const bundle = Effect.fnUntraced(function*(session: Session, payload: Uint8Array) {
+    const request = yield* Effect.fromResult(Messages.decodeFetchBundle(payload))
+    if (!Bundles.isInForm(request)) {
+      return yield* Effect.as(offend(session, "a bundle that is not in form"), "close" as const)
+    }
+    return yield* trust(session, request, authenticateBundle(credentials, nonces, yield* nowSeconds, request)).pipe(
+      Effect.andThen(withPlace(bundles.serve(session.connection, request))),
+      Effect.as<Next>("goOn"),
+      Effect.tapErrorTag(["ConnectionLost", "NoProgress"], () => Metrics.served("cut")),
+      Effect.catchTag("Refused", (refused) =>
+        Effect.gen(function*() {
+          yield* Metrics.served(refused.code)
+          yield* tell(session, refused)
+          // Each of them asked for alone hears the same, in an answer that says so.
+          if (refused.code !== "busy") return "close"
+          yield* bundles.giveNothing(session.connection, request)
+          return "goOn"
         }))
     )
   })
@@ -286,12 +317,12 @@ const makeHandler = Effect.fnUntraced(function*(
   // One connection
   // -------------------------------------------------------------------------------------------------------------------
 
-  const offend = ({ place }: Session, what: string) => strikes.note(place.address, `closed a connection: ${what}`)
-
   const answer = (session: Session, frame: Frame.Frame) => {
     switch (frame.type) {
       case Frame.messageType.fetchFile:
         return fetch(session, frame.payload)
+      case Frame.messageType.fetchBundle:
+        return bundle(session, frame.payload)
       case Frame.messageType.heartbeat:
         return heartbeat(session, frame.payload)
       case Frame.messageType.leaveNotify:

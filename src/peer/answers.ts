@@ -75,7 +75,8 @@ export const acceptance = (
     size_bytes: BigInt(body.length),
     sha256: body.sha256,
     byte_offset: BigInt(body.offset),
-    keep_alive: request.keep_alive
+    keep_alive: request.keep_alive,
+    bundles: request.keep_alive
   })
 
 /** Whether the connection stays open behind a refusal. Nobody stays who could not show the secret. */

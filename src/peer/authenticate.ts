@@ -2,7 +2,7 @@
 import { Redacted } from "effect"
 import type { AuthCause } from "../telemetry/Metrics.ts"
 import * as Mac from "./protocol/Mac.ts"
-import type { FetchFile, Heartbeat, LeaveNotify } from "./protocol/Messages.ts"
+import type { FetchBundle, FetchFile, Heartbeat, LeaveNotify } from "./protocol/Messages.ts"
 import type { NonceCache } from "./protocol/NonceCache.ts"
 
 /** How far a request's timestamp may be from our clock, seconds. */
@@ -50,9 +50,23 @@ export const authenticateFetch = (
   const offence = macOffence(secrets, request.hmac, (secret) => Mac.fetchMac(secret, fields))
     ?? (bound ? macOffence(secrets, request.range_hmac, (secret) => Mac.rangeMac(secret, range)) : undefined)
     ?? timeOffence(timestamp, now)
-  if (offence !== undefined) return offence
-  if (!isNonce(request.nonce)) return refused("nonce", "the nonce is not 64 lower-case hex digits")
-  return remember(nonces, request.nonce, request.timestamp, now)
+  return offence ?? firstTime(nonces, request, now)
+}
+
+/** The same for a bundle. */
+export const authenticateBundle = (
+  { clusterName, secrets }: Credentials,
+  nonces: NonceCache,
+  now: number,
+  request: FetchBundle
+): Verdict => {
+  const { node_id: nodeId, nonce, paths, sha256, timestamp } = request
+  const offence = macOffence(
+    secrets,
+    request.hmac,
+    (secret) => Mac.bundleMac(secret, { nonce, nodeId, clusterName, timestamp, paths, sha256 })
+  ) ?? timeOffence(timestamp, now)
+  return offence ?? firstTime(nonces, request, now)
 }
 
 /** The same for a heartbeat and a leave. Whoever has only overheard one can't make it count again. */
@@ -93,6 +107,11 @@ const timeOffence = (timestamp: bigint, now: number): Verdict | undefined => {
     ? undefined
     : refused("clock", `the timestamp is ${skew} s from this node's clock`)
 }
+
+const firstTime = (nonces: NonceCache, { nonce, timestamp }: FetchFile | FetchBundle, now: number): Verdict =>
+  isNonce(nonce)
+    ? remember(nonces, nonce, timestamp, now)
+    : refused("nonce", "the nonce is not 64 lower-case hex digits")
 
 const remember = (nonces: NonceCache, nonce: string, timestamp: bigint, now: number): Verdict => {
   switch (nonces.remember(nonce, Number(timestamp), now)) {

@@ -4,6 +4,7 @@ import { agrees } from "../ports/Backend.ts"
 import { type FileEntry, sameBytes } from "../ports/FileEntry.ts"
 import { FilePath, wireOffence } from "../ports/FilePath.ts"
 import { Inventory } from "../ports/Inventory.ts"
+import type { Manifest } from "../ports/Manifest.ts"
 import { Refused } from "./answers.ts"
 import * as Listing from "./listing.ts"
 import type * as Messages from "./protocol/Messages.ts"
@@ -18,8 +19,20 @@ export interface Granted {
 /** How long a request waits for a file that this node is about to show. */
 const comingMillis = 3000
 
-/** Gives what grants a request, or says why not. */
-export const make = Effect.gen(function*() {
+export interface Grants {
+  /** Grants a request, or says why not. */
+  readonly one: (request: Messages.FetchFile) => Effect.Effect<Granted, Refused>
+  /**
+   * Of many paths, in their order, the entries of those that can be given at once with the digest that is asked for.
+   * Nothing is waited for.
+   */
+  readonly among: (
+    paths: ReadonlyArray<string>,
+    sha256: ReadonlyArray<string>
+  ) => Effect.Effect<ReadonlyArray<FileEntry | undefined>>
+}
+
+export const make: Effect.Effect<Grants, never, Inventory | Manifest> = Effect.gen(function*() {
   const listed = yield* Listing.make
   const inventory = yield* Inventory
 
@@ -45,14 +58,14 @@ export const make = Effect.gen(function*() {
     return Option.isSome(yield* Effect.timeoutOption(shown, comingMillis))
   })
 
-  return Effect.fnUntraced(function*(request: Messages.FetchFile) {
+  const one: Grants["one"] = Effect.fnUntraced(function*(request) {
     const offence = wireOffence(request.path)
     if (offence !== undefined) return yield* new Refused({ code: "invalid_path", reason: offence })
 
     const path = Schema.decodeOption(FilePath)(request.path)
     const unlisted = new Refused({ code: "manifest", reason: "not in the manifest" })
     if (Option.isNone(path)) return yield* unlisted
-    const found = yield* listed(path.value)
+    const [found = Option.none()] = yield* listed([path.value])
     if (Option.isNone(found)) return yield* unlisted
     const entry = found.value
 
@@ -70,4 +83,29 @@ export const make = Effect.gen(function*() {
     const granted: Granted = { entry, offset: Number(offset), length: Number(wanted === 0n ? left : wanted) }
     return granted
   })
+
+  const among: Grants["among"] = Effect.fnUntraced(
+    function*(paths, sha256) {
+      const asked = paths.flatMap((text, n) => {
+        const path = wireOffence(text) === undefined ? Schema.decodeOption(FilePath)(text) : Option.none()
+        return Option.isNone(path) ? [] : [{ n, path: path.value }]
+      })
+      const rows = yield* inventory.look(asked.map(({ path }) => path))
+      const here = asked.flatMap(({ n, path }, index) => {
+        const row = rows[index]?.row
+        return row?._tag === "Verified" && row.held.sha256 === sha256[n] ? [{ n, path, held: row.held }] : []
+      })
+      const entries = yield* listed(here.map(({ path }) => path))
+      const given: Array<FileEntry | undefined> = paths.map(() => undefined)
+      here.forEach(({ held, n }, index) => {
+        const entry = Option.getOrUndefined(entries[index] ?? Option.none())
+        if (entry !== undefined && agrees(held, entry)) given[n] = entry
+      })
+      return given
+    },
+    // Whoever asks for one of them alone hears why.
+    (effect, paths) => Effect.orElseSucceed(effect, () => paths.map(() => undefined))
+  )
+
+  return { one, among }
 })

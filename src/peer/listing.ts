@@ -16,7 +16,11 @@ const patienceMillis = 1000
 /** It is asked again when it was away for so long: not every request waits for it. */
 const awayMillis = 2000
 
-/** Gives an effect that answers with the entry of a path, `none` when it is not listed; refuses with `raft` or `backend`. */
+/** What paths are listed as, in their order; `none` of those that are not. Refuses with `raft` or `backend`. */
+export type Listing = (
+  paths: ReadonlyArray<FilePath>
+) => Effect.Effect<ReadonlyArray<Option.Option<FileEntry>>, Refused>
+
 export const make = Effect.gen(function*() {
   const manifest = yield* Manifest
   const inventory = yield* Inventory
@@ -24,27 +28,27 @@ export const make = Effect.gen(function*() {
 
   const isAway = new Unavailable({ operation: "get", detail: "it does not answer" })
 
-  const ask = Effect.fnUntraced(function*(path: FilePath) {
+  const ask = Effect.fnUntraced(function*(paths: ReadonlyArray<FilePath>) {
     if ((yield* Clock.currentTimeMillis) < awayUntil) return yield* isAway
-    return yield* manifest.get(path).pipe(
+    return yield* Effect.forEach(paths, manifest.get, { concurrency: "unbounded" }).pipe(
       Effect.timeoutOrElse({ duration: patienceMillis, orElse: () => Effect.fail(isAway) }),
       Effect.tapError(() => Effect.map(Clock.currentTimeMillis, (now) => void (awayUntil = now + awayMillis)))
     )
   })
 
-  return (path: FilePath): Effect.Effect<Option.Option<FileEntry>, Refused> =>
-    ask(path).pipe(
-      Effect.map(Option.map(({ entry }) => entry)),
-      Effect.catchTag(
-        "Unavailable",
-        Effect.fnUntraced(function*(error) {
-          const known = yield* inventory.verified(path).pipe(
-            Effect.mapError(({ message }) => new Refused({ code: "backend", reason: message }))
-          )
-          // At revision 0 only an earlier history knew it.
-          if (Option.exists(known, ({ file }) => file.revision > 0)) return Option.map(known, ({ file }) => file.entry)
-          return yield* new Refused({ code: "raft", reason: error.message })
-        })
-      )
+  const knownHere = Effect.fnUntraced(function*(path: FilePath, away: Unavailable) {
+    const known = yield* inventory.verified(path).pipe(
+      Effect.mapError(({ message }) => new Refused({ code: "backend", reason: message }))
     )
+    // At revision 0 only an earlier history knew it.
+    if (Option.exists(known, ({ file }) => file.revision > 0)) return Option.map(known, ({ file }) => file.entry)
+    return yield* new Refused({ code: "raft", reason: away.message })
+  })
+
+  const listed: Listing = (paths) =>
+    ask(paths).pipe(
+      Effect.map((files) => files.map(Option.map(({ entry }) => entry))),
+      Effect.catchTag("Unavailable", (away) => Effect.forEach(paths, (path) => knownHere(path, away)))
+    )
+  return listed
 })

@@ -108,6 +108,7 @@ export const make = Effect.fnUntraced(function*(
   const peers = yield* PeerResolver
   const placement = yield* Placement
   const room = yield* Room
+  const clock = yield* Clock.Clock
   const reach = makeReach()
   const trails = new Map<FilePath, Trail>()
 
@@ -246,13 +247,15 @@ export const make = Effect.fnUntraced(function*(
         const others = origin._tag === "Mixed" || (origin._tag === "One" && origin.peer !== peer.id)
         if (alone && others) yield* restart
         const before = yield* staged.length
-        const began = yield* Clock.currentTimeMillis
+        // It may have had to wait for its turn.
+        let began: number | undefined
         const failure = yield* ask(peer, round, staged, claim, () => {
+          began ??= clock.currentTimeMillisUnsafe()
           origin = joinedBy(origin, peer.id)
         })
         const ended = yield* Clock.currentTimeMillis
         const sent = (yield* staged.length) - before
-        reach.sent(peer, sent, ended - began, ended)
+        reach.sent(peer, sent, ended - (began ?? ended), ended)
         bytes += sent
         if (Option.isNone(failure)) {
           answeredBy(peer)

@@ -143,7 +143,7 @@ const connectionsRefused = Metric.counter(named("connections_refused_total"), {
   incremental: true
 })
 
-export const served = (outcome: ServeOutcome): Effect.Effect<void> => servesCounted.add({ outcome })
+export const served = (outcome: ServeOutcome, count = 1): Effect.Effect<void> => servesCounted.add({ outcome }, count)
 
 const counted = (of: Metric.Gauge<number>) => <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
   Effect.acquireUseRelease(Metric.modify(of, 1), () => effect, () => Metric.modify(of, -1))

@@ -6,7 +6,7 @@ import * as Messages from "../../src/peer/protocol/Messages.ts"
 import { allBytes, entryOf } from "../peer/support/doubles.ts"
 import { heartbeatOf, signedJoin } from "../peer/support/joins.ts"
 import { collector, makeClient, rawClient, startServer } from "../peer/support/nodes.ts"
-import { boundRequest, requestFor, requestFrame } from "../peer/support/requests.ts"
+import { boundRequest, bundleFor, bundleFrame, requestFor, requestFrame } from "../peer/support/requests.ts"
 import { mutated } from "./mutate.ts"
 import type { Random } from "./random.ts"
 import { Broken, targets } from "./targets.ts"
@@ -23,6 +23,7 @@ const inputOf = (random: Random): { readonly input: Uint8Array; readonly signed:
   if (random.int(3) > 0) {
     const right = random.int(2) === 0 ? seeds : [
       requestFrame(requestFor(file.path)),
+      bundleFrame(bundleFor([file])),
       requestFrame(boundRequest(file.path, { keep_alive: true })),
       heartbeatOf(signedJoin("heartbeat", "node-b", String(random.int(2 ** 31))))
     ]
@@ -51,6 +52,16 @@ const checkAnswers = (received: Buffer, signed: boolean): void => {
     at = end
     if (type === Frame.messageType.heartbeatAck) {
       assert.isTrue(signed)
+      continue
+    }
+    if (type === Frame.messageType.fetchBundleAck) {
+      assert.isTrue(signed)
+      const { sizes } = Result.getOrThrow(Messages.decodeFetchBundleAck(payload))
+      for (const size of sizes) {
+        if (size === -1) continue
+        assert.strictEqual(size, bytes.length)
+        assert.isTrue(bytes.equals(received.subarray(at, at += size)))
+      }
       continue
     }
     assert.strictEqual(type, Frame.messageType.fetchFileAck)

@@ -54,6 +54,19 @@ const frames = [
     ack_hmac: "0".repeat(64),
     server_node_id: "node-a",
     retry_after_ms: 1000n
+  })),
+  Result.getOrThrow(Messages.encodeFetchBundle({
+    paths: ["db/m/a.parquet", "db/m/b.parquet"],
+    sha256: ["0".repeat(64), "1".repeat(64)],
+    node_id: "node-b",
+    nonce: "0".repeat(64),
+    timestamp: 1_800_000_000n,
+    hmac: "0".repeat(64)
+  })),
+  Result.getOrThrow(Messages.encodeFetchBundleAck({
+    sizes: [16384, -1],
+    hmac: "0".repeat(64),
+    server_node_id: "node-a"
   }))
 ]
 
@@ -106,6 +119,8 @@ const messageTarget: Target = {
     const read = [
       again(input, Messages.decodeFetchFile, Messages.encodeFetchFile),
       again(input, Messages.decodeFetchFileAck, Messages.encodeFetchFileAck),
+      again(input, Messages.decodeFetchBundle, Messages.encodeFetchBundle),
+      again(input, Messages.decodeFetchBundleAck, Messages.encodeFetchBundleAck),
       Result.map(Messages.decodeHeartbeat(input), () => undefined),
       Result.map(Messages.decodeLeaveNotify(input), () => undefined)
     ]

@@ -12,7 +12,10 @@ export const messageType = {
   heartbeatAck: 0x05,
   leaveNotify: 0x06,
   fetchFile: 0x20,
-  fetchFileAck: 0x21
+  fetchFileAck: 0x21,
+  // Ours. Far from what others number, and sent only to those who have said that they take it.
+  fetchBundle: 0x70,
+  fetchBundleAck: 0x71
 } as const
 
 /** The most that `length` may say, in bytes. */

@@ -80,6 +80,37 @@ export const ackMac = (secret: Redacted.Redacted<string>, fields: AckFields): Ui
     fields.byteOffset.toString()
   ])
 
+/** What the MAC of a request for a bundle covers. */
+export interface BundleFields extends Omit<FetchFields, "path"> {
+  readonly paths: ReadonlyArray<string>
+  readonly sha256: ReadonlyArray<string>
+}
+
+export const bundleMac = (secret: Redacted.Redacted<string>, fields: BundleFields): Uint8Array =>
+  sign(secret, [
+    "fetch-bundle",
+    fields.nonce,
+    fields.nodeId,
+    fields.clusterName,
+    fields.timestamp.toString(),
+    // Where one list ends and the other begins.
+    fields.paths.length.toString(),
+    ...fields.paths,
+    ...fields.sha256
+  ])
+
+/** What the MAC of the answer to it covers. */
+export interface BundleAckFields {
+  /** The request's. */
+  readonly nonce: string
+  /** Who answers. */
+  readonly serverNodeId: string
+  readonly sizes: ReadonlyArray<number>
+}
+
+export const bundleAckMac = (secret: Redacted.Redacted<string>, fields: BundleAckFields): Uint8Array =>
+  sign(secret, ["fetch-bundle-ack", fields.nonce, fields.serverNodeId, ...fields.sizes.map(String)])
+
 /** A MAC as it is sent: lower-case hex. */
 export const toHex = (mac: Uint8Array): string => Buffer.from(mac).toString("hex")
 

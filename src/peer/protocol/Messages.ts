@@ -97,7 +97,9 @@ export const FetchFileAck = Schema.Struct({
   /** Extension: who answers. */
   server_node_id: Text,
   /** Extension: with `busy`, when to ask again. */
-  retry_after_ms: Int64
+  retry_after_ms: Int64,
+  /** Extension: whoever answers takes `FetchBundle`. */
+  bundles: Flag
 })
 export interface FetchFileAck extends Schema.Schema.Type<typeof FetchFileAck> {}
 
@@ -112,8 +114,37 @@ export const emptyFetchFileAck: FetchFileAck = {
   keep_alive: false,
   ack_hmac: "",
   server_node_id: "",
-  retry_after_ms: 0n
+  retry_after_ms: 0n,
+  bundles: false
 }
+
+/**
+ * Asks for several small files, whole. Extension: only for those who have said that they take it. Whatever is not given
+ * is asked for by `FetchFile`, which says why.
+ */
+export const FetchBundle = Schema.Struct({
+  paths: Schema.Array(Schema.String),
+  /** Of each path, what is asked for: lower-case hex. */
+  sha256: Schema.Array(Schema.String),
+  /** Who asks. */
+  node_id: Text,
+  /** 32 random bytes, lower-case hex. */
+  nonce: Text,
+  /** Seconds since 1970. */
+  timestamp: Int64,
+  hmac: Text
+})
+export interface FetchBundle extends Schema.Schema.Type<typeof FetchBundle> {}
+
+/** Answers `FetchBundle`. The bytes of all files that are given follow, in their order. */
+export const FetchBundleAck = Schema.Struct({
+  /** Of each path, how many bytes follow; -1: it is not given. */
+  sizes: Schema.Array(Schema.Int),
+  hmac: Text,
+  /** Who answers. */
+  server_node_id: Text
+})
+export interface FetchBundleAck extends Schema.Schema.Type<typeof FetchBundleAck> {}
 
 /** A node's sign of life. */
 export const Heartbeat = Schema.Struct({
@@ -181,6 +212,8 @@ const decoder = <A>(expected: string, schema: Message<A>) => {
 
 export const decodeFetchFile = decoder("FetchFile", FetchFile)
 export const decodeFetchFileAck = decoder("FetchFileAck", FetchFileAck)
+export const decodeFetchBundle = decoder("FetchBundle", FetchBundle)
+export const decodeFetchBundleAck = decoder("FetchBundleAck", FetchBundleAck)
 export const decodeHeartbeat = decoder("Heartbeat", Heartbeat)
 export const decodeLeaveNotify = decoder("LeaveNotify", LeaveNotify)
 
@@ -242,9 +275,16 @@ export const encodeFetchFileAck = (message: FetchFileAck): Result.Result<Uint8Ar
       keep_alive: unlessZero(message.keep_alive),
       ack_hmac: unlessZero(message.ack_hmac),
       server_node_id: unlessZero(message.server_node_id),
-      retry_after_ms: unlessZero(message.retry_after_ms)
+      retry_after_ms: unlessZero(message.retry_after_ms),
+      bundles: unlessZero(message.bundles)
     })
   )
+
+export const encodeFetchBundle = (message: FetchBundle): Result.Result<Uint8Array, Frame.FrameTooLong> =>
+  Frame.encode(Frame.messageType.fetchBundle, json(message))
+
+export const encodeFetchBundleAck = (message: FetchBundleAck): Result.Result<Uint8Array, Frame.FrameTooLong> =>
+  Frame.encode(Frame.messageType.fetchBundleAck, json(message))
 
 export const encodeHeartbeatAck = (message: HeartbeatAck): Result.Result<Uint8Array, Frame.FrameTooLong> =>
   Frame.encode(

@@ -4,7 +4,7 @@ import { createHash } from "node:crypto"
 import { Backend, BackendError } from "../../../src/ports/Backend.ts"
 import { type FileEntry, NodeId, Revision, Sha256 } from "../../../src/ports/FileEntry.ts"
 import { FilePath } from "../../../src/ports/FilePath.ts"
-import { Inventory, InventoryError, type Progress } from "../../../src/ports/Inventory.ts"
+import { Inventory, InventoryError, type Progress, type Verified } from "../../../src/ports/Inventory.ts"
 import { Manifest, Unavailable } from "../../../src/ports/Manifest.ts"
 import { Membership } from "../../../src/ports/Membership.ts"
 
@@ -79,12 +79,20 @@ export const ports = (options: {
           Option.map(Option.fromUndefinedOr(files.get(path)), ({ entry }) => ({ entry, revision }))
         )
   })
+  const rowOf = (path: string): Verified | undefined => {
+    const file = files.get(path)
+    if (file === undefined || file.state === "absent" || file.state === "coming") return undefined
+    const { entry } = file
+    const sha256 = file.state === "otherBytes" ? Sha256.make("0".repeat(64)) : entry.sha256
+    const held = { sha256, size: entry.size_bytes, mtime: 0n, inode: 0n }
+    return { _tag: "Verified", file: { entry, revision }, held }
+  }
   const inventory = Layer.mock(Inventory)({
     look: (paths) =>
       Effect.succeed(paths.map((path) => {
         const file = files.get(path)
         const pending = file?.state === "coming" ? { entry: file.entry, token: "t" } : undefined
-        return { row: undefined, pending }
+        return { row: rowOf(path), pending }
       })),
     // One change: what was coming is here.
     changes: Stream.fromEffect(Effect.sync(() => {
@@ -97,11 +105,7 @@ export const ports = (options: {
       if (file?.state === "unknown") {
         return Effect.fail(new InventoryError({ operation: "verified", detail: "the test broke it" }))
       }
-      if (file === undefined || file.state === "absent" || file.state === "coming") return Effect.succeedNone
-      const { entry } = file
-      const sha256 = file.state === "otherBytes" ? Sha256.make("0".repeat(64)) : entry.sha256
-      const held = { sha256, size: entry.size_bytes, mtime: 0n, inode: 0n }
-      return Effect.succeedSome({ _tag: "Verified", file: { entry, revision }, held })
+      return Effect.succeed(Option.fromUndefinedOr(rowOf(path)))
     }
   })
   const failed = (path: string, reason: BackendError["reason"]) =>

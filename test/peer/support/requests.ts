@@ -4,6 +4,7 @@ import { randomBytes } from "node:crypto"
 import * as Frame from "../../../src/peer/protocol/Frame.ts"
 import * as Mac from "../../../src/peer/protocol/Mac.ts"
 import * as Messages from "../../../src/peer/protocol/Messages.ts"
+import type { FileEntry } from "../../../src/ports/FileEntry.ts"
 import { clusterName, type RawClient, secret } from "./nodes.ts"
 
 export const nowSeconds = (): bigint => BigInt(Math.floor(performance.timeOrigin / 1000 + performance.now() / 1000))
@@ -84,3 +85,40 @@ export const isSigned = (request: Messages.FetchFile, ack: Messages.FetchFileAck
     }),
     ack.ack_hmac
   )
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Bundles
+// ---------------------------------------------------------------------------------------------------------------------
+
+/** A right request for a bundle of these files, but for what the test overrides; signed afterwards. */
+export const bundleFor = (
+  files: ReadonlyArray<FileEntry>,
+  overrides: Partial<Messages.FetchBundle> = {}
+): Messages.FetchBundle => {
+  const request: Messages.FetchBundle = {
+    paths: files.map(({ path }) => path),
+    sha256: files.map(({ sha256 }) => sha256),
+    node_id: "node-b",
+    nonce: randomBytes(32).toString("hex"),
+    timestamp: nowSeconds(),
+    hmac: "",
+    ...overrides
+  }
+  const { node_id: nodeId, nonce, paths, sha256, timestamp } = request
+  const mac = Mac.bundleMac(secret, { nonce, nodeId, clusterName, timestamp, paths, sha256 })
+  return { ...request, hmac: overrides.hmac ?? Mac.toHex(mac) }
+}
+
+export const bundleFrame = (request: Messages.FetchBundle): Uint8Array =>
+  Result.getOrThrow(Messages.encodeFetchBundle(request))
+
+/** A right answer to a request for a bundle, but for what the test overrides. */
+export const bundleAckFor = (
+  { nonce }: Messages.FetchBundle,
+  sizes: ReadonlyArray<number>,
+  overrides: Partial<Messages.FetchBundleAck> = {}
+): Uint8Array => {
+  const server_node_id = overrides.server_node_id ?? "node-a"
+  const hmac = Mac.toHex(Mac.bundleAckMac(secret, { nonce, serverNodeId: server_node_id, sizes }))
+  return Result.getOrThrow(Messages.encodeFetchBundleAck({ sizes, hmac, server_node_id, ...overrides }))
+}

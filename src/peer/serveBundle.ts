@@ -1,0 +1,95 @@
+/**
+ * Serves bundles: several small files, whole, in one answer. What can't be given at once is left out of it; whoever asked
+ * asks for that alone, and hears why.
+ */
+import { Effect } from "effect"
+import { Backend } from "../ports/Backend.ts"
+import type { ByteSink } from "../ports/ByteSink.ts"
+import type { FileEntry } from "../ports/FileEntry.ts"
+import * as Metrics from "../telemetry/Metrics.ts"
+import * as Traces from "../telemetry/Traces.ts"
+import type { Signer } from "./answers.ts"
+import { throttled } from "./bodies.ts"
+import type { Grants } from "./grants.ts"
+import * as Bundle from "./protocol/bundle.ts"
+import * as Mac from "./protocol/Mac.ts"
+import * as Messages from "./protocol/Messages.ts"
+import { laneOf, RateLimits } from "./RateLimits.ts"
+import { type Connection, makeProgress } from "./transport/Connection.ts"
+
+/** Whether a request asks for a bundle that may be served. */
+export const isInForm = ({ paths, sha256 }: Messages.FetchBundle): boolean =>
+  paths.length > 0 && paths.length <= Bundle.maxFiles && sha256.length === paths.length
+
+/** Answers requests in form that were found to come from a node of this cluster. */
+export const make = Effect.fnUntraced(function*(options: {
+  readonly signer: Signer
+  readonly grants: Grants
+  readonly serveTimeoutMillis: number
+}) {
+  const { grants, signer } = options
+  const backend = yield* Backend
+  const limits = yield* RateLimits
+
+  /** The bytes of a file; nothing when they can't be had. */
+  const read = (entry: FileEntry, asker: string) => {
+    const bytes = Buffer.allocUnsafe(entry.size_bytes)
+    let length = 0
+    const sink: ByteSink<never> = {
+      write: (chunk) =>
+        Effect.sync(() => {
+          bytes.set(chunk, length)
+          length += chunk.length
+        })
+    }
+    return backend.read(entry.path, 0, entry.size_bytes, sink).pipe(
+      Effect.as(bytes),
+      Traces.serving(entry, signer.nodeId, asker, 0),
+      Effect.catchTag(
+        "BackendError",
+        (error) => Effect.as(Effect.logError(`left out of a bundle: ${error.message}`), undefined)
+      )
+    )
+  }
+
+  /** What of these files is sent: at most so many bytes together. */
+  const fitting = (entries: ReadonlyArray<FileEntry | undefined>) => {
+    let left = Bundle.maxBytes
+    return entries.map((entry) => {
+      if (entry === undefined || entry.size_bytes > Math.min(left, Bundle.maxFileBytes)) return undefined
+      left -= entry.size_bytes
+      return entry
+    })
+  }
+
+  const answer = ({ nonce }: Messages.FetchBundle, sizes: ReadonlyArray<number>) => {
+    const { nodeId, secret } = signer
+    const hmac = secret === undefined ? "" : Mac.toHex(Mac.bundleAckMac(secret, { nonce, serverNodeId: nodeId, sizes }))
+    return Effect.fromResult(Messages.encodeFetchBundleAck({ sizes, hmac, server_node_id: nodeId }))
+  }
+
+  return {
+    serve: Effect.fnUntraced(function*(connection: Connection, request: Messages.FetchBundle) {
+      const entries = fitting(yield* grants.among(request.paths, request.sha256))
+      const bodies = yield* Effect.forEach(
+        entries,
+        (entry) => entry === undefined ? Effect.undefined : read(entry, request.node_id),
+        { concurrency: "unbounded" }
+      )
+      const ack = yield* answer(request, bodies.map((body) => body?.length ?? -1))
+      const given = bodies.filter((body) => body !== undefined)
+      const first = entries.find((entry) => entry !== undefined)
+      const progress = yield* makeProgress(options.serveTimeoutMillis)
+      const send = throttled(limits, first === undefined ? "late" : yield* laneOf(first), connection, progress)
+      const whole = Buffer.concat([ack, ...given])
+      yield* Effect.raceFirst(send(whole), progress.watch)
+      yield* Metrics.sent(request.node_id, whole.length - ack.length)
+      yield* Metrics.served("sent", given.length)
+    }),
+    giveNothing: Effect.fnUntraced(function*(connection: Connection, request: Messages.FetchBundle) {
+      const ack = yield* answer(request, request.paths.map(() => -1))
+      const progress = yield* makeProgress(options.serveTimeoutMillis)
+      yield* Effect.raceFirst(connection.write(ack, progress), progress.watch)
+    })
+  }
+})
