@@ -27,21 +27,29 @@ export interface Settings {
 
 type Case = (settings: Settings) => Effect.Effect<ReadonlyArray<Line>, ProcessFailed, Scope.Scope>
 
-/** A writer that holds some files, and fresh readers of it. */
+/**
+ * A writer, and fresh readers of it. The files of `publish` are published by an earlier process of the writer, which
+ * gives its memory at its highest, bytes: the writer's own is then of what it serves alone.
+ */
 const cluster = Effect.fnUntraced(function*(
   settings: Settings,
-  options: { readonly fsync: boolean; readonly tls?: string; readonly name: string; readonly workers?: number }
+  options: { readonly fsync: boolean; readonly tls?: string; readonly name: string; readonly publish?: string }
 ) {
   const home = join(settings.scratch, options.name)
   const base = {
     manifest: join(home, "manifest.db"),
     fsync: options.fsync,
-    workers: options.workers ?? 4,
+    workers: 4,
     walkIntervalMillis: 0
   }
   const tls = options.tls === undefined ? {} : { tls: options.tls }
   mkdirSync(home, { recursive: true })
-  const writer = yield* startNode({ ...base, ...tls, name: "writer", role: "writer", folder: join(home, "writer") })
+  const setup = { ...base, ...tls, name: "writer", role: "writer", folder: join(home, "writer") } as const
+  const { publish } = options
+  const publishing = publish === undefined ? 0 : yield* Effect.scoped(
+    Effect.flatMap(startNode(setup), (node) => node.ask({ _tag: "PublishFolder", from: publish }))
+  ).pipe(Effect.map(({ stats }) => stats.peakRss))
+  const writer = yield* startNode(setup)
   let born = 0
   /** Starts a reader, uses it, and removes it with everything that it holds. */
   const withReader = <A>(use: (reader: Node) => Effect.Effect<A, ProcessFailed>) => {
@@ -51,7 +59,7 @@ const cluster = Effect.fnUntraced(function*(
       Effect.flatMap(startNode({ ...base, ...tls, name, role: "reader", folder }), use)
     ).pipe(Effect.ensuring(clean(folder)))
   }
-  return { home, writer, withReader, base, tls }
+  return { home, writer, publishing, withReader, base, tls }
 })
 
 const pull = (reader: Node) => reader.ask({ _tag: "Pull" })
@@ -113,11 +121,11 @@ const copies = (id: string, count: number, size: number, targets: {
     const work = Work.make(join(settings.scratch, `${id}-source`), count, size)
     const lines: Array<Line> = []
     for (const fsync of [true, false]) {
-      const { home, withReader, writer } = yield* cluster(settings, {
+      const { home, publishing, withReader, writer } = yield* cluster(settings, {
         fsync,
-        name: `${id}-${fsync ? "synced" : "unsynced"}`
+        name: `${id}-${fsync ? "synced" : "unsynced"}`,
+        publish: work.folder
       })
-      yield* writer.ask({ _tag: "PublishFolder", from: work.folder })
       const rsync = yield* rsyncDaemon(work.folder, settings.scratch)
       const target = join(home, "copy")
       let peak = 0
@@ -160,6 +168,11 @@ const copies = (id: string, count: number, size: number, targets: {
         const { stats } = yield* writer.ask({ _tag: "Stats" })
         lines.push(limited("h", `memory of the puller in ${id}`, peak, 200e6, Figures.mebibytes))
         lines.push(limited("h", `memory of the server in ${id}`, stats.peakRss, 200e6, Figures.mebibytes))
+        lines.push({
+          ...limited("h", `memory while ${id} is published`, publishing, 200e6, Figures.mebibytes),
+          target: "",
+          met: undefined
+        })
       }
     }
     yield* clean(work.folder)

@@ -18,7 +18,7 @@ import { join } from "node:path"
 import { parseArgs } from "node:util"
 import { cases, type Line } from "./cases.ts"
 import { table } from "./figures.ts"
-import { clean, rsyncVersion } from "./processes.ts"
+import { clean, rsyncVersion, startNode } from "./processes.ts"
 
 class Unusable extends Data.TaggedError("Unusable")<{ readonly detail: string }> {
   override get message(): string {
@@ -88,6 +88,19 @@ const program = Effect.gen(function*() {
     Effect.sync(() => mkdtempSync(join(flags.scratch, "file-replication-bench-"))),
     clean
   )
+  // What these have compiled is kept for the nodes that are measured. The second has a file to look at, by other threads.
+  const home = join(scratch, "first")
+  const first = startNode({
+    name: "first",
+    role: "writer",
+    folder: home,
+    manifest: join(home, "manifest.db"),
+    fsync: false,
+    workers: 1,
+    walkIntervalMillis: 0
+  })
+  yield* Effect.scoped(Effect.flatMap(first, (node) => node.ask({ _tag: "PublishOne", path: "first", size: 1 })))
+  yield* Effect.scoped(Effect.flatMap(first, (node) => node.ask({ _tag: "Ready" })))
   const lines: Array<Line> = []
   for (const id of wanted) {
     const found = cases[id]

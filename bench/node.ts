@@ -17,7 +17,8 @@ import * as ReplicationConfig from "../src/ReplicationConfig.ts"
 import type { Command, FromNode, NodeSetup, NodeStats, ToNode } from "./protocol.ts"
 
 const setup: NodeSetup = JSON.parse(process.argv[2] ?? "{}")
-const say = (message: FromNode) => process.send?.(message)
+// Whoever does not listen any more is not told.
+const say = (message: FromNode) => process.send?.(message, undefined, undefined, () => undefined)
 const now = () => performance.timeOrigin + performance.now()
 const publishers = 8
 
@@ -41,7 +42,8 @@ const settings = ReplicationConfig.layer({
 
 const bytesOf = (file: string) =>
   Stream.fromAsyncIterable(
-    createReadStream(file, { highWaterMark: 1024 * 1024 }),
+    // As much at once as a node is given by its HTTP server.
+    createReadStream(file, { highWaterMark: 64 * 1024 }),
     (cause) => new Cause.UnknownError(cause)
   )
 

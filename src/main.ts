@@ -6,7 +6,10 @@ import { join } from "node:path"
 // In a checkout every start would strip the types of every module anew. What comes of it is kept where only whoever
 // owns the checkout writes. Built modules gain nothing by it, so an installed command keeps nothing.
 if (import.meta.filename.endsWith(".ts")) {
-  enableCompileCache(join(import.meta.dirname, "../node_modules/.cache/file-replication"))
+  const folder = join(import.meta.dirname, "../node_modules/.cache/file-replication")
+  enableCompileCache(folder)
+  // That is for this thread only. Every other one would load what strips types for itself, some 10 MiB each.
+  process.env["NODE_COMPILE_CACHE"] ??= folder
 }
 
 // Not a static import, which would be loaded before the line above.

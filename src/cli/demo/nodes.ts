@@ -92,6 +92,8 @@ export const startNode = Effect.fn("startNode")(function*(options: {
     process.execPath,
     [
       "--disable-warning=ExperimentalWarning",
+      // As the units of `deploy` have it.
+      "--max-semi-space-size=4",
       main,
       "node",
       "--config",
