@@ -10,6 +10,7 @@ import type { ByteSink } from "../ports/ByteSink.ts"
 import {
   BadOffset,
   ChecksumMismatch,
+  type Elsewhere,
   FetchClient,
   type FetchError,
   PeerUnreachable,
@@ -30,6 +31,7 @@ import * as Mac from "./protocol/Mac.ts"
 import * as Messages from "./protocol/Messages.ts"
 import { laneOf, RateLimits } from "./RateLimits.ts"
 import { refusalOf } from "./refusals.ts"
+import { sharedBytes } from "./Takers.ts"
 import { type Connection, makeProgress } from "./transport/Connection.ts"
 import * as ReceiveBuffers from "./transport/ReceiveBuffers.ts"
 import { follow, type ReadIdentity, type TlsInvalid } from "./transport/Tls.ts"
@@ -117,7 +119,7 @@ const make = Effect.fnUntraced(function*(options: Options) {
     })
   )
 
-  const requestFor = Effect.fnUntraced(function*(entry: FileEntry, offset: number) {
+  const requestFor = Effect.fnUntraced(function*(entry: FileEntry, offset: number, elsewhere: Elsewhere | undefined) {
     const nonce = freshNonce()
     const timestamp = BigInt(Math.floor((yield* Clock.currentTimeMillis) / 1000))
     const { clusterName, nodeId } = options
@@ -135,7 +137,9 @@ const make = Effect.fnUntraced(function*(options: Options) {
       // The first MAC says nothing of the offset, for older peers know it so.
       range_hmac: offset === 0
         ? ""
-        : Mac.toHex(Mac.rangeMac(options.secret, { ...signed, offset: byteOffset, length: 0n }))
+        : Mac.toHex(Mac.rangeMac(options.secret, { ...signed, offset: byteOffset, length: 0n })),
+      can_wait: elsewhere !== undefined,
+      not_at: elsewhere?.notAt ?? []
     }
     return request
   })
@@ -165,13 +169,14 @@ const make = Effect.fnUntraced(function*(options: Options) {
     }
     // A peer with another secret says so in the only way it can. It gains nothing by it that closing would not give.
     return ack.status === "error" && ack.code === "auth"
-      ? Effect.fail(refusalOf(asked, Number(request.byte_offset), ack))
+      ? Effect.fail(refusalOf(asked, Number(request.byte_offset), ack, false))
       : violation("its answer is signed with another secret")
   }
 
-  const checkAnswer = (asked: Asked, entry: FileEntry, offset: number, ack: Messages.FetchFileAck) => {
+  const checkAnswer = (asked: Asked, entry: FileEntry, request: Messages.FetchFile, ack: Messages.FetchFileAck) => {
     const violation = (detail: string) => Effect.fail(new ProtocolViolation({ ...asked, detail }))
-    if (ack.status === "error") return Effect.fail(refusalOf(asked, offset, ack))
+    const offset = Number(request.byte_offset)
+    if (ack.status === "error") return Effect.fail(refusalOf(asked, offset, ack, request.can_wait))
     if (ack.status !== "ok") return violation("its answer is neither ok nor an error")
     if (ack.sha256 !== entry.sha256) {
       return Effect.fail(new ChecksumMismatch({ ...asked, detail: "its manifest has another sha256" }))
@@ -260,6 +265,7 @@ const make = Effect.fnUntraced(function*(options: Options) {
       entry: FileEntry,
       offset: number,
       sink: ByteSink<E>,
+      elsewhere: Elsewhere | undefined,
       fresh: boolean
     ) {
       const lease = yield* connections.lease(peer, fresh).pipe(
@@ -267,7 +273,7 @@ const make = Effect.fnUntraced(function*(options: Options) {
         Effect.withSpan("dial", { attributes: { peer: peer.id } }, Traces.withoutStack)
       )
       const { connection, reused } = lease
-      const request = yield* requestFor(entry, offset)
+      const request = yield* requestFor(entry, offset, elsewhere)
       const frame = yield* Effect.fromResult(Messages.encodeFetchFile(request)).pipe(
         Effect.mapError((error) => new ProtocolViolation({ ...asked, detail: error.message }))
       )
@@ -278,7 +284,7 @@ const make = Effect.fnUntraced(function*(options: Options) {
       const ack = yield* readAck(asked, lease, frames.next)
       yield* checkSignature(asked, request, ack)
       if (ack.keep_alive && ack.status === "error" && frames.rest().length === 0) lease.keep()
-      yield* checkAnswer(asked, entry, offset, ack)
+      yield* checkAnswer(asked, entry, request, ack)
       turns.heard(peer, ack.bundles)
       yield* receive(asked, entry, connection, frames.rest(), entry.size_bytes - offset, sink).pipe(
         Effect.withSpan(
@@ -295,18 +301,22 @@ const make = Effect.fnUntraced(function*(options: Options) {
   )
 
   const fetch = Effect.fnUntraced(
-    function*<E>(peer: Peer, entry: FileEntry, offset: number, sink: ByteSink<E>): Effect.fn.Return<
-      void,
-      FetchError | E
-    > {
+    function*<E>(
+      peer: Peer,
+      entry: FileEntry,
+      offset: number,
+      sink: ByteSink<E>,
+      elsewhere?: Elsewhere
+    ): Effect.fn.Return<void, FetchError | E> {
       const asked: Asked = { peer: peer.id, path: entry.path }
       // Nothing to ask for; and some peers refuse every offset of an empty file.
       if (entry.size_bytes === offset) return
       if (entry.size_bytes < offset) return yield* new BadOffset({ ...asked, offset })
 
+      const shared = entry.size_bytes < sharedBytes ? undefined : elsewhere
       const alone = Effect.gen(function*() {
         let fresh = false
-        while (!(yield* exchange(asked, peer, entry, offset, sink, fresh))) {
+        while (!(yield* exchange(asked, peer, entry, offset, sink, shared, fresh))) {
           yield* connections.drop(peer)
           fresh = true
         }

@@ -37,6 +37,7 @@ import * as NonceCache from "./protocol/NonceCache.ts"
 import { laneOf, RateLimits } from "./RateLimits.ts"
 import * as Bundles from "./serveBundle.ts"
 import * as Strikes from "./Strikes.ts"
+import * as Takers from "./Takers.ts"
 import { type Connection, ConnectionLost, makeProgress, pieceBytes } from "./transport/Connection.ts"
 import { type Accepted, type Bound, listen, type ListenFailed } from "./transport/listen.ts"
 import { follow, type ReadIdentity, type TlsInvalid } from "./transport/Tls.ts"
@@ -121,6 +122,7 @@ const makeHandler = Effect.fnUntraced(function*(
   const backend = yield* Backend
   const membership = yield* Membership
   const limits = yield* RateLimits
+  const takers = Takers.make()
   const nonces = NonceCache.make({ windowSeconds, limit: maxNonces })
   const secrets = configuredSecrets(options.secret, options.previousSecret)
   const credentials: Credentials = { clusterName: options.clusterName, secrets }
@@ -152,9 +154,14 @@ const makeHandler = Effect.fnUntraced(function*(
   // Fetch: the checks, then the body
   // -------------------------------------------------------------------------------------------------------------------
 
-  /** Sends the answer and the body. Nothing has been sent when it fails with `Refused`. */
+  /** Sends the answer and the body; `onSent` is told of its bytes. Nothing has been sent when it fails with `Refused`. */
   const send = Effect.fnUntraced(
-    function*(connection: Connection, request: Messages.FetchFile, granted: Grants.Granted) {
+    function*(
+      connection: Connection,
+      request: Messages.FetchFile,
+      granted: Grants.Granted,
+      onSent: (bytes: number) => void
+    ) {
       const { entry, length, offset } = granted
       const encoded = Messages.encodeFetchFileAck(acceptance(signer, request, { length, offset, sha256: entry.sha256 }))
       if (length === 0) return yield* reply(connection, encoded)
@@ -173,7 +180,10 @@ const makeHandler = Effect.fnUntraced(function*(
       const sink: ByteSink<ConnectionLost> = {
         write: (chunk) =>
           Effect.andThen(
-            Effect.suspend(() => begun ? body(chunk) : begin(chunk)),
+            Effect.suspend(() => {
+              onSent(chunk.length)
+              return begun ? body(chunk) : begin(chunk)
+            }),
             Metrics.sent(request.node_id, chunk.length)
           )
       }
@@ -224,17 +234,18 @@ const makeHandler = Effect.fnUntraced(function*(
   const serveWithin = Effect.fnUntraced(function*(session: Session, request: Messages.FetchFile) {
     yield* trust(session, request, authenticateFetch(credentials, nonces, yield* nowSeconds, request))
     const granted = yield* grants.one(request)
-    yield* withPlace(
-      send(session.connection, request, granted).pipe(
-        Traces.serving(granted.entry, membership.self.id, request.node_id, granted.offset)
-      )
-    )
+    yield* Takers.whileTaking(takers, request, granted, (onSent) =>
+      withPlace(
+        send(session.connection, request, granted, onSent).pipe(
+          Traces.serving(granted.entry, membership.self.id, request.node_id, granted.offset)
+        )
+      ))
   })
 
   /** Tells of a refusal. Whoever has not shown the secret waits for it, the same time whatever the reason. */
   const tell = Effect.fnUntraced(function*({ closing, place }: Session, { code, reason }: Refused) {
     const what = `refused a fetch (${code}): ${reason}`
-    if (code === "manifest" || code === "not_found") return yield* Effect.logDebug(what)
+    if (code === "manifest" || code === "not_found" || code === "crowded") return yield* Effect.logDebug(what)
     if (code !== "auth") return yield* Effect.logWarning(what)
     yield* strikes.note(place.address, what)
     yield* Effect.raceFirst(Effect.sleep(strikes.pause(place.address)), closing)
@@ -251,7 +262,7 @@ const makeHandler = Effect.fnUntraced(function*(
           const { code } = refused
           yield* Metrics.served(code)
           yield* tell(session, refused)
-          yield* reply(session.connection, Messages.encodeFetchFileAck(refusal(signer, request, code)))
+          yield* reply(session.connection, Messages.encodeFetchFileAck(refusal(signer, request, refused)))
           return keepsAlive(request, code) ? "goOn" : "close"
         }))
     )

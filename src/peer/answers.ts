@@ -9,6 +9,7 @@ const sentences = {
   backend: "backend error",
   bad_offset: "invalid byte offset",
   busy: "busy",
+  crowded: "others take it already",
   invalid_path: "invalid path",
   // Peers that know no codes compare these two literally.
   manifest: "file not in manifest",
@@ -20,8 +21,22 @@ export type RefusalCode = keyof typeof sentences
 
 /** Why a request is not served. `reason` is for our own log. */
 export class Refused extends Schema.TaggedError<Refused>()("Refused", {
-  code: Schema.Literals(["auth", "backend", "bad_offset", "busy", "invalid_path", "manifest", "not_found", "raft"]),
-  reason: Schema.String
+  code: Schema.Literals([
+    "auth",
+    "backend",
+    "bad_offset",
+    "busy",
+    "crowded",
+    "invalid_path",
+    "manifest",
+    "not_found",
+    "raft"
+  ]),
+  reason: Schema.String,
+  /** With `crowded`: who has the file. */
+  holders: Schema.optionalKey(Schema.Array(Schema.String)),
+  /** With `crowded`: when to come again. */
+  retryAfterMillis: Schema.optionalKey(Schema.Natural)
 }) {
   override get message(): string {
     return `refused (${this.code}): ${this.reason}`
@@ -29,7 +44,7 @@ export class Refused extends Schema.TaggedError<Refused>()("Refused", {
 }
 
 /** How long a peer is asked to wait when this node is busy. */
-const retryAfterMillis = 1000n
+const busyMillis = 1000
 
 /** Who signs, and with what. */
 export interface Signer {
@@ -54,14 +69,22 @@ const signed = (signer: Signer, request: FetchFile, ack: FetchFileAck): FetchFil
   return { ...ack, ack_hmac: Mac.toHex(mac), server_node_id: nodeId }
 }
 
-export const refusal = (signer: Signer, request: FetchFile, code: RefusalCode): FetchFileAck =>
+export const refusal = (
+  signer: Signer,
+  request: FetchFile,
+  { code, holders = [], retryAfterMillis = code === "busy" ? busyMillis : 0 }: Pick<
+    Refused,
+    "code" | "holders" | "retryAfterMillis"
+  >
+): FetchFileAck =>
   signed(signer, request, {
     ...emptyFetchFileAck,
     status: "error",
     code,
     error: sentences[code],
     keep_alive: keepsAlive(request, code),
-    retry_after_ms: code === "busy" ? retryAfterMillis : 0n
+    retry_after_ms: BigInt(retryAfterMillis),
+    holders
   })
 
 export const acceptance = (

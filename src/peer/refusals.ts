@@ -1,16 +1,23 @@
 /** What a peer's refusal means to whoever asked. Nothing of its text is taken over. */
-import { BadOffset, FileNotOnPeer, PeerRejected } from "../ports/FetchClient.ts"
-import type { FileEntry, NodeId } from "../ports/FileEntry.ts"
+import { Schema } from "effect"
+import { BadOffset, Crowded, FileNotOnPeer, PeerRejected } from "../ports/FetchClient.ts"
+import { type FileEntry, NodeId } from "../ports/FileEntry.ts"
 import type { FetchFileAck } from "./protocol/Messages.ts"
 
 /** The longest that a peer can ask us to leave it alone, milliseconds. */
 const maxRetryAfterMillis = 300_000n
+/** The most nodes that a peer can send us to for one file. */
+const maxHolders = 16
 
+const isNodeId = Schema.is(NodeId)
+
+/** `canWait`: whether the request said so. Whoever says `crowded` all the same does not keep to the protocol. */
 export const refusalOf = (
   asked: { readonly peer: NodeId; readonly path: FileEntry["path"] },
   offset: number,
-  ack: FetchFileAck
-): FileNotOnPeer | BadOffset | PeerRejected => {
+  ack: FetchFileAck,
+  canWait: boolean
+): FileNotOnPeer | BadOffset | Crowded | PeerRejected => {
   switch (ack.code) {
     case "not_found":
     case "manifest":
@@ -19,6 +26,14 @@ export const refusalOf = (
       return new BadOffset({ ...asked, offset })
     case "busy":
       return new PeerRejected({ ...asked, code: ack.code, ...retryAfter(ack.retry_after_ms) })
+    case "crowded":
+      return canWait
+        ? new Crowded({
+          ...asked,
+          holders: ack.holders.filter(isNodeId).slice(0, maxHolders),
+          retryAfterMillis: retryAfter(ack.retry_after_ms).retryAfterMillis ?? 0
+        })
+        : new PeerRejected({ ...asked, code: "unknown" })
     case "auth":
     case "backend":
     case "raft":

@@ -36,6 +36,20 @@ export class BadOffset extends Schema.TaggedError<BadOffset>()("BadOffset", { ..
   }
 }
 
+/** The peer sends the file to others already, or has lately, and we said that we can take it elsewhere or later. */
+export class Crowded extends Schema.TaggedError<Crowded>()("Crowded", {
+  ...asked,
+  /** Nodes that have it whole, as far as the peer knows; empty while it is only on its way to them. */
+  holders: Schema.Array(NodeId),
+  /** When it is worth to ask again. */
+  retryAfterMillis: Schema.Natural
+}) {
+  override get message(): string {
+    const holders = this.holders.length === 0 ? "" : `; those have it: ${this.holders.join(", ")}`
+    return `${this.peer} sends ${this.path} to others first${holders}`
+  }
+}
+
 /** The peer refused. `auth`: it does not accept us; check the shared secret, the cluster name and the clocks. */
 export class PeerRejected extends Schema.TaggedError<PeerRejected>()("PeerRejected", {
   ...asked,
@@ -98,22 +112,31 @@ export type FetchError =
   | ChecksumMismatch
   | FileNotOnPeer
   | BadOffset
+  | Crowded
   | PeerRejected
   | PeerUnreachable
   | Stalled
   | ShortBody
   | ProtocolViolation
 
+/** Whoever asks can take the file from another peer, or later. */
+export interface Elsewhere {
+  /** Nodes that were said to have it and can't be asked. */
+  readonly notAt: ReadonlyArray<NodeId>
+}
+
 export class FetchClient extends Context.Service<FetchClient, {
   /**
    * Writes exactly `size_bytes − offset` bytes of a file into a sink, after the peer's answer was found to agree with
    * the entry. The bytes themselves are checked by whoever stages them. A failure of the sink stays the sink's.
-   * Interruption closes the connection at once.
+   * Interruption closes the connection at once. With `elsewhere` a peer that sends the file to others already may
+   * fail this with `Crowded`, which it does not otherwise.
    */
   readonly fetch: <E>(
     peer: Peer,
     entry: FileEntry,
     offset: number,
-    sink: ByteSink<E>
+    sink: ByteSink<E>,
+    elsewhere?: Elsewhere
   ) => Effect.Effect<void, FetchError | E>
 }>()("file-replication/FetchClient") {}

@@ -1,6 +1,7 @@
 /**
  * What waits for a worker: a bounded queue, and the feed that fills it with what is owed and due. What does not fit is
- * not lost, it stays owed and is read again once there is room. What finds no room on the disk waits beside the queue.
+ * not lost, it stays owed and is read again once there is room. What finds no room on the disk, or is left to others
+ * first, waits beside the queue.
  */
 import { Clock, Deferred, Duration, Effect, Option, Queue, type Scope } from "effect"
 import { Backend } from "../ports/Backend.ts"
@@ -8,8 +9,10 @@ import type { Registered } from "../ports/FileEntry.ts"
 import type { FilePath } from "../ports/FilePath.ts"
 import { Inventory, type InventoryError, type Owed } from "../ports/Inventory.ts"
 import { Membership } from "../ports/Membership.ts"
+import * as Aside from "./Aside.ts"
 import type { NoRoom } from "./attempt.ts"
 import { Background } from "./Background.ts"
+import type { OthersFirst } from "./crowds.ts"
 import { isVerified } from "./decide.ts"
 import { type Lane, laneOf, type Lanes, lanes, make as makeLanes } from "./lanes.ts"
 import * as Parked from "./Parked.ts"
@@ -28,7 +31,7 @@ interface Known {
   readonly absent?: boolean | undefined
 }
 
-/** A path that is queued, in flight, or waits for room. */
+/** A path that is queued, in flight, or waits beside the queue. */
 export interface Place {
   readonly file: Registered
   readonly lane: Lane
@@ -42,7 +45,7 @@ export interface FeedStats
   extends
     Pick<PullerStats, "enqueued" | "skippedSelf" | "skippedLocal" | "skippedDuplicate" | "dropped" | "queuedSmall">
 {
-  /** Files that wait for a worker, or for room. */
+  /** Files that wait for a worker, or beside the queue. */
   readonly waiting: number
   /** Files that have a place. */
   readonly places: number
@@ -55,14 +58,21 @@ export interface Feed extends Pick<Lanes<Place>, "take" | "hasNew"> {
   readonly offer: (files: ReadonlyArray<Registered>) => Effect.Effect<void>
   /** Counts a file that was found to be here. */
   readonly skip: (file: Registered) => void
-  /** Whoever took it has ended with it. */
+  /** Whoever took it has ended with it, and has not put it beside the queue. */
   readonly giveBack: (place: Place) => Effect.Effect<void>
   /** Whoever took it found no room for it: it keeps its place, and is queued again once there is room. */
   readonly park: (place: Place, noRoom: NoRoom) => Effect.Effect<void>
-  /** Tells whoever has taken a path to stop. Gives its file if it waited for room: nobody else tells of its end then. */
+  /** Whether a file may be left to others, who take it first. */
+  readonly mayWait: (place: Place) => Effect.Effect<boolean>
+  /** Others take it first: it keeps its place, and is queued again in a moment. */
+  readonly setAside: (place: Place, others: OthersFirst) => Effect.Effect<void>
+  /**
+   * Tells whoever has taken a path to stop. Gives its file if it waited beside the queue: nobody else tells of its end
+   * then.
+   */
   readonly withdraw: (path: FilePath) => Registered | undefined
-  /** Why a file has no room on the disk; `none` unless it waits for that. */
-  readonly noRoom: (path: FilePath) => Option.Option<string>
+  /** Why a file waits beside the queue; `none` unless it does. */
+  readonly waitsFor: (path: FilePath) => Option.Option<string>
   /** How many wait for room on the disk. */
   readonly parked: () => number
   /** Something rests now, and is due later. */
@@ -109,11 +119,21 @@ export const start = Effect.fnUntraced(function*(
     return true
   }
 
+  const aside = yield* Aside.make<Place>((place) => {
+    if (admit(place)) return
+    places.delete(place.file.entry.path)
+    more[place.lane] = true
+    counts.dropped++
+  })
+
+  /** Gives whether it waited beside the queue. */
+  const removed = (place: Place): boolean => parked.remove(place) || aside.remove(place)
+
   const queueUp = (file: Registered, lane: Lane = laneOf(file, 0), known: Known = {}): Enqueued => {
     const { path } = file.entry
     const place = places.get(path)
-    // What was replaced waits for no room any more.
-    const replaced = place !== undefined && place.file.revision !== file.revision && parked.remove(place)
+    // What was replaced waits for nothing any more.
+    const replaced = place !== undefined && place.file.revision !== file.revision && removed(place)
     if (place !== undefined && !replaced) {
       place.known = {}
       // The same path at another revision has to wait until the old one has ended; the feed finds it then.
@@ -237,7 +257,6 @@ export const start = Effect.fnUntraced(function*(
 
   const giveBack = (place: Place) =>
     Effect.sync(() => {
-      if (parked.has(place)) return
       const { path } = place.file.entry
       ended?.add(path)
       if (places.get(path) === place) places.delete(path)
@@ -277,18 +296,24 @@ export const start = Effect.fnUntraced(function*(
     skip,
     giveBack,
     park,
+    mayWait: aside.mayWait,
+    setAside: (place, others) => {
+      place.known = {}
+      return aside.add(place, others)
+    },
     withdraw: (path) => {
       ended?.add(path)
       const place = places.get(path)
       if (place === undefined) return undefined
       Deferred.doneUnsafe(place.withdrawn, Effect.void)
-      if (!parked.remove(place)) return undefined
+      if (!removed(place)) return undefined
       places.delete(path)
       return place.file
     },
-    noRoom: (path) => {
+    waitsFor: (path) => {
       const place = places.get(path)
-      return place !== undefined && parked.has(place) ? Option.some(place.noRoom) : Option.none()
+      if (place === undefined) return Option.none()
+      return parked.has(place) ? Option.some(place.noRoom) : aside.why(place)
     },
     parked: parked.size,
     postponed: () => {
@@ -302,7 +327,8 @@ export const start = Effect.fnUntraced(function*(
     stats: () => ({
       ...counts,
       queuedSmall: queueSize - queue.room("small"),
-      waiting: lanes.reduce((sum, lane) => sum + queueSize - queue.room(lane), 0) + parked.size(),
+      waiting: lanes.reduce((sum, lane) => sum + queueSize - queue.room(lane), 0) + parked.size()
+        + aside.size(),
       places: places.size
     })
   }

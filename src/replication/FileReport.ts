@@ -138,8 +138,8 @@ export const localState = (row: Row | undefined): LocalState => {
   }
 }
 
-/** Pure: the same of a file that has no room on the disk, which only the node itself knows. */
-export const withoutRoom = <A extends LocalState>(local: A, why: Option.Option<string>): A =>
+/** Pure: the same of a file that waits for room on the disk or for others, which only the node itself knows. */
+export const waiting = <A extends LocalState>(local: A, why: Option.Option<string>): A =>
   local.state === "owed" && Option.isSome(why) ? { ...local, reason: why.value } : local
 
 /** All that is known of a path. A manifest or a disk that does not answer is part of it. */

@@ -31,8 +31,8 @@ export class Puller extends Context.Service<Puller, {
   readonly offer: (files: ReadonlyArray<Registered>) => Effect.Effect<void>
   /** Counts a file that was found to be here before it was ever queued. */
   readonly skipped: (file: Registered) => Effect.Effect<void>
-  /** Why a file has no room on the disk; `none` unless it waits for that. */
-  readonly noRoom: (path: FilePath) => Effect.Effect<Option.Option<string>>
+  /** Why a file waits that no peer has failed to deliver: for room on the disk, or for others; `none` unless it does. */
+  readonly waitsFor: (path: FilePath) => Effect.Effect<Option.Option<string>>
   /** Stops the pull of a path that was deleted. */
   readonly withdraw: (path: FilePath) => Effect.Effect<void>
   /** Lets no new pull begin; those in flight end. An operator's pause outlives this process. */
@@ -74,7 +74,7 @@ export const layer = (
         enqueue: feed.enqueue,
         offer: feed.offer,
         skipped: (file) => Effect.sync(() => feed.skip(file)),
-        noRoom: (path) => Effect.sync(() => feed.noRoom(path)),
+        waitsFor: (path) => Effect.sync(() => feed.waitsFor(path)),
         withdraw: (path) =>
           Effect.sync(() => {
             const file = feed.withdraw(path)

@@ -6,7 +6,7 @@
  * peers that take long to fail ever hold all of them. A first round of attempts ends early when others wait. More of
  * these cost little and bring much: what is asked of the inventory and the disk for many small files goes together.
  */
-import { Cause, Clock, Deferred, Effect, Option, PubSub, type Scope } from "effect"
+import { Cause, Clock, Deferred, Effect, Exit, Option, PubSub, type Scope } from "effect"
 import type { Backend } from "../ports/Backend.ts"
 import type { FetchClient } from "../ports/FetchClient.ts"
 import type { NodeId, Registered } from "../ports/FileEntry.ts"
@@ -18,6 +18,7 @@ import * as Traces from "../telemetry/Traces.ts"
 import { latest, wrongBytes } from "./answers.ts"
 import * as Attempt from "./attempt.ts"
 import { Background } from "./Background.ts"
+import type { OthersFirst } from "./crowds.ts"
 import { isVerified } from "./decide.ts"
 import type { Feed, FeedStats, Place } from "./Feed.ts"
 import type { Pauses } from "./Pauses.ts"
@@ -44,7 +45,7 @@ export interface Workers {
 }
 
 /** Whether another attempt of the same round can do no better. */
-const isVain = (error: Attempt.AttemptFailed | Attempt.NoRoom | InventoryError): boolean =>
+const isVain = (error: Attempt.AttemptFailed | Attempt.NoRoom | OthersFirst | InventoryError): boolean =>
   error._tag !== "AttemptFailed" || error.notBefore !== undefined
 
 /** `receipts`: what each file came to. */
@@ -90,17 +91,17 @@ export const start = Effect.fnUntraced(function*(
     counts.bytes += count
   }
 
-  const round = Effect.fnUntraced(function*(owed: Owed) {
+  const round = Effect.fnUntraced(function*(place: Place, owed: Owed) {
     const { file } = owed
     const armedBefore = rearmed.times()
     const answers = new Map(owed.answers.map((answer) => [answer.peer, answer]))
     const began = yield* Clock.currentTimeMillis
     let again = owed.rounds > 0
-    const once = Effect.suspend(() => {
+    const once = Effect.flatMap(feed.mayWait(place), (canWait) => {
       counts.attempts++
       const counted = Metrics.attempted(again)
       again = true
-      return Effect.andThen(counted, attempt({ file, answers, onAnswer, onBytes }))
+      return Effect.andThen(counted, attempt({ file, answers, canWait, onAnswer, onBytes }))
     }).pipe(
       Effect.tapError((error) =>
         Effect.sync(() => {
@@ -120,6 +121,7 @@ export const start = Effect.fnUntraced(function*(
       return { _tag: "Pulled", file, from, bytes } satisfies Receipt
     }
     const { failure } = outcome
+    if (failure._tag === "OthersFirst") return failure
     // Neither is the file's failure.
     if (failure._tag === "InventoryError" || failure._tag === "NoRoom") return yield* failure
     // A peer that has appeared during the round woke what rested then, but not this.
@@ -177,7 +179,7 @@ export const start = Effect.fnUntraced(function*(
       if (standing !== undefined) return standing
     }
     return yield* Effect.raceFirst(
-      round(owed),
+      round(place, owed),
       Effect.as(Deferred.await(withdrawn), { _tag: "Withdrawn", file } satisfies Receipt)
     )
   })
@@ -208,24 +210,38 @@ export const start = Effect.fnUntraced(function*(
 
   // Taken by a worker, and kept from going on by a pause.
   let heldBack = 0
-  const work = Effect.fnUntraced(function*(place: Place) {
-    heldBack++
-    yield* Effect.ensuring(pauses.open, Effect.sync(() => heldBack--))
-    const outcome = yield* pull(place).pipe(
-      Effect.catchDefect((defect) => afterDefect(place.file, Cause.die(defect))),
-      Traces.sinceRegistration("replicate", place.file.entry, self.id, told),
-      Effect.result
-    )
-    if (outcome._tag === "Success") {
-      yield* Metrics.finished(outcome.success._tag)
-      yield* PubSub.publish(receipts, outcome.success)
-      return
-    }
-    // The row still says that the file is owed.
-    if (outcome.failure._tag === "NoRoom") return yield* feed.park(place, outcome.failure)
-    yield* pauses.unwritable(outcome.failure)
-    feed.lookAgain()
-  }, (effect, place) => Effect.ensuring(effect, feed.giveBack(place)))
+  /** Gives whether the file keeps its place. */
+  const work = Effect.fnUntraced(
+    function*(place: Place) {
+      heldBack++
+      yield* Effect.ensuring(pauses.open, Effect.sync(() => heldBack--))
+      const outcome = yield* pull(place).pipe(
+        Effect.catchDefect((defect) => afterDefect(place.file, Cause.die(defect))),
+        Traces.sinceRegistration("replicate", place.file.entry, self.id, told),
+        Effect.result
+      )
+      if (outcome._tag === "Success") {
+        const { success } = outcome
+        if (success._tag === "OthersFirst") {
+          yield* feed.setAside(place, success)
+          return true
+        }
+        yield* Metrics.finished(success._tag)
+        yield* PubSub.publish(receipts, success)
+        return false
+      }
+      // The row still says that the file is owed.
+      if (outcome.failure._tag === "NoRoom") {
+        yield* feed.park(place, outcome.failure)
+        return true
+      }
+      yield* pauses.unwritable(outcome.failure)
+      feed.lookAgain()
+      return false
+    },
+    (effect, place) =>
+      Effect.onExit(effect, (exit) => Exit.isSuccess(exit) && exit.value ? Effect.void : feed.giveBack(place))
+  )
 
   const { smallWorkers = 0, workers } = options
   const worker = (quick: boolean) => Effect.forever(Effect.flatMap(feed.take(quick), work))

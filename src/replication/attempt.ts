@@ -8,13 +8,14 @@
 import { Clock, Effect, Option, Schema } from "effect"
 import { Backend, type BackendError, type DigestMismatch, type Staged } from "../ports/Backend.ts"
 import type { ByteSink } from "../ports/ByteSink.ts"
-import { FetchClient, type FetchError } from "../ports/FetchClient.ts"
+import { type Crowded, type Elsewhere, FetchClient, type FetchError } from "../ports/FetchClient.ts"
 import type { FileEntry, NodeId, Registered, Sha256 } from "../ports/FileEntry.ts"
 import type { FilePath } from "../ports/FilePath.ts"
 import type { InventoryError, PeerAnswer } from "../ports/Inventory.ts"
 import { type Peer, PeerResolver } from "../ports/PeerResolver.ts"
 import * as Metrics from "../telemetry/Metrics.ts"
 import { answered, blamed, explainAnswers, explainPauses, kindOf } from "./answers.ts"
+import { named, type OthersFirst, othersFirst, unreachable } from "./crowds.ts"
 import { makeReach, plan } from "./order.ts"
 import { Placement } from "./Placement.ts"
 import { type Claim, Room } from "./Room.ts"
@@ -59,6 +60,8 @@ export interface Round {
   readonly file: Registered
   /** Each peer's last answer, from earlier rounds too; kept up to date by the attempts. */
   readonly answers: Map<NodeId, PeerAnswer>
+  /** Whether the file may come later, behind others: then the attempt may end with `OthersFirst`. */
+  readonly canWait: boolean
   /** Told of each answer, for the counts. */
   readonly onAnswer: (kind: string, peer?: NodeId) => void
   /** Told of bytes as they come over the wire. */
@@ -134,7 +137,7 @@ export const make = Effect.fnUntraced(function*(
     return given
   }
 
-  const refused = Effect.fnUntraced(function*(round: Round, peer: Peer, error: FetchError) {
+  const refused = Effect.fnUntraced(function*(round: Round, peer: Peer, error: Exclude<FetchError, Crowded>) {
     const at = Math.round(yield* Clock.currentTimeMillis)
     yield* Metrics.fetchFailed(peer.id, error)
     if (error._tag === "ChecksumMismatch") yield* Metrics.mismatched(peer.id)
@@ -158,7 +161,14 @@ export const make = Effect.fnUntraced(function*(
     )
 
   /** Asks one peer for the rest of the file. Gives the failure that lets the next one have a try. */
-  const ask = Effect.fnUntraced(function*(peer: Peer, round: Round, staged: Staged, claim: Claim, onFirst: () => void) {
+  const ask = Effect.fnUntraced(function*(
+    peer: Peer,
+    round: Round,
+    staged: Staged,
+    claim: Claim,
+    elsewhere: Elsewhere | undefined,
+    onFirst: () => void
+  ) {
     const offset = yield* staged.length
     const sink: ByteSink<BackendError> = {
       write: (chunk) => {
@@ -168,13 +178,14 @@ export const make = Effect.fnUntraced(function*(
         return Effect.andThen(Metrics.received(peer.id, chunk.length), written)
       }
     }
-    return yield* client.fetch(peer, round.file.entry, offset, sink).pipe(
+    return yield* client.fetch(peer, round.file.entry, offset, sink, elsewhere).pipe(
       Effect.as(Option.none<FetchError>()),
       Effect.catchTag(
         [
           "ChecksumMismatch",
           "FileNotOnPeer",
           "BadOffset",
+          "Crowded",
           "PeerRejected",
           "PeerUnreachable",
           "Stalled",
@@ -222,7 +233,7 @@ export const make = Effect.fnUntraced(function*(
     }
     const now = yield* Clock.currentTimeMillis
     const going = alone && origin._tag === "One" ? origin.peer : undefined
-    const { ask: asked, notBefore, paused } = plan(
+    const { ask: asked, notBefore, paused, sound } = plan(
       candidates,
       round.answers,
       (peer) => reach.standingOf(peer, candidates, now),
@@ -240,18 +251,22 @@ export const make = Effect.fnUntraced(function*(
     let from: Peer | undefined
     let bytes = 0
     const given: Array<PeerAnswer> = []
+    const crowds = new Map<NodeId, Crowded>()
 
     /** Gives whether a peer has delivered the rest. */
-    const askAll = Effect.fnUntraced(function*(some: ReadonlyArray<Peer>) {
-      for (const peer of some) {
+    const askAll = Effect.fnUntraced(function*(some: ReadonlyArray<Peer>, elsewhere?: Elsewhere) {
+      let left = some
+      for (let peer = left[0]; peer !== undefined; peer = left[0]) {
+        left = left.slice(1)
         const others = origin._tag === "Mixed" || (origin._tag === "One" && origin.peer !== peer.id)
         if (alone && others) yield* restart
         const before = yield* staged.length
+        const { id } = peer
         // It may have had to wait for its turn.
         let began: number | undefined
-        const failure = yield* ask(peer, round, staged, claim, () => {
+        const failure = yield* ask(peer, round, staged, claim, elsewhere, () => {
           began ??= clock.currentTimeMillisUnsafe()
-          origin = joinedBy(origin, peer.id)
+          origin = joinedBy(origin, id)
         })
         const ended = yield* Clock.currentTimeMillis
         const sent = (yield* staged.length) - before
@@ -262,6 +277,14 @@ export const make = Effect.fnUntraced(function*(
           from = peer
           return true
         }
+        if (failure.value._tag === "Crowded") {
+          answeredBy(peer)
+          // Behind what others said before.
+          crowds.delete(id)
+          crowds.set(id, failure.value)
+          left = named([...crowds.values()], sound, [...crowds.values(), ...given])
+          continue
+        }
         given.push(yield* refused(round, peer, failure.value))
         if (failure.value._tag === "ChecksumMismatch") {
           return yield* new AttemptFailed({ kind: "Mismatch", reason: failure.value.message })
@@ -271,13 +294,17 @@ export const make = Effect.fnUntraced(function*(
       return false
     })
 
-    let whole = yield* askAll(asked)
+    const elsewhere = round.canWait ? { notAt: [] } : undefined
+    let whole = yield* askAll(asked, elsewhere)
     const unwilling = asked.filter(({ id }) => given.some((each) => each.peer === id && each.kind === "BadOffset"))
     if (!whole && bytes === 0 && unwilling.length > 0 && (yield* staged.length) > 0) {
       // Nobody goes on from here, so what is kept is worth nothing.
       yield* restart
-      whole = yield* askAll(unwilling)
+      whole = yield* askAll(unwilling, elsewhere)
     }
+    const notAt = whole ? [] : unreachable([...crowds.values()], sound)
+    if (notAt.length > 0) whole = yield* askAll(asked.filter(({ id }) => crowds.has(id)), { notAt })
+    if (!whole && crowds.size > 0) return yield* othersFirst([...crowds.values()])
     if (!whole || from === undefined) return yield* new AttemptFailed({ kind: "Peers", reason: explainAnswers(given) })
 
     const mismatch = Effect.fnUntraced(function*({ actual, expected }: DigestMismatch) {
@@ -322,7 +349,7 @@ export const make = Effect.fnUntraced(function*(
       ? Effect.andThen(room.refused, Effect.fail(new NoRoom({ bytes: 1, reason: error.message })))
       : failed("Disk")(error)
 
-  return (round: Round): Effect.Effect<Delivered, AttemptFailed | NoRoom | InventoryError> =>
+  return (round: Round): Effect.Effect<Delivered, AttemptFailed | NoRoom | OthersFirst | InventoryError> =>
     Effect.catchTags(attempt(round), { BackendError: onDisk, PeerLookupFailed: failed("NoPeer") })
 })
 

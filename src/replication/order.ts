@@ -10,6 +10,8 @@ import type { Peer } from "../ports/PeerResolver.ts"
 export interface Plan {
   /** Whom to ask, best first. */
   readonly ask: ReadonlyArray<Peer>
+  /** Those of them that neither failed lately nor sent anything wrong. */
+  readonly sound: ReadonlyArray<Peer>
   /** Who sent wrong bytes for this file and is not asked now. */
   readonly paused: ReadonlyArray<NodeId>
   /** When the first of those may be asked again, milliseconds since 1970. */
@@ -38,9 +40,11 @@ export const plan = (
   }
   const pauseOf = (peer: Peer): number => answers.get(peer.id)?.notBefore ?? 0
   const paused = candidates.filter((peer) => pauseOf(peer) > now)
+  // Sorting is stable.
+  const ask = candidates.filter((peer) => pauseOf(peer) <= now).sort((a, b) => rank(a) - rank(b))
   return {
-    // Sorting is stable.
-    ask: candidates.filter((peer) => pauseOf(peer) <= now).sort((a, b) => rank(a) - rank(b)),
+    ask,
+    sound: ask.filter((peer) => rank(peer) < ranks.failing),
     paused: paused.map(({ id }) => id),
     notBefore: paused.length === 0 ? undefined : Math.min(...paused.map(pauseOf))
   }

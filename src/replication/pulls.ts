@@ -1,6 +1,7 @@
 /** What the puller says of its work: an answer, a receipt, counts. */
 import { Option } from "effect"
 import type { NodeId, Registered } from "../ports/FileEntry.ts"
+import type { OthersFirst } from "./crowds.ts"
 
 /** What became of a request to pull. `Dropped`: the queue is full; the file stays owed and is pulled later. */
 export type Enqueued = "Enqueued" | "SkippedSelf" | "SkippedLocal" | "SkippedDuplicate" | "Dropped"
@@ -51,11 +52,12 @@ export type Receipt =
   | { readonly _tag: "Withdrawn"; readonly file: Registered }
 
 /** What the trace of a file tells of one try to pull it. */
-export const told = (receipt: Receipt): Readonly<Record<string, unknown>> => {
+export const told = (receipt: Receipt | OthersFirst): Readonly<Record<string, unknown>> => {
   switch (receipt._tag) {
     case "Pulled":
       return { outcome: receipt._tag, bytes: receipt.bytes, from: Option.getOrElse(receipt.from, () => "") }
     case "Postponed":
+    case "OthersFirst":
       return { outcome: receipt._tag, reason: receipt.reason }
     default:
       return { outcome: receipt._tag }

@@ -8,7 +8,7 @@
  */
 import { Clock, Effect, Metric } from "effect"
 import { PrometheusMetrics } from "effect/observability"
-import type { FetchError } from "../ports/FetchClient.ts"
+import type { Crowded, FetchError } from "../ports/FetchClient.ts"
 import type { ManifestEvent } from "../ports/Manifest.ts"
 import { counter, counters, gauge, histogram, named, otherPeers, peerCounter } from "./instruments.ts"
 
@@ -100,7 +100,7 @@ export const sent = (peer: string, bytes: number): Effect.Effect<void> => sentBy
 export const mismatched = (peer: string): Effect.Effect<void> => mismatchesCounted.add(peer)
 
 /** A peer did not deliver. */
-export const fetchFailed = (peer: string, error: FetchError): Effect.Effect<void> =>
+export const fetchFailed = (peer: string, error: Exclude<FetchError, Crowded>): Effect.Effect<void> =>
   Effect.all([
     failuresCounted.add({ kind: error._tag }),
     failedPeers.add(peer),
@@ -125,6 +125,7 @@ const serveOutcomes = [
   "backend",
   "bad_offset",
   "busy",
+  "crowded",
   "invalid_path",
   "manifest",
   "not_found",

@@ -118,7 +118,7 @@ describe("a peer that answers", () => {
 
   it.live("without the secret can't make us accept so much as a refusal, when we want signatures", () =>
     Effect.gen(function*() {
-      const codes = ["not_found", "manifest", "busy", "bad_offset", "backend", "raft", "invalid_path", ""]
+      const codes = ["not_found", "manifest", "busy", "crowded", "bad_offset", "backend", "raft", "invalid_path", ""]
       const client = yield* makeClient({ requireSignedAcks: true })
       for (const code of codes) {
         for (const ack_hmac of ["", "0".repeat(64)]) {

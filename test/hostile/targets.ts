@@ -43,7 +43,9 @@ const frames = [
     byte_offset: 7n,
     keep_alive: true,
     byte_length: 9n,
-    range_hmac: "f".repeat(64)
+    range_hmac: "f".repeat(64),
+    can_wait: true,
+    not_at: ["node-c"]
   })),
   Result.getOrThrow(Messages.encodeFetchFileAck({
     ...Messages.emptyFetchFileAck,
@@ -53,7 +55,8 @@ const frames = [
     keep_alive: true,
     ack_hmac: "0".repeat(64),
     server_node_id: "node-a",
-    retry_after_ms: 1000n
+    retry_after_ms: 1000n,
+    holders: ["node-c", "node-d"]
   })),
   Result.getOrThrow(Messages.encodeFetchBundle({
     paths: ["db/m/a.parquet", "db/m/b.parquet"],

@@ -122,6 +122,8 @@ describe("FetchClientTcp", () => {
     [{ code: "busy", retry_after_ms: 1500n }, { _tag: "PeerRejected", code: "busy", retryAfterMillis: 1500 }],
     [{ code: "busy", retry_after_ms: 2n ** 62n }, { _tag: "PeerRejected", code: "busy", retryAfterMillis: 300_000 }],
     [{ code: "busy", retry_after_ms: -5n }, { _tag: "PeerRejected", code: "busy" }],
+    // Nobody said that we could wait.
+    [{ code: "crowded", holders: ["node-c"] }, { _tag: "PeerRejected", code: "unknown" }],
     [{ code: "tomorrow" }, { _tag: "PeerRejected", code: "unknown" }],
     [{ code: "tomorrow", error: "file not in manifest" }, { _tag: "PeerRejected", code: "unknown" }],
     [{ error: "file not in manifest" }, { _tag: "FileNotOnPeer", code: "manifest" }],

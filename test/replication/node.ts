@@ -7,7 +7,7 @@ import * as MembershipStatic from "../../src/membership/MembershipStatic.ts"
 import * as PeerResolverOriginFirst from "../../src/membership/PeerResolverOriginFirst.ts"
 import { Backend } from "../../src/ports/Backend.ts"
 import type { ByteSink } from "../../src/ports/ByteSink.ts"
-import { FetchClient, type FetchError, PeerUnreachable } from "../../src/ports/FetchClient.ts"
+import { type Elsewhere, FetchClient, type FetchError, PeerUnreachable } from "../../src/ports/FetchClient.ts"
 import { type FileEntry, NodeId, type Registered, Revision } from "../../src/ports/FileEntry.ts"
 import { FilePath } from "../../src/ports/FilePath.ts"
 import { Inventory, type InventoryError } from "../../src/ports/Inventory.ts"
@@ -46,7 +46,8 @@ export type Script = <E>(
   peer: Peer,
   entry: FileEntry,
   offset: number,
-  sink: ByteSink<E>
+  sink: ByteSink<E>,
+  elsewhere?: Elsewhere
 ) => Effect.Effect<void, FetchError | E>
 
 /** Sends the right bytes. */
@@ -74,11 +75,11 @@ const client = (script: Script) =>
     const all: Array<{ peer: string; path: string; offset: number }> = []
     return Layer.merge(
       Layer.succeed(FetchClient, {
-        fetch: (peer, entry, offset, sink) =>
+        fetch: (peer, entry, offset, sink, elsewhere) =>
           Effect.suspend(() => {
             all.push({ peer: peer.id, path: entry.path, offset })
             Queue.offerUnsafe(queue, peer.id)
-            return script(peer, entry, offset, sink)
+            return script(peer, entry, offset, sink, elsewhere)
           })
       }),
       Layer.succeed(Dials, { all, next: Queue.take(queue) })

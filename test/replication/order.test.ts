@@ -25,18 +25,25 @@ const names = (some: ReadonlyArray<{ readonly id: NodeId }>) => some.map(({ id }
 
 describe("the order of peers", () => {
   it("is that of the candidates when nothing is known of them", () => {
-    assert.deepStrictEqual(plan(peers, known(), noneFails, 0), { ask: peers, paused: [], notBefore: undefined })
+    assert.deepStrictEqual(plan(peers, known(), noneFails, 0), {
+      ask: peers,
+      sound: peers,
+      paused: [],
+      notBefore: undefined
+    })
   })
 
   it("puts those last that failed lately, and those behind them whose bytes were wrong before", () => {
     const answers = known(answer("a", { wrongTimes: 1, notBefore: 5 }), answer("c", { kind: "ChecksumMismatch" }))
-    assert.strictEqual(names(plan(peers, answers, fails("b"), 5).ask), "dbac")
+    const { ask, sound } = plan(peers, answers, fails("b"), 5)
+    assert.deepStrictEqual([names(ask), names(sound)], ["dbac", "d"])
   })
 
   it("puts slow ones behind the others and before those that failed", () => {
     const standings = new Map<string, Standing>([["a", "failing"], ["b", "slow"], ["d", "slow"]])
     const standingOf = ({ id }: Peer) => standings.get(id) ?? "well"
-    assert.strictEqual(names(plan(peers, known(), standingOf, 0).ask), "cbda")
+    const { ask, sound } = plan(peers, known(), standingOf, 0)
+    assert.deepStrictEqual([names(ask), names(sound)], ["cbda", "cbd"])
   })
 
   it("leaves those out that rest, and says when the first may be asked again", () => {

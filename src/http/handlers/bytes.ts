@@ -9,7 +9,7 @@ import type { FileEntry } from "../../ports/FileEntry.ts"
 import type { FilePath } from "../../ports/FilePath.ts"
 import { Inventory, type Verified } from "../../ports/Inventory.ts"
 import { Manifest } from "../../ports/Manifest.ts"
-import { inManifest, localState, withoutRoom } from "../../replication/FileReport.ts"
+import { inManifest, localState, waiting } from "../../replication/FileReport.ts"
 import { LocalCheck } from "../../replication/LocalCheck.ts"
 import { Puller } from "../../replication/Puller.ts"
 import { Api } from "../Api.ts"
@@ -47,7 +47,7 @@ export const bytesHandlers = (pace: Pace) =>
       const absent = Effect.fnUntraced(function*(path: FilePath) {
         const [local] = yield* inventory.look([path])
         if (local?.pending !== undefined) return notVerified(`${path} is being published`)
-        const here = withoutRoom(localState(local?.row), yield* puller.noRoom(path))
+        const here = waiting(localState(local?.row), yield* puller.waitsFor(path))
         if (here.state === "owed") return notVerified(`${path} is not here yet: ${here.reason}`)
         const standing = yield* Effect.provideContext(inManifest(path), services)
         if (standing.state === "deleted") {

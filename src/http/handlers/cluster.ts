@@ -93,13 +93,13 @@ export const clusterHandlers = HttpApiBuilder.group(Api, "cluster", (handlers) =
       const nothing = known.manifest.state === "unknown" && known.local.state === "unknown"
         && known.on_disk === null && !known.pending
       if (nothing) return yield* Effect.fail(refuse("NotFound", `nothing is known of ${path}`))
-      return { ...known, local: FileReport.withoutRoom(known.local, yield* puller.noRoom(path)) }
+      return { ...known, local: FileReport.waiting(known.local, yield* puller.waitsFor(path)) }
     })
 
     const owed = Effect.fnUntraced(function*(limit: number) {
       const found = yield* FileList.owed(limit).pipe(Effect.provideContext(services), Effect.mapError(unavailable))
       const files = yield* Effect.forEach(found.files, (file) =>
-        Effect.map(puller.noRoom(file.path), (why) => ({
+        Effect.map(puller.waitsFor(file.path), (why) => ({
           ...file,
           reason: Option.getOrElse(why, () => file.reason)
         })))

@@ -52,6 +52,8 @@ const Int64 = Schema.Union([Schema.BigInt, Schema.Int]).pipe(
 
 const Flag = Schema.Boolean.pipe(zero(false))
 
+const Texts = Schema.Array(Schema.String).pipe(zero([]))
+
 const Rfc3339 = Schema.String.check(
   Schema.isPattern(/^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(?:\.\d{1,9})?(?:Z|[+-]\d{2}:\d{2})$/)
 ).pipe(zero("0001-01-01T00:00:00Z"))
@@ -73,7 +75,11 @@ export const FetchFile = Schema.Struct({
   /** Extension: how many bytes are wanted, 0 for all that follow. */
   byte_length: Int64,
   /** Extension: binds offset and length as `hmac` binds the path. */
-  range_hmac: Text
+  range_hmac: Text,
+  /** Extension: whoever asks can take the file elsewhere, or later. */
+  can_wait: Flag,
+  /** Extension: with `can_wait`, the ids of nodes that were said to have it and can't be asked. */
+  not_at: Texts
 })
 export interface FetchFile extends Schema.Schema.Type<typeof FetchFile> {}
 
@@ -96,8 +102,10 @@ export const FetchFileAck = Schema.Struct({
   ack_hmac: Text,
   /** Extension: who answers. */
   server_node_id: Text,
-  /** Extension: with `busy`, when to ask again. */
+  /** Extension: with `busy` and `crowded`, when to ask again. */
   retry_after_ms: Int64,
+  /** Extension: with `crowded`, the ids of nodes that have the file. */
+  holders: Texts,
   /** Extension: whoever answers takes `FetchBundle`. */
   bundles: Flag
 })
@@ -115,6 +123,7 @@ export const emptyFetchFileAck: FetchFileAck = {
   ack_hmac: "",
   server_node_id: "",
   retry_after_ms: 0n,
+  holders: [],
   bundles: false
 }
 
@@ -245,6 +254,9 @@ const json = (message: object): Uint8Array =>
 const unlessZero = <A extends string | bigint | boolean>(value: A): A | undefined =>
   value === "" || value === 0n || value === false ? undefined : value
 
+const unlessEmpty = (texts: ReadonlyArray<string>): ReadonlyArray<string> | undefined =>
+  texts.length === 0 ? undefined : texts.map((text) => text.toWellFormed())
+
 /** Writes the whole frame of a request. Too long only with a path far over what a manifest takes. */
 export const encodeFetchFile = (message: FetchFile): Result.Result<Uint8Array, Frame.FrameTooLong> =>
   Frame.encode(
@@ -258,7 +270,9 @@ export const encodeFetchFile = (message: FetchFile): Result.Result<Uint8Array, F
       byte_offset: unlessZero(message.byte_offset),
       keep_alive: unlessZero(message.keep_alive),
       byte_length: unlessZero(message.byte_length),
-      range_hmac: unlessZero(message.range_hmac)
+      range_hmac: unlessZero(message.range_hmac),
+      can_wait: unlessZero(message.can_wait),
+      not_at: unlessEmpty(message.not_at)
     })
   )
 
@@ -276,6 +290,7 @@ export const encodeFetchFileAck = (message: FetchFileAck): Result.Result<Uint8Ar
       ack_hmac: unlessZero(message.ack_hmac),
       server_node_id: unlessZero(message.server_node_id),
       retry_after_ms: unlessZero(message.retry_after_ms),
+      holders: unlessEmpty(message.holders),
       bundles: unlessZero(message.bundles)
     })
   )

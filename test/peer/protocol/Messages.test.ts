@@ -20,7 +20,9 @@ const plainRequest: Messages.FetchFile = {
   byte_offset: 0n,
   keep_alive: false,
   byte_length: 0n,
-  range_hmac: ""
+  range_hmac: "",
+  can_wait: false,
+  not_at: []
 }
 
 const ackFrom = (text: string) => Messages.decodeFetchFileAck(payload(text))
@@ -185,7 +187,9 @@ describe("Messages", () => {
       byte_offset: BigInt(offset),
       keep_alive: keepAlive,
       byte_length: BigInt(timestamp),
-      range_hmac: path.toWellFormed()
+      range_hmac: path.toWellFormed(),
+      can_wait: keepAlive,
+      not_at: [path.toWellFormed()]
     }
     const written = Result.getOrThrow(Messages.encodeFetchFile(message))
     assert.deepStrictEqual(Result.getOrThrow(Messages.decodeFetchFile(frameOf(written).payload)), message)
@@ -207,5 +211,19 @@ describe("Messages", () => {
       `{"status":"error","code":"busy","error":"busy","size_bytes":0,"sha256":"","keep_alive":true,"ack_hmac":"ab",`
         + `"server_node_id":"n","retry_after_ms":7}`
     )
+    const request = { ...plainRequest, can_wait: true, not_at: ["n"] }
+    assert.strictEqual(
+      Buffer.from(frameOf(Result.getOrThrow(Messages.encodeFetchFile(request))).payload).toString(),
+      `{"path":"","node_id":"","nonce":"","timestamp":0,"hmac":"","can_wait":true,"not_at":["n"]}`
+    )
+  })
+
+  it("reads and writes lists of names", () => {
+    const message = { ...Messages.emptyFetchFileAck, status: "error", code: "crowded", holders: ["a", "b\u00e9"] }
+    const written = frameOf(Result.getOrThrow(Messages.encodeFetchFileAck(message))).payload
+    assert.include(Buffer.from(written).toString(), `"holders":["a","b\u00e9"]`)
+    assert.deepStrictEqual(Result.getOrThrow(Messages.decodeFetchFileAck(written)), message)
+    assert.deepStrictEqual(Result.getOrThrow(ackFrom(`{"holders":null}`)).holders, [])
+    assert.strictEqual(reasonOf(ackFrom(`{"holders":["a",1]}`)), "a field has a wrong type")
   })
 })

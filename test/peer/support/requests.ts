@@ -25,6 +25,8 @@ export const requestFor = (
     keep_alive: false,
     byte_length: 0n,
     range_hmac: "",
+    can_wait: false,
+    not_at: [],
     ...overrides
   }
   const mac = Mac.fetchMac(signedWith.secret ?? secret, macFields(request, signedWith.clusterName))

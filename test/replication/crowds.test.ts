@@ -1,0 +1,189 @@
+/** What the puller does where a peer sends a file to others first. */
+import { assert, describe, it } from "@effect/vitest"
+import { Effect, Option } from "effect"
+import { TestClock } from "effect/testing"
+import { Crowded, FileNotOnPeer } from "../../src/ports/FetchClient.ts"
+import { NodeId, type Registered } from "../../src/ports/FileEntry.ts"
+import { FilePath } from "../../src/ports/FilePath.ts"
+import { Inventory } from "../../src/ports/Inventory.ts"
+import { named, othersFirst, unreachable } from "../../src/replication/crowds.ts"
+import { Puller } from "../../src/replication/Puller.ts"
+import { bytesOf, Dials, fileOf, onNode, peer, receiptsOf, type Script, unreachable as away } from "./node.ts"
+
+const ids = (names: ReadonlyArray<string>) => names.map((name) => NodeId.make(name))
+const crowded = (name: string, holders: ReadonlyArray<string>, retryAfterMillis = 100): Crowded =>
+  new Crowded({ peer: NodeId.make(name), path: FilePath.make("db/a"), holders: ids(holders), retryAfterMillis })
+const namesOf = (peers: ReadonlyArray<{ readonly id: NodeId }>) => peers.map(({ id }) => String(id)).join("")
+const peers = ["a", "b", "c", "d"].map(peer)
+const asked = (...names: ReadonlyArray<string>) => names.map((name) => ({ peer: NodeId.make(name) }))
+
+describe("what crowds lead to", () => {
+  it("asks those that were named and can be asked, in their order, the last naming first, and nobody twice", () => {
+    assert.strictEqual(namesOf(named([crowded("a", ["z", "d", "b"])], peers, asked("a"))), "bd")
+    const both = [crowded("a", ["d", "b"]), crowded("b", ["c", "d", "a"])]
+    assert.strictEqual(namesOf(named(both, peers, asked("a", "b"))), "cd")
+    assert.strictEqual(namesOf(named(both, peers, asked("a", "b", "c", "d"))), "")
+  })
+
+  it("tells who can't be asked, when that is everybody that was named and nobody gets it", () => {
+    assert.deepStrictEqual(unreachable([crowded("a", ["y", "z"])], peers), ids(["y", "z"]))
+    assert.deepStrictEqual(unreachable([crowded("a", ["y", "b"])], peers), [])
+    assert.deepStrictEqual(unreachable([crowded("a", ["y"]), crowded("b", [])], peers), [])
+    assert.deepStrictEqual(unreachable([], peers), [])
+  })
+
+  it("comes again when somebody who gets it should have it, and else soon", () => {
+    const getting = othersFirst([crowded("a", ["b"], 100), crowded("b", [], 900), crowded("c", [], 800)])
+    assert.deepInclude(getting, { retryAfterMillis: 800, vain: false })
+    assert.deepInclude(othersFirst([crowded("a", ["b"], 100)]), { retryAfterMillis: 100, vain: true })
+    assert.include(getting.message, "a sends db/a to others first; those have it: b")
+  })
+})
+
+/** `who` has the file when `has` says so, else says whom it names. */
+const names = (holders: ReadonlyArray<string>, retryAfterMillis = 100): Script => (peer, { path }) =>
+  Effect.fail(new Crowded({ peer: peer.id, path, holders: ids(holders), retryAfterMillis }))
+const notHere: Script = (peer, { path }) => Effect.fail(new FileNotOnPeer({ peer: peer.id, path, code: "not_found" }))
+const gives: Script = (_peer, entry, offset, sink) => sink.write(bytesOf(entry).subarray(offset))
+
+/** Each peer's own script, where it may be left to others; who may not is given the file by the origin alone. */
+const each = (scripts: Readonly<Record<string, Script>>): Script => (peer, entry, offset, sink, elsewhere) => {
+  const script = scripts[peer.id] ?? notHere
+  const plain = peer.id === "node-1" && elsewhere === undefined
+  return (plain ? gives : script)(peer, entry, offset, sink, elsewhere)
+}
+
+const three = ["node-1", "node-2", "node-3"]
+const dialled = Effect.map(Dials, ({ all }) => all.map(({ peer }) => peer))
+const whyOf = ({ entry }: Registered) => Effect.flatMap(Puller, ({ waitsFor }) => waitsFor(entry.path))
+/** The fibers that were woken have to get to their next wait. */
+const settle = Effect.forEach(Array.from({ length: 50 }), () => Effect.yieldNow)
+const pass = (millis: number) => Effect.andThen(TestClock.adjust(millis), settle)
+
+describe("a puller whose peer sends a file to others first", () => {
+  it.effect("asks whom that one names, and nobody else", () =>
+    Effect.gen(function*() {
+      const receipts = yield* receiptsOf
+      yield* (yield* Puller).enqueue(fileOf("db/a"))
+      const receipt = yield* receipts
+      assert.deepStrictEqual(receipt._tag === "Pulled" && receipt.from, Option.some(NodeId.make("node-3")))
+      assert.deepStrictEqual(yield* dialled, ["node-1", "node-3"])
+    }).pipe(onNode({ script: each({ "node-1": names(["node-3"]), "node-2": gives, "node-3": gives }), peers: three })))
+
+  it.effect("takes other files meanwhile, then this one from whoever has it, without any failure", () => {
+    let taken = false
+    const origin: Script = (peer, entry, offset, sink, elsewhere) =>
+      entry.path === "db/a"
+        ? names(taken ? ["node-2"] : [], 700)(peer, entry, offset, sink, elsewhere)
+        : gives(peer, entry, offset, sink)
+    return Effect.gen(function*() {
+      const puller = yield* Puller
+      const receipts = yield* receiptsOf
+      const file = fileOf("db/a", 2)
+      yield* puller.enqueue(file)
+      yield* puller.enqueue(fileOf("db/b", 1))
+      assert.strictEqual((yield* receipts).file.entry.path, "db/b")
+      yield* settle
+      assert.include(Option.getOrElse(yield* whyOf(file), () => ""), "node-1 sends db/a to others first")
+      const { inFlight, queueDepth } = yield* puller.stats
+      assert.deepStrictEqual({ inFlight, queueDepth }, { inFlight: 0, queueDepth: 1 })
+      yield* pass(699)
+      assert.deepStrictEqual(yield* dialled, ["node-1", "node-1"])
+      taken = true
+      yield* pass(141 + 1)
+      const receipt = yield* receipts
+      assert.deepStrictEqual(receipt._tag === "Pulled" && receipt.from, Option.some(NodeId.make("node-2")))
+      assert.deepStrictEqual(yield* dialled, ["node-1", "node-1", "node-1", "node-2"])
+      assert.isTrue(Option.isNone(yield* whyOf(file)))
+      const { failed, pulled } = yield* puller.stats
+      assert.deepStrictEqual({ failed, pulled }, { failed: 0, pulled: 2 })
+    }).pipe(onNode({ workers: 1, script: each({ "node-1": origin, "node-2": gives }), peers: three }))
+  })
+
+  it.effect("counts no round against the file, and asks the same peer first for others", () =>
+    Effect.gen(function*() {
+      yield* (yield* Puller).enqueue(fileOf("db/a"))
+      yield* settle
+      const row = yield* (yield* Inventory).why(FilePath.make("db/a"))
+      assert.deepInclude(Option.getOrUndefined(row), { _tag: "Owed", rounds: 0, answers: [], due: 0 })
+      yield* (yield* Puller).enqueue(fileOf("db/b"))
+      yield* settle
+      assert.deepStrictEqual(yield* dialled, ["node-1", "node-1"])
+    }).pipe(onNode({ script: each({ "node-1": names([], 5000) }), peers: three })))
+
+  it.effect("takes it from that peer all the same when nobody has it for half a minute", () =>
+    Effect.gen(function*() {
+      const receipts = yield* receiptsOf
+      yield* (yield* Puller).enqueue(fileOf("db/a"))
+      for (let n = 0; n < 36; n++) yield* pass(1000)
+      const receipt = yield* receipts
+      assert.deepStrictEqual(receipt._tag === "Pulled" && receipt.from, Option.some(NodeId.make("node-1")))
+      assert.isAtMost((yield* dialled).length, 1 + 30_000 / 1000)
+    }).pipe(onNode({ script: each({ "node-1": names([], 1000) }), peers: three })))
+
+  it.effect("does so after a few tries when those that are said to have it don't", () =>
+    Effect.gen(function*() {
+      const receipts = yield* receiptsOf
+      yield* (yield* Puller).enqueue(fileOf("db/a"))
+      for (let n = 0; n < 40; n++) yield* pass(200)
+      assert.strictEqual((yield* receipts)._tag, "Pulled")
+      assert.deepStrictEqual(
+        yield* dialled,
+        [...Array.from({ length: 5 }, () => ["node-1", "node-2"]), "node-1"].flat()
+      )
+    }).pipe(onNode({ script: each({ "node-1": names(["node-2"]) }), peers: three })))
+
+  it.effect("says so at once when none of those can be asked", () => {
+    const told: Array<ReadonlyArray<string>> = []
+    const origin: Script = (peer, entry, offset, sink, elsewhere) => {
+      told.push(elsewhere?.notAt ?? ["nothing"])
+      return elsewhere?.notAt.length === 0
+        ? names(["gone", "node-2"])(peer, entry, offset, sink, elsewhere)
+        : gives(peer, entry, offset, sink)
+    }
+    return Effect.gen(function*() {
+      const receipts = yield* receiptsOf
+      yield* (yield* Puller).enqueue(fileOf("db/a"))
+      yield* settle
+      // That it is away shows first.
+      assert.deepStrictEqual(told, [[]])
+      yield* pass(250)
+      assert.strictEqual((yield* receipts)._tag, "Pulled")
+      assert.deepStrictEqual(told, [[], [], ["gone", "node-2"]])
+      assert.deepStrictEqual(yield* dialled, ["node-1", "node-2", "node-1", "node-1"])
+    }).pipe(onNode({ script: each({ "node-1": origin, "node-2": away }), peers: three }))
+  })
+
+  it.effect("leaves no more than so many to others at once", () =>
+    Effect.gen(function*() {
+      const puller = yield* Puller
+      const receipts = yield* receiptsOf
+      for (let n = 0; n < 70; n++) {
+        yield* puller.enqueue(fileOf(`db/${n}`, n + 1))
+        yield* settle
+      }
+      const { pulled, queueDepth } = yield* puller.stats
+      assert.deepStrictEqual({ pulled, queueDepth }, { pulled: 6, queueDepth: 64 })
+      assert.strictEqual((yield* receipts).file.entry.path, "db/64")
+    }).pipe(onNode({ workers: 1, queueSize: 100, script: each({ "node-1": names([], 5000) }), peers: three })))
+
+  it.effect("forgets a file that is deleted meanwhile, or replaced", () =>
+    Effect.gen(function*() {
+      const puller = yield* Puller
+      const receipts = yield* receiptsOf
+      const file = fileOf("db/a")
+      yield* puller.enqueue(file)
+      yield* settle
+      yield* puller.withdraw(file.entry.path)
+      assert.strictEqual((yield* receipts)._tag, "Withdrawn")
+      assert.strictEqual((yield* puller.stats).queueDepth, 0)
+      yield* puller.enqueue(file)
+      yield* settle
+      assert.strictEqual(yield* puller.enqueue(fileOf("db/a", 2)), "Enqueued")
+      yield* settle
+      assert.strictEqual((yield* puller.stats).queueDepth, 1)
+      for (let n = 0; n < 36; n++) yield* pass(1000)
+      assert.strictEqual((yield* receipts).file.revision, 2)
+      assert.strictEqual((yield* puller.stats).pulled, 1)
+    }).pipe(onNode({ script: each({ "node-1": names([], 1000) }), peers: three })))
+})
