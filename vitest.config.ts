@@ -5,6 +5,7 @@ const json = process.env["VITEST_JSON"]
 export default defineConfig({
   test: {
     include: ["test/**/*.test.ts"],
+    globalSetup: "test/support/bundle.ts",
     testTimeout: 60_000,
     hookTimeout: 60_000,
     pool: "forks",

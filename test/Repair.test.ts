@@ -257,11 +257,11 @@ describe("a node", () => {
   }
 
   it.live(
-    "pulls 10,000 files over a queue of 64, in memory that does not grow with them",
+    "pulls 5,000 files over a queue of 64, in memory that does not grow with them",
     () =>
       Effect.gen(function*() {
         const folder = yield* temporaryFolder
-        const paths = Array.from({ length: 10_000 }, (_, n) => `db/cpu/${n % 100}/${n}`)
+        const paths = Array.from({ length: 5_000 }, (_, n) => `db/cpu/${n % 100}/${n}`)
         for (const path of paths) {
           mkdirSync(join(at(folder, "writer", path), ".."), { recursive: true })
           writeFileSync(at(folder, "writer", path), path)
@@ -277,7 +277,7 @@ describe("a node", () => {
           Stream.takeUntilEffect(Context.get(reader, Inventory).changes, ({ cursor, verified }) =>
             Effect.map(Context.get(reader, Puller).stats, ({ queueDepth }) => {
               deepest = Math.max(deepest, queueDepth)
-              if (early === 0 && verified.files >= 2000) {
+              if (early === 0 && verified.files >= 1000) {
                 early = heapUsed()
               }
               return Option.isSome(cursor) && verified.files === paths.length
@@ -285,8 +285,8 @@ describe("a node", () => {
         )
         const grown = heapUsed() - early
         assert.isAtMost(deepest, 64)
-        // Less than half a KiB for each of 8,000 files more: an entry that was kept would take more.
-        assert.isBelow(grown, 4 * mib)
+        // Less than a quarter of a KiB for each of 4,000 files more: an entry that was kept would take more.
+        assert.isBelow(grown, mib)
         const { attempts, bytes: came, pulled } = yield* Context.get(reader, Puller).stats
         const total = paths.reduce((sum, { length }) =>
           sum + length, 0)

@@ -5,8 +5,9 @@ import { once } from "node:events"
 import { createInterface } from "node:readline"
 import type { Readable, Writable } from "node:stream"
 import { fileURLToPath } from "node:url"
+import { program } from "../support/program.ts"
 
-const script = fileURLToPath(new URL("./localChild.ts", import.meta.url))
+const script = program(fileURLToPath(new URL("./localChild.ts", import.meta.url)))
 
 export interface Child {
   /** The next line it says; fails when it ends instead, with what it complained about. */

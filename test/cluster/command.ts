@@ -2,8 +2,9 @@
 import { Deferred, Effect, Queue, type Scope } from "effect"
 import { type ChildProcess, spawn } from "node:child_process"
 import { join } from "node:path"
+import { program } from "../support/program.ts"
 
-const main = join(import.meta.dirname, "../../src/main.ts")
+const main = program(join(import.meta.dirname, "../../src/main.ts"))
 
 export interface Running {
   readonly child: ChildProcess

@@ -7,11 +7,12 @@ import { join } from "node:path"
 import { FilePath } from "../../src/ports/FilePath.ts"
 import { inManifest } from "../../src/replication/FileReport.ts"
 import { temporaryFolder } from "../support/folder.ts"
+import { program } from "../support/program.ts"
 import { dataOf, publish, start, stateOf, untilComplete } from "../support/realNode.ts"
 import { bytesOf } from "./behaviours.ts"
 
-const child = join(import.meta.dirname, "killChild.ts")
-const hook = new URL("./killHook.ts", import.meta.url).href
+const child = program(join(import.meta.dirname, "killChild.ts"))
+const hook = program(join(import.meta.dirname, "killHook.ts"))
 
 interface Life {
   readonly signal: NodeJS.Signals | null

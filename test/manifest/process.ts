@@ -3,6 +3,7 @@ import { Effect, Queue, type Scope } from "effect"
 import { spawn } from "node:child_process"
 import { createInterface } from "node:readline"
 import { fileURLToPath } from "node:url"
+import { program } from "../support/program.ts"
 
 export interface Child {
   /** What it printed, line by line; `undefined` when it has ended. */
@@ -23,7 +24,7 @@ export const start = (
     const { child, ended } = yield* Effect.acquireRelease(
       Effect.sync(() => {
         // Not this process's environment: a test runner's variables change what libraries do.
-        const child = spawn(process.execPath, [fileURLToPath(script), ...args], {
+        const child = spawn(process.execPath, [program(fileURLToPath(script)), ...args], {
           env: { PATH: process.env["PATH"] },
           stdio: ["pipe", "pipe", "inherit"]
         })
