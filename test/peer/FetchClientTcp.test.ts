@@ -5,6 +5,7 @@ import type { Socket } from "node:net"
 import * as Frame from "../../src/peer/protocol/Frame.ts"
 import * as Mac from "../../src/peer/protocol/Mac.ts"
 import * as Messages from "../../src/peer/protocol/Messages.ts"
+import type { Elsewhere } from "../../src/ports/FetchClient.ts"
 import { allBytes, entryOf, sha256Of } from "./support/doubles.ts"
 import { collector, makeClient, nodeA, rawPeer, secret } from "./support/nodes.ts"
 import { ackFrame, frame } from "./support/requests.ts"
@@ -109,6 +110,29 @@ describe("FetchClientTcp", () => {
       assert.deepInclude(first, { byte_offset: 0n, byte_length: 0n, range_hmac: "" })
       assert.match(second?.range_hmac ?? "", /^[0-9a-f]{64}$/)
       assert.deepInclude(second, { path: entry.path, node_id: "node-b", byte_offset: 7n, keep_alive: true })
+    }))
+
+  it.live("says that it can wait for large files only, and only when it is told to", () =>
+    Effect.gen(function*() {
+      const asked: Array<Pick<Messages.FetchFile, "can_wait" | "not_at">> = []
+      const { peer } = yield* answering((socket, { can_wait, not_at }) => {
+        asked.push({ can_wait, not_at })
+        socket.end(ackFrame({ status: "error", code: "crowded", holders: ["node-c", "no id", "node-d"] }))
+      })
+      const client = yield* makeClient()
+      const large = { ...entry, size_bytes: 1 << 20 }
+      const fetch = (file: typeof entry, elsewhere?: Elsewhere) =>
+        Effect.flip(client.fetch(peer, file, 0, collector(), elsewhere))
+      yield* fetch(large)
+      yield* fetch({ ...entry, size_bytes: (1 << 20) - 1 }, { notAt: [nodeA] })
+      const error = yield* fetch(large, { notAt: [nodeA] })
+      assert.deepStrictEqual(asked, [
+        { can_wait: false, not_at: [] },
+        { can_wait: false, not_at: [] },
+        { can_wait: true, not_at: ["node-a"] }
+      ])
+      assert.deepInclude(error, { _tag: "Crowded", retryAfterMillis: 0 })
+      assert.deepStrictEqual("holders" in error ? error.holders.map(String) : [], ["node-c", "node-d"])
     }))
 
   const refusals: ReadonlyArray<readonly [Partial<Messages.FetchFileAck>, object]> = [

@@ -3,7 +3,7 @@ import { assert, describe, it } from "@effect/vitest"
 import { Effect, Option } from "effect"
 import { TestClock } from "effect/testing"
 import { Crowded, FileNotOnPeer } from "../../src/ports/FetchClient.ts"
-import { NodeId, type Registered } from "../../src/ports/FileEntry.ts"
+import { NodeId, type Registered, Revision } from "../../src/ports/FileEntry.ts"
 import { FilePath } from "../../src/ports/FilePath.ts"
 import { Inventory } from "../../src/ports/Inventory.ts"
 import { named, othersFirst, unreachable } from "../../src/replication/crowds.ts"
@@ -40,13 +40,13 @@ describe("what crowds lead to", () => {
   })
 })
 
-/** `who` has the file when `has` says so, else says whom it names. */
+/** Sends the file to others first, and says who has it. */
 const names = (holders: ReadonlyArray<string>, retryAfterMillis = 100): Script => (peer, { path }) =>
   Effect.fail(new Crowded({ peer: peer.id, path, holders: ids(holders), retryAfterMillis }))
 const notHere: Script = (peer, { path }) => Effect.fail(new FileNotOnPeer({ peer: peer.id, path, code: "not_found" }))
 const gives: Script = (_peer, entry, offset, sink) => sink.write(bytesOf(entry).subarray(offset))
 
-/** Each peer's own script, where it may be left to others; who may not is given the file by the origin alone. */
+/** Each peer's own script; but the origin gives the file to whoever can't wait. */
 const each = (scripts: Readonly<Record<string, Script>>): Script => (peer, entry, offset, sink, elsewhere) => {
   const script = scripts[peer.id] ?? notHere
   const plain = peer.id === "node-1" && elsewhere === undefined
@@ -166,6 +166,26 @@ describe("a puller whose peer sends a file to others first", () => {
       assert.deepStrictEqual({ pulled, queueDepth }, { pulled: 6, queueDepth: 64 })
       assert.strictEqual((yield* receipts).file.entry.path, "db/64")
     }).pipe(onNode({ workers: 1, queueSize: 100, script: each({ "node-1": names([], 5000) }), peers: three })))
+
+  it.effect("looks again at what is owed when its time has come", () =>
+    Effect.gen(function*() {
+      const receipts = yield* receiptsOf
+      const inventory = yield* Inventory
+      yield* (yield* Dials).next
+      yield* settle
+      const path = FilePath.make("db/a")
+      yield* inventory.apply([{ _tag: "Forget", path, revision: Revision.make(2), due: 0 }])
+      yield* pass(1201)
+      assert.strictEqual((yield* receipts)._tag, "Withdrawn")
+      assert.deepStrictEqual(yield* dialled, ["node-1"])
+    }).pipe(onNode({
+      script: each({ "node-1": names([], 1000) }),
+      peers: three,
+      before: Effect.flatMap(
+        Inventory,
+        ({ apply }) => apply([{ _tag: "Owe", file: fileOf("db/a"), reason: "", due: 0 }])
+      )
+    })))
 
   it.effect("forgets a file that is deleted meanwhile, or replaced", () =>
     Effect.gen(function*() {
