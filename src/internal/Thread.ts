@@ -79,7 +79,8 @@ export const start = (options: {
               ? Effect.succeed(reply.value)
               : Effect.fail(new ThreadRefused({ code: reply.code, detail: reply.detail }))
           ))
-        if (asked.push({ id, operation, args }) === 1) queueMicrotask(flush)
+        // Not a microtask: fibers that go on together go on in an immediate of their own each.
+        if (asked.push({ id, operation, args }) === 1) setImmediate(flush)
         return Effect.sync(() => waiting.delete(id))
       })
   })

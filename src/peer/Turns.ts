@@ -106,7 +106,8 @@ export const make = Effect.fnUntraced(function*(fetchBundle: FetchBundle): Effec
   const schedule = (desk: Desk): void => {
     if (desk.scheduled) return
     desk.scheduled = true
-    queueMicrotask(() => {
+    // Fibers that go on together go on in an immediate of their own each.
+    setImmediate(() => {
       desk.scheduled = false
       giveTurns(desk)
     })
