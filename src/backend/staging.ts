@@ -11,9 +11,10 @@
  * means looking at few names. Whatever stands under such a name and is not a plain file of our own is dropped.
  */
 import { Effect, type Scope } from "effect"
-import { hash, randomBytes } from "node:crypto"
+import { hash } from "node:crypto"
 import { opendir } from "node:fs/promises"
 import { join } from "node:path"
+import { makeRandomHex } from "../internal/randomHex.ts"
 import type { Cap, Dropped } from "../ports/Backend.ts"
 import { beyond, type Leftover, leftoverAt } from "./leftovers.ts"
 import {
@@ -37,7 +38,7 @@ export type Suffix = `pull.${string}` | `write.${string}` | `sealed.${string}`
 const tokens = /^(?:pull\.[0-9a-f]{64}|sealed\.[0-9a-f]{32})$/
 export const isToken = (text: string): text is Suffix => tokens.test(text)
 
-export const randomSuffix = (): string => randomBytes(16).toString("hex")
+export const randomSuffix = makeRandomHex(16)
 
 /** An open staging file; nobody else has it open. */
 export interface StagedFile {

@@ -5,7 +5,7 @@
  * stages them.
  */
 import { Clock, Effect, Layer, Option, type Redacted, Schema } from "effect"
-import { randomFillSync } from "node:crypto"
+import { makeRandomHex } from "../internal/randomHex.ts"
 import type { ByteSink } from "../ports/ByteSink.ts"
 import {
   BadOffset,
@@ -75,19 +75,6 @@ class Outlived extends Schema.TaggedError<Outlived>()("Outlived", {}) {
   }
 }
 
-/** Nonces of 32 random bytes, in hex. Asking the system for many at once costs what one does. */
-const makeNonces = () => {
-  const pool = Buffer.alloc(64 * 32)
-  let at = pool.length
-  return (): string => {
-    if (at === pool.length) {
-      randomFillSync(pool)
-      at = 0
-    }
-    return pool.toString("hex", at, at += 32)
-  }
-}
-
 /** 8 MiB: enough that small files, fetched one after another by a few workers, allocate nothing. */
 const pooledBuffers = 32
 
@@ -96,7 +83,7 @@ const make = Effect.fnUntraced(function*(options: Options) {
   const tls = options.tls === undefined ? undefined : yield* follow(options.tls)
   const secrets = configuredSecrets(options.secret, options.previousSecret)
   const ackTimeoutMillis = options.ackTimeoutMillis ?? 10_000
-  const freshNonce = makeNonces()
+  const freshNonce = makeRandomHex(32)
   const connections = yield* Connections.make({
     tls,
     pool: ReceiveBuffers.makePool(pooledBuffers),

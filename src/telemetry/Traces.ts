@@ -56,7 +56,7 @@ export const sinceRegistration = <A>(
     span.attribute("file.origin", entry.origin_node_id)
     span.attribute("node", node)
     return yield* effect.pipe(
-      Effect.withParentSpan(span),
+      Effect.withParentSpan(span, withoutStack),
       Effect.onExit((exit: Exit.Exit<A, E>) =>
         Effect.sync(() => {
           if (exit._tag === "Success") {
