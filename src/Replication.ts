@@ -156,6 +156,7 @@ const defaultPorts: PortLayers<StartError> = {
           nodeId: self.id,
           tls,
           fetchTimeoutMillis: settings.fetchTimeoutMillis,
+          fetchesAtOnce: Math.max(12, settings.pullWorkers),
           requireSignedAcks: settings.requireSignedAcks
         }))
     ).pipe(Layer.provide(rateLimits))

@@ -55,6 +55,8 @@ export interface Options {
   readonly dialTimeoutMillis?: number | undefined
   /** How long a peer may take to answer, 10 000 unless told. */
   readonly ackTimeoutMillis?: number | undefined
+  /** Files, giants aside, that one peer is asked for at once, each alone; 12 unless told. */
+  readonly fetchesAtOnce?: number | undefined
   /** How long a connection may be kept for the next fetch, 30 000 unless told. */
   readonly idleTimeoutMillis?: number | undefined
 }
@@ -91,20 +93,21 @@ const make = Effect.fnUntraced(function*(options: Options) {
     idleMillis: options.idleTimeoutMillis ?? 30_000
   })
 
-  const { clusterName, fetchTimeoutMillis, nodeId, secret } = options
-  const turns = yield* Turns.make(
-    makeFetchBundle({
+  const { clusterName, nodeId, secret } = options
+  const turns = yield* Turns.make({
+    fetchBundle: makeFetchBundle({
       nodeId,
       clusterName,
       secret,
       secrets,
       freshNonce,
       connections,
-      pull,
-      ackTimeoutMillis,
-      fetchTimeoutMillis
-    })
-  )
+      millis: ackTimeoutMillis
+    }),
+    // With a limit each file goes in its own lane.
+    bundling: () => pull.bytesPerSecond() === 0,
+    atOnce: options.fetchesAtOnce ?? 12
+  })
 
   const requestFor = Effect.fnUntraced(function*(entry: FileEntry, offset: number, elsewhere: Elsewhere | undefined) {
     const nonce = freshNonce()
@@ -308,8 +311,10 @@ const make = Effect.fnUntraced(function*(options: Options) {
           fresh = true
         }
       })
-      if (isGiant(entry.size_bytes)) return yield* alone
-      return yield* turns.take(peer, entry, entry.size_bytes - offset, { alone, came: sink.write })
+      const rest = entry.size_bytes - offset
+      // Giants are few. And the last byte alone is a question whether the peer has the file, which keeps nobody waiting.
+      if (isGiant(entry.size_bytes) || rest === 1) return yield* alone
+      return yield* turns.take(peer, entry, rest, { alone, came: sink.write })
     }
   )
 

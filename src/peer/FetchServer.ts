@@ -163,7 +163,12 @@ const makeHandler = Effect.fnUntraced(function*(
       onSent: (bytes: number) => void
     ) {
       const { entry, length, offset } = granted
-      const encoded = Messages.encodeFetchFileAck(acceptance(signer, request, { length, offset, sha256: entry.sha256 }))
+      const encoded = Messages.encodeFetchFileAck(acceptance(signer, request, {
+        length,
+        offset,
+        sha256: entry.sha256,
+        bundles: limits.serve.bytesPerSecond() === 0
+      }))
       if (length === 0) return yield* reply(connection, encoded)
 
       const ack = yield* Effect.fromResult(encoded)
@@ -274,7 +279,12 @@ const makeHandler = Effect.fnUntraced(function*(
       return yield* Effect.as(offend(session, "a bundle that is not in form"), "close" as const)
     }
     return yield* trust(session, request, authenticateBundle(credentials, nonces, yield* nowSeconds, request)).pipe(
-      Effect.andThen(withPlace(bundles.serve(session.connection, request))),
+      Effect.andThen(
+        // With a limit each file goes in its own lane, and pays for itself.
+        limits.serve.bytesPerSecond() > 0
+          ? bundles.giveNothing(session.connection, request)
+          : withPlace(bundles.serve(session.connection, request))
+      ),
       Effect.as<Next>("goOn"),
       Effect.tapErrorTag(["ConnectionLost", "NoProgress"], () => Metrics.served("cut")),
       Effect.catchTag("Refused", (refused) =>

@@ -27,5 +27,7 @@ export const layer = (options: RateLimitOptions): Layer.Layer<RateLimits> =>
 const newMillis = 60_000
 
 /** A file that was just written goes before one that is caught up on. The clock is its writer's; only the order hangs on it. */
+export const isLive = (entry: FileEntry, now: number): boolean => now - Date.parse(entry.created_at) < newMillis
+
 export const laneOf = (entry: FileEntry): Effect.Effect<Throttle.Lane> =>
-  Effect.map(Clock.currentTimeMillis, (now) => now - Date.parse(entry.created_at) < newMillis ? "live" : "late")
+  Effect.map(Clock.currentTimeMillis, (now) => isLive(entry, now) ? "live" : "late")

@@ -90,7 +90,7 @@ export const refusal = (
 export const acceptance = (
   signer: Signer,
   request: FetchFile,
-  body: { readonly length: number; readonly offset: number; readonly sha256: string }
+  body: { readonly length: number; readonly offset: number; readonly sha256: string; readonly bundles: boolean }
 ): FetchFileAck =>
   signed(signer, request, {
     ...emptyFetchFileAck,
@@ -99,7 +99,7 @@ export const acceptance = (
     sha256: body.sha256,
     byte_offset: BigInt(body.offset),
     keep_alive: request.keep_alive,
-    bundles: request.keep_alive
+    bundles: request.keep_alive && body.bundles
   })
 
 /** Whether the connection stays open behind a refusal. Nobody stays who could not show the secret. */

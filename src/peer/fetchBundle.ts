@@ -10,11 +10,13 @@ import { makeFrameReader } from "./frames.ts"
 import * as Frame from "./protocol/Frame.ts"
 import * as Mac from "./protocol/Mac.ts"
 import * as Messages from "./protocol/Messages.ts"
-import { laneOf, type RateLimits } from "./RateLimits.ts"
-import { type Connection, makeProgress } from "./transport/Connection.ts"
+import type { Connection } from "./transport/Connection.ts"
 
-/** The bundle did not come, or not whole. */
-export class NoBundle extends Schema.TaggedError<NoBundle>()("NoBundle", { detail: Schema.String }) {
+/** The bundle did not come, or not whole. `silent`: nothing came at all, so nobody else need wait for this peer. */
+export class NoBundle extends Schema.TaggedError<NoBundle>()("NoBundle", {
+  detail: Schema.String,
+  silent: Schema.Boolean
+}) {
   override get message(): string {
     return this.detail
   }
@@ -28,9 +30,8 @@ export interface Options {
   readonly secrets: ReadonlyArray<Redacted.Redacted<string>>
   readonly freshNonce: () => string
   readonly connections: Connections
-  readonly pull: RateLimits["Service"]["pull"]
-  readonly ackTimeoutMillis: number
-  readonly fetchTimeoutMillis: number
+  /** How long a peer may take to answer, and then for the bytes. */
+  readonly millis: number
 }
 
 export type Entries = readonly [FileEntry, ...ReadonlyArray<FileEntry>]
@@ -42,7 +43,7 @@ export type FetchBundle = (
 ) => Effect.Effect<ReadonlyArray<Uint8Array | undefined>, NoBundle>
 
 export const make = (options: Options): FetchBundle => {
-  const { connections, pull, secrets } = options
+  const { connections, millis, secrets } = options
 
   const requestFor = Effect.fnUntraced(function*(entries: ReadonlyArray<FileEntry>) {
     const { clusterName, nodeId } = options
@@ -57,68 +58,62 @@ export const make = (options: Options): FetchBundle => {
   /** What follows the answer; fails unless it was signed by the peer that was asked, and each file is whole or missing. */
   const sizesIn = (peer: Peer, entries: ReadonlyArray<FileEntry>, nonce: string, ack: Messages.FetchBundleAck) => {
     const { server_node_id: serverNodeId, sizes } = ack
-    if (serverNodeId !== peer.id) return Effect.fail(new NoBundle({ detail: "another node answers at its address" }))
+    if (serverNodeId !== peer.id) {
+      return Effect.fail(new NoBundle({ silent: false, detail: "another node answers at its address" }))
+    }
     if (!secrets.some((secret) => Mac.matches(Mac.bundleAckMac(secret, { nonce, serverNodeId, sizes }), ack.hmac))) {
-      return Effect.fail(new NoBundle({ detail: "its answer is not signed with the shared secret" }))
+      return Effect.fail(new NoBundle({ silent: false, detail: "its answer is not signed with the shared secret" }))
     }
     const inForm = sizes.length === entries.length
       && entries.every(({ size_bytes }, n) => sizes[n] === -1 || sizes[n] === size_bytes)
     return inForm
       ? Effect.succeed(sizes)
-      : Effect.fail(new NoBundle({ detail: "it has other lengths to send than the manifest says" }))
+      : Effect.fail(new NoBundle({ silent: false, detail: "it has other lengths to send than the manifest says" }))
   }
 
-  const receive = Effect.fnUntraced(function*(
-    connection: Connection,
-    entry: FileEntry,
-    first: Uint8Array,
-    length: number
-  ) {
+  const receive = Effect.fnUntraced(function*(connection: Connection, first: Uint8Array, length: number) {
     const bytes = Buffer.allocUnsafeSlow(length)
-    const progress = yield* makeProgress(options.fetchTimeoutMillis)
-    const lane = yield* laneOf(entry)
     let received = 0
-    const body = Effect.gen(function*() {
-      let chunk = first
-      while (true) {
-        if (received + chunk.length > length) return yield* new NoBundle({ detail: "it sends more than it said" })
-        // What is not read yet holds the peer back.
-        if (chunk.length > 0) yield* pull.take(chunk.length, lane)
-        bytes.set(chunk, received)
-        received += chunk.length
-        if (received === length) return bytes
-        const next = yield* connection.read(progress)
-        if (Option.isNone(next)) {
-          return yield* new NoBundle({ detail: `it closed after ${received} of ${length} bytes` })
-        }
-        chunk = next.value
+    let chunk = first
+    while (true) {
+      if (received + chunk.length > length) {
+        return yield* new NoBundle({ silent: false, detail: "it sends more than it said" })
       }
-    })
-    return yield* Effect.raceFirst(body, progress.watch)
+      bytes.set(chunk, received)
+      received += chunk.length
+      if (received === length) return bytes
+      const next = yield* connection.read()
+      if (Option.isNone(next)) {
+        return yield* new NoBundle({ silent: false, detail: `it closed after ${received} of ${length} bytes` })
+      }
+      chunk = next.value
+    }
   })
 
   const exchange = Effect.fnUntraced(
     function*(peer: Peer, entries: Entries, fresh: boolean) {
-      const lease = yield* connections.lease(peer, fresh)
+      const lease = yield* connections.lease(peer, fresh).pipe(
+        Effect.mapError(({ detail }) => new NoBundle({ silent: true, detail }))
+      )
       const { connection } = lease
       const request = yield* requestFor(entries)
       const frames = makeFrameReader(connection, Frame.maxUntrustedLength)
       const answer = yield* connection.write(yield* Effect.fromResult(Messages.encodeFetchBundle(request))).pipe(
         Effect.andThen(frames.next),
         Effect.timeoutOrElse({
-          duration: options.ackTimeoutMillis,
-          orElse: () => Effect.fail(new NoBundle({ detail: `no answer within ${options.ackTimeoutMillis} ms` }))
+          duration: millis,
+          orElse: () => Effect.fail(new NoBundle({ silent: true, detail: `no answer within ${millis} ms` }))
         }),
         Effect.catchTag("ConnectionLost", () => Effect.succeedNone)
       )
       if (Option.isNone(answer)) {
         // It may have closed the connection while that was idle.
         if (lease.reused) return undefined
-        return yield* new NoBundle({ detail: "it closed the connection without an answer" })
+        return yield* new NoBundle({ silent: false, detail: "it closed the connection without an answer" })
       }
       const { payload, type } = answer.value
       if (type !== Frame.messageType.fetchBundleAck) {
-        return yield* new NoBundle({ detail: `it answers with message type ${type}` })
+        return yield* new NoBundle({ silent: false, detail: `it answers with message type ${type}` })
       }
       const sizes = yield* sizesIn(
         peer,
@@ -127,13 +122,21 @@ export const make = (options: Options): FetchBundle => {
         yield* Effect.fromResult(Messages.decodeFetchBundleAck(payload))
       )
       const length = sizes.reduce((sum, size) => sum + Math.max(0, size), 0)
-      const bytes = yield* receive(connection, entries[0], frames.rest(), length)
+      // Each of them alone has longer: what is so slow is no better together.
+      const bytes = yield* receive(connection, frames.rest(), length).pipe(
+        Effect.timeoutOrElse({
+          duration: millis,
+          orElse: () => Effect.fail(new NoBundle({ silent: false, detail: `not whole within ${millis} ms` }))
+        })
+      )
       lease.keep()
       let at = 0
       return sizes.map((size) => size === -1 ? undefined : bytes.subarray(at, at += size))
     },
     Effect.scoped,
-    Effect.mapError((error) => new NoBundle({ detail: error.message }))
+    Effect.mapError((error) =>
+      error._tag === "NoBundle" ? error : new NoBundle({ silent: false, detail: error.message })
+    )
   )
 
   return Effect.fnUntraced(function*(peer, entries) {

@@ -9,12 +9,10 @@ import type { FileEntry } from "../ports/FileEntry.ts"
 import * as Metrics from "../telemetry/Metrics.ts"
 import * as Traces from "../telemetry/Traces.ts"
 import type { Signer } from "./answers.ts"
-import { throttled } from "./bodies.ts"
 import type { Grants } from "./grants.ts"
 import * as Bundle from "./protocol/bundle.ts"
 import * as Mac from "./protocol/Mac.ts"
 import * as Messages from "./protocol/Messages.ts"
-import { laneOf, RateLimits } from "./RateLimits.ts"
 import { type Connection, makeProgress } from "./transport/Connection.ts"
 
 /** Whether a request asks for a bundle that may be served. */
@@ -29,25 +27,23 @@ export const make = Effect.fnUntraced(function*(options: {
 }) {
   const { grants, signer } = options
   const backend = yield* Backend
-  const limits = yield* RateLimits
 
-  /** The bytes of a file; nothing when they can't be had. */
-  const read = (entry: FileEntry, asker: string) => {
-    const bytes = Buffer.allocUnsafe(entry.size_bytes)
+  /** Reads a file into memory of its length. Gives whether all of it is there. */
+  const read = (entry: FileEntry, into: Uint8Array, asker: string) => {
     let length = 0
     const sink: ByteSink<never> = {
       write: (chunk) =>
         Effect.sync(() => {
-          bytes.set(chunk, length)
+          into.set(chunk, length)
           length += chunk.length
         })
     }
     return backend.read(entry.path, 0, entry.size_bytes, sink).pipe(
-      Effect.as(bytes),
+      Effect.as(true),
       Traces.serving(entry, signer.nodeId, asker, 0),
       Effect.catchTag(
         "BackendError",
-        (error) => Effect.as(Effect.logError(`left out of a bundle: ${error.message}`), undefined)
+        (error) => Effect.as(Effect.logError(`left out of a bundle: ${error.message}`), false)
       )
     )
   }
@@ -71,19 +67,24 @@ export const make = Effect.fnUntraced(function*(options: {
   return {
     serve: Effect.fnUntraced(function*(connection: Connection, request: Messages.FetchBundle) {
       const entries = fitting(yield* grants.among(request.paths, request.sha256))
-      const bodies = yield* Effect.forEach(
-        entries,
-        (entry) => entry === undefined ? Effect.undefined : read(entry, request.node_id),
-        { concurrency: "unbounded" }
-      )
+      const memory = Buffer.allocUnsafeSlow(entries.reduce((sum, entry) => sum + (entry?.size_bytes ?? 0), 0))
+      let end = 0
+      const bodies = yield* Effect.forEach(entries, (entry) => {
+        if (entry === undefined) return Effect.undefined
+        const body = memory.subarray(end, end += entry.size_bytes)
+        return Effect.map(read(entry, body, request.node_id), (whole) => whole ? body : undefined)
+      }, { concurrency: "unbounded" })
       const ack = yield* answer(request, bodies.map((body) => body?.length ?? -1))
       const given = bodies.filter((body) => body !== undefined)
-      const first = entries.find((entry) => entry !== undefined)
+      const bytes = given.length === entries.filter((entry) => entry !== undefined).length
+        ? memory
+        : Buffer.concat(given)
       const progress = yield* makeProgress(options.serveTimeoutMillis)
-      const send = throttled(limits, first === undefined ? "late" : yield* laneOf(first), connection, progress)
-      const whole = Buffer.concat([ack, ...given])
-      yield* Effect.raceFirst(send(whole), progress.watch)
-      yield* Metrics.sent(request.node_id, whole.length - ack.length)
+      yield* connection.write(ack, progress).pipe(
+        Effect.andThen(connection.write(bytes, progress)),
+        Effect.raceFirst(progress.watch)
+      )
+      yield* Metrics.sent(request.node_id, bytes.length)
       yield* Metrics.served("sent", given.length)
     }),
     giveNothing: Effect.fnUntraced(function*(connection: Connection, request: Messages.FetchBundle) {

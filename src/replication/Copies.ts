@@ -62,9 +62,7 @@ export const absence = (member: Member): string | undefined => {
 export const held = (sightings: ReadonlyArray<Sighting>): number =>
   sightings.filter(({ kind }) => kind === "Held").length
 
-class Enough extends Schema.TaggedError<Enough>()("Enough", {}) {}
-
-/** Asks a peer for the file and hangs up at the first byte: it sends one only of a file that it holds, verified. */
+/** Asks a peer for the last byte of the file: it sends one only of a file that it holds, verified. */
 export const askPeer = Effect.fnUntraced(function*(
   member: Member,
   entry: FileEntry
@@ -74,10 +72,10 @@ export const askPeer = Effect.fnUntraced(function*(
   const where = reachable(member)
   if (Result.isFailure(where)) return sighting("Away", where.failure)
   const client = yield* FetchClient
-  return yield* client.fetch({ id, address: where.success }, entry, 0, { write: () => Effect.fail(new Enough()) }).pipe(
+  const last = Math.max(0, entry.size_bytes - 1)
+  return yield* client.fetch({ id, address: where.success }, entry, last, { write: () => Effect.void }).pipe(
     Effect.as(sighting("Held", "has it")),
     Effect.catchTags({
-      Enough: () => Effect.succeed(sighting("Held", "has it")),
       FileNotOnPeer: () => Effect.succeed(sighting("Absent", "has it not verified")),
       ChecksumMismatch: () => Effect.succeed(sighting("Absent", "has other bytes in its manifest"))
     }),

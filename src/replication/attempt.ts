@@ -111,7 +111,6 @@ export const make = Effect.fnUntraced(function*(
   const peers = yield* PeerResolver
   const placement = yield* Placement
   const room = yield* Room
-  const clock = yield* Clock.Clock
   const reach = makeReach()
   const trails = new Map<FilePath, Trail>()
 
@@ -262,15 +261,13 @@ export const make = Effect.fnUntraced(function*(
         if (alone && others) yield* restart
         const before = yield* staged.length
         const { id } = peer
-        // It may have had to wait for its turn.
-        let began: number | undefined
+        const began = yield* Clock.currentTimeMillis
         const failure = yield* ask(peer, round, staged, claim, elsewhere, () => {
-          began ??= clock.currentTimeMillisUnsafe()
           origin = joinedBy(origin, id)
         })
         const ended = yield* Clock.currentTimeMillis
         const sent = (yield* staged.length) - before
-        reach.sent(peer, sent, ended - (began ?? ended), ended)
+        reach.sent(peer, sent, ended - began, ended)
         bytes += sent
         if (Option.isNone(failure)) {
           answeredBy(peer)

@@ -1,11 +1,12 @@
 /** The client asked for many small files at once, against peers that do whatever they like with a bundle. */
 import { assert, describe, it, vi } from "@effect/vitest"
 import { Deferred, Effect, Fiber, Option, Queue, Redacted, Result } from "effect"
-import type { Socket } from "node:net"
+import { connect, type Socket } from "node:net"
 import * as Bundle from "../../src/peer/protocol/bundle.ts"
 import * as Frame from "../../src/peer/protocol/Frame.ts"
 import * as Mac from "../../src/peer/protocol/Mac.ts"
 import * as Messages from "../../src/peer/protocol/Messages.ts"
+import * as Throttle from "../../src/peer/Throttle.ts"
 import { FetchClient } from "../../src/ports/FetchClient.ts"
 import type { FileEntry } from "../../src/ports/FileEntry.ts"
 import type { Peer } from "../../src/ports/PeerResolver.ts"
@@ -112,9 +113,25 @@ const introduced = Effect.fnUntraced(function*(peer: Peer, options?: Parameters<
 describe("FetchClientTcp, asked for many small files at once", () => {
   it.live("takes them from our own server, the most of them together", () =>
     Effect.gen(function*() {
-      const peer = yield* startServer({ files: files.map((entry) => ({ entry })) })
+      const server = yield* startServer({ files: files.map((entry) => ({ entry })) })
+      // Between the two: hears which answers the server gives.
+      const answers: Array<number> = []
+      const { peer } = yield* rawPeer((socket) => {
+        const behind = connect({ host: server.address.host, port: server.address.port })
+        socket.pipe(behind)
+        behind.on("data", (chunk: Buffer) => {
+          // Each answer begins a piece of its own, for the next is only given to another request.
+          if (chunk.readUInt32BE(0) < 65536) answers.push(chunk.readUInt8(4))
+          socket.write(chunk)
+        })
+        behind.on("error", () => undefined)
+        socket.on("close", () => behind.destroy())
+      })
       const client = yield* introduced(peer)
       areRight(others, yield* fetchAll(client, peer, others))
+      const bundles = answers.filter((type) => type === Frame.messageType.fetchBundleAck)
+      assert.strictEqual(bundles.length, 2)
+      assert.strictEqual(answers.filter((type) => type === Frame.messageType.fetchFileAck).length, 1)
     }))
 
   it.live("asks for as many at once as one bundle takes, and for a lone one as for any file", () =>
@@ -194,8 +211,7 @@ describe("FetchClientTcp, asked for many small files at once", () => {
     }],
     ["stops in the middle of the bytes", (socket, request) => {
       socket.write(Buffer.concat([bundleAckFor(request, request.paths.map(sizeOf)), Buffer.alloc(10)]))
-    }],
-    ["never answers", () => undefined]
+    }]
   ]
   for (const [what, onBundle] of failing) {
     it.live(`takes each alone from a peer that ${what}, and asks it for no bundle for a while`, () =>
@@ -207,6 +223,82 @@ describe("FetchClientTcp, asked for many small files at once", () => {
         areRight(two, yield* fetchAll(client, peer, two))
         assert.isAbove(bundles.length, 0)
         assert.strictEqual(asked.filter(({ length }) => length > 1).length, bundles.length)
+      }))
+  }
+
+  it.live("lets nobody wait for a peer that answers no bundle: whom it asks next is better", () =>
+    Effect.gen(function*() {
+      const { asked, peer } = yield* bundlingPeer({ onBundle: () => undefined })
+      const client = yield* introduced(peer, { ackTimeoutMillis: 100 })
+      const errors = yield* Effect.forEach(others, (file) => Effect.flip(client.fetch(peer, file, 0, collector())), {
+        concurrency: "unbounded"
+      })
+      for (const [n, error] of errors.entries()) {
+        assert.strictEqual(error._tag, "PeerUnreachable")
+        assert.strictEqual(error.path, others[n]?.path)
+        assert.include(error.message, "no answer within 100 ms")
+      }
+      assert.deepStrictEqual(asked.map(({ length }) => length), [1, Bundle.maxFiles, 99 - Bundle.maxFiles])
+    }))
+
+  it.live("lets nobody wait for a peer that can't be reached", () =>
+    Effect.gen(function*() {
+      const { peer } = yield* Effect.scoped(bundlingPeer({}))
+      const client = yield* makeClient()
+      const errors = yield* Effect.forEach(files, (file) => Effect.flip(client.fetch(peer, file, 0, collector())), {
+        concurrency: "unbounded"
+      })
+      for (const [n, error] of errors.entries()) {
+        assert.strictEqual(error._tag, "PeerUnreachable")
+        assert.strictEqual(error.path, files[n]?.path)
+      }
+    }))
+
+  it.live("asks at once for the last byte of a file, whoever waits", () =>
+    Effect.gen(function*() {
+      const gate = yield* Deferred.make<void>()
+      const twelve = yield* Deferred.make<void>()
+      let begun = 0
+      const beforeChunk = Effect.suspend(() => {
+        if (++begun === 12) Deferred.doneUnsafe(twelve, Effect.void)
+        return begun > 12 ? Effect.void : Deferred.await(gate)
+      })
+      const all = files.map((entry) => ({ entry }))
+      const peer = yield* startServer({ files: all, beforeChunk }, { maxServes: 64 })
+      const client = yield* makeClient()
+      const waiting = yield* Effect.forkChild(fetchAll(client, peer, files))
+      yield* Deferred.await(twelve)
+      const sink = collector()
+      yield* client.fetch(peer, first, first.size_bytes - 1, sink)
+      assert.strictEqual(sink.bytes().length, 1)
+      yield* Deferred.succeed(gate, undefined)
+      areRight(files, yield* Fiber.join(waiting))
+    }))
+
+  for (const [whose, mine, its] of [["its own", 10 ** 9, 0], ["the peer's", 0, 10 ** 9]] as const) {
+    it.live(`asks for each alone while there is a limit, ${whose}`, () =>
+      Effect.gen(function*() {
+        const limits = (bytes: number) => Throttle.make(bytes)
+        const server = yield* startServer({ files: files.map((entry) => ({ entry })) }, { maxServes: 64 }, [], {
+          pull: yield* limits(0),
+          serve: yield* limits(its)
+        })
+        const types: Array<number> = []
+        const { peer } = yield* rawPeer((socket) => {
+          const behind = connect({ host: server.address.host, port: server.address.port })
+          behind.pipe(socket)
+          behind.on("error", () => undefined)
+          socket.on("data", (chunk: Buffer) => {
+            types.push(chunk.readUInt8(4))
+            behind.write(chunk)
+          })
+          socket.on("close", () => behind.destroy())
+        })
+        const client = yield* makeClient({}, { pull: yield* limits(mine), serve: yield* limits(0) })
+        yield* fetchAll(client, peer, [first])
+        areRight(others, yield* fetchAll(client, peer, others))
+        assert.deepStrictEqual(new Set(types), new Set([Frame.messageType.fetchFile]))
+        assert.strictEqual(types.length, 100)
       }))
   }
 
