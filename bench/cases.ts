@@ -5,6 +5,7 @@ import { mkdirSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import * as Figures from "./figures.ts"
 import { clean, type Node, type ProcessFailed, rawCeiling, rsyncDaemon, startNode } from "./processes.ts"
+import { seed } from "./seed.ts"
 import * as Work from "./work.ts"
 
 export interface Line {
@@ -227,6 +228,35 @@ const held: Case = Effect.fnUntraced(function*(settings) {
   ]
 }, Effect.scoped)
 
+/** Memory with very many files held, behind a restart and a walk. */
+const manyHeld: Case = Effect.fnUntraced(function*(settings) {
+  const count = settings.short ? 100_000 : 1_000_000
+  const home = join(settings.scratch, "h")
+  const base = {
+    name: "writer",
+    role: "writer",
+    folder: join(home, "writer"),
+    manifest: join(home, "manifest.db"),
+    fsync: false,
+    workers: 4
+  } as const
+  const ready = (node: Node) => node.ask({ _tag: "Ready" })
+  const empty = yield* Effect.scoped(Effect.flatMap(startNode({ ...base, walkIntervalMillis: 0 }), ready))
+  yield* Console.error(`    with nothing held: ${Figures.mebibytes(empty.stats.peakRss)}`)
+  yield* Effect.sync(() => seed({ ...base, walkIntervalMillis: 0 }, count))
+  const restarted = yield* Effect.scoped(
+    Effect.flatMap(
+      startNode({ ...base, walkIntervalMillis: 1000 }),
+      (node) => Effect.all({ ready: ready(node), walked: node.ask({ _tag: "Walked" }) })
+    )
+  )
+  yield* clean(home)
+  return [
+    limited("h", `memory at a start with ${count} files held`, restarted.ready.stats.peakRss, 200e6, Figures.mebibytes),
+    limited("h", "memory behind a walk over them", restarted.walked.stats.peakRss, 200e6, Figures.mebibytes)
+  ]
+}, Effect.scoped)
+
 /** One small file at a time, from the call to publish until both readers have it verified. */
 const latency: Case = Effect.fnUntraced(function*(settings) {
   const { base, home, writer } = yield* cluster(settings, { fsync: true, name: "e" })
@@ -356,5 +386,6 @@ export const cases: Readonly<Record<string, { readonly title: string; readonly r
         (lines) => lines.flat()
       )
   },
-  g: { title: "one writer, eight readers", run: fanOut }
+  g: { title: "one writer, eight readers", run: fanOut },
+  h: { title: "memory with 1,000,000 files held", run: manyHeld }
 }
