@@ -28,6 +28,9 @@ const soonMillis = 100
 const latestMillis = 2000
 /** What the one who takes it needs behind the last byte. */
 const commitMillis = 50
+/** A taker that will not have it for so long is not waited for, once it has been at it for a while; milliseconds. */
+const tooLongMillis = 30_000
+const whileMillis = 5000
 
 /** Why a file is not sent to somebody who can take it elsewhere. */
 export interface Crowd {
@@ -84,8 +87,10 @@ export const make = (): Takers => {
       const takers = takersOf(entry, now)
       for (const other of notAt) if (takers.get(other)?.had !== undefined) takers.delete(other)
       const others = [...takers].filter(([other]) => other !== node)
-      if (canWait && others.length >= several) {
-        const holders = others.filter(([, { had }]) => had !== undefined).map(([other]) => other)
+      const holders = others.filter(([, { had }]) => had !== undefined).map(([other]) => other)
+      const allTooSlow = holders.length === 0
+        && others.every(([, taker]) => now - taker.began >= whileMillis && leftMillis(taker, now) > tooLongMillis)
+      if (canWait && others.length >= several && !allTooSlow) {
         const going = holders.length > 0 ? [] : others.filter(([, { sent }]) => sent > 0)
         return {
           holders: holders.slice(-manyNamed),
@@ -112,7 +117,7 @@ export const make = (): Takers => {
   }
 }
 
-/** Pure. How long a body takes still, milliseconds, at the speed that it had so far: some of it has been sent. */
+/** Pure. How long a body takes still, milliseconds, at the speed that it had so far; without end where it has none. */
 const leftMillis = ({ began, length, sent }: Taker, now: number): number =>
   Math.ceil((Math.max(1, now - began) * (length - sent)) / sent)
 

@@ -53,7 +53,23 @@ describe("Takers", () => {
     assert.strictEqual(crowd("c", { now: 50 })?.retryAfterMillis, 100)
     a.sent(MiB / 4)
     assert.strictEqual(crowd("c", { now: 100 })?.retryAfterMillis, 50 + 300)
-    assert.strictEqual(crowd("c", { now: 100_000 })?.retryAfterMillis, 2000)
+    assert.strictEqual(crowd("c", { now: 4000 })?.retryAfterMillis, 2000)
+  })
+
+  it("waits for no takers that are far too slow, once that is known of all of them", () => {
+    const { crowd, serve } = makeNode()
+    const a = serve("a")
+    serve("b")
+    a.sent(MiB / 8)
+    assert.isDefined(crowd("c", { now: 4999 }))
+    serve("c", { now: 5000 })
+    // That one may be quicker.
+    assert.isDefined(crowd("d", { now: 5000 }))
+    serve("d", { now: 10_000 }).ended(true, 10_001)
+    assert.deepStrictEqual(crowd("e", { now: 60_000 })?.holders, ["d"])
+    const other = makeNode()
+    for (const node of ["a", "b"]) other.serve(node).sent(MiB / 4)
+    assert.isDefined(other.crowd("c", { now: 5000 }))
   })
 
   it("names those that have taken all of it, for a minute, and then sends it again", () => {
