@@ -70,11 +70,6 @@ replication_reconcile_interval_ms = 1000`
           yield* leader.start
           yield* load.settled
 
-          const shutOut = yield* Fiber.join(outside)
-          yield* staysOut(shutOut, "the manifest is unavailable")
-          shutOut.process.child.kill("SIGTERM")
-          assert.strictEqual(yield* shutOut.process.exit, 0)
-
           const frozen = yield* cluster.leader
           yield* frozen.freeze
           // Who was connected to it has left it, and says which one is gone.
@@ -95,6 +90,12 @@ replication_reconcile_interval_ms = 1000`
           yield* load.settled
           yield* untilStatus(one, ({ peers }) =>
             Option.contains(peers, 2))
+
+          // By now it has tried for long enough to say so.
+          const shutOut = yield* Fiber.join(outside)
+          yield* staysOut(shutOut, "the manifest is unavailable")
+          shutOut.process.child.kill("SIGTERM")
+          assert.strictEqual(yield* shutOut.process.exit, 0)
 
           // While the role is missing nothing is registered, the reason is shown, and nobody stops.
           yield* revoke

@@ -284,22 +284,27 @@ describe("FetchServer's limits", () => {
     ["requests for an empty file", () => requestFrame(requestFor("empty", { keep_alive: true }))]
   ]
   for (const [what, next] of answered) {
-    it.live(`gives up on a peer that sends ${what} and never reads an answer, and frees its place`, () =>
-      Effect.gen(function*() {
-        const closed = yield* Deferred.make<void>()
-        const peer = yield* startServer({ files }, { maxConnections: 1, answerTimeoutMillis: 50 })
-        const { socket } = yield* rawClient(peer)
-        socket.pause()
-        socket.on("close", () => Deferred.doneUnsafe(closed, Effect.void))
-        let sent = 0
-        const pump = () => {
-          while (socket.write(Buffer.concat(Array.from({ length: 200 }, () => next(sent++)))));
-          socket.once("drain", pump)
-        }
-        pump()
-        yield* Deferred.await(closed)
-        yield* (yield* makeClient()).fetch(peer, small, 0, collector())
-      }))
+    it.live(
+      `gives up on a peer that sends ${what} and never reads an answer, and frees its place`,
+      () =>
+        Effect.gen(function*() {
+          const closed = yield* Deferred.make<void>()
+          const peer = yield* startServer({ files }, { maxConnections: 1, answerTimeoutMillis: 50 })
+          const { socket } = yield* rawClient(peer)
+          socket.pause()
+          socket.on("close", () => Deferred.doneUnsafe(closed, Effect.void))
+          let sent = 0
+          const pump = () => {
+            while (socket.write(Buffer.concat(Array.from({ length: 200 }, () => next(sent++)))));
+            socket.once("drain", pump)
+          }
+          pump()
+          yield* Deferred.await(closed)
+          yield* (yield* makeClient()).fetch(peer, small, 0, collector())
+          // Tens of thousands of them fit into what the system keeps.
+        }),
+      60_000
+    )
   }
 
   it.live("closes a connection on which nothing is asked, before the first request and behind one", () =>
