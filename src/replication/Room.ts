@@ -2,7 +2,7 @@
  * Room on the disk, claimed before bytes come: what is free, without the reserve and without what others that are
  * under way still need. So a node never fills the disk of the machine it runs on, and never begins what can't end.
  */
-import { Clock, Context, Effect, Layer, type Scope } from "effect"
+import { Clock, Context, Deferred, Effect, Layer, type Scope } from "effect"
 import { Backend, BackendError } from "../ports/Backend.ts"
 import type { ByteSink } from "../ports/ByteSink.ts"
 
@@ -59,13 +59,28 @@ export const layer = (options: RoomOptions): Layer.Layer<Room, never, Backend> =
         return Math.max(0, bytes)
       }
 
+      // Many claim at the same moment: one look is all of theirs.
+      let looking: Deferred.Deferred<number, BackendError> | undefined
+      const look = Effect.suspend(() => {
+        if (looking !== undefined) return Deferred.await(looking)
+        const found = Deferred.makeUnsafe<number, BackendError>()
+        looking = found
+        return onDisk.pipe(
+          Effect.onExit((exit) => {
+            looking = undefined
+            return Deferred.done(found, exit)
+          }),
+          Effect.uninterruptible
+        )
+      })
+
       // What was left at the last look, without what was claimed since.
       let known = { left: 0, at: -Infinity }
 
       const extend = Effect.fnUntraced(function*(path: string, claim: Claim, bytes: number) {
         const now = yield* Clock.currentTimeMillis
         const fresh = now >= known.at && now < known.at + lookMillis && now >= refusedUntil
-        const found = fresh && bytes + plenty <= known.left ? undefined : yield* onDisk
+        const found = fresh && bytes + plenty <= known.left ? undefined : yield* look
         // Without a pause between the look and the claim: another fiber could look meanwhile.
         yield* Effect.suspend(() => {
           if (found !== undefined) known = { left: unclaimed(found), at: now }

@@ -15,10 +15,17 @@ import { clusterLayer, Dials, fileOf, makeGate, onNode, receiptsOf, type Script,
 
 /** A disk that says it has so much free. */
 const makeDisk = (free: number) => {
-  const disk = { free }
+  const disk = { free, looks: 0 }
   const backend = Layer.effect(
     Backend,
-    Effect.map(Backend, (backend) => Backend.of({ ...backend, freeSpace: Effect.sync(() => disk.free) }))
+    Effect.map(
+      Backend,
+      (backend) =>
+        Backend.of({
+          ...backend,
+          freeSpace: Effect.andThen(Effect.yieldNow, Effect.sync(() => (disk.looks++, disk.free)))
+        })
+    )
   )
   return { disk, backend }
 }
@@ -275,7 +282,7 @@ describe("one look at a disk with plenty of room", () => {
   const GiB = 1024 ** 3
   const claims = <A, E>(
     body: (
-      disk: { free: number },
+      disk: { free: number; looks: number },
       claim: Effect.Effect<Room.Claim, BackendError, Scope.Scope>
     ) => Effect.Effect<A, E, Room.Room | Scope.Scope>
   ) => {
@@ -301,6 +308,20 @@ describe("one look at a disk with plenty of room", () => {
         yield* claim
         yield* TestClock.adjust("1 milli")
         assert.strictEqual(yield* reasonOf(claim), "NoSpace")
+      })
+    ))
+
+  it.effect("is one for all who claim at the same moment, whoever of them gives up", () =>
+    claims((disk, claim) =>
+      Effect.gen(function*() {
+        const first = yield* Effect.forkChild(claim, { startImmediately: true })
+        const others = yield* Effect.forkChild(
+          Effect.forEach(Array.from({ length: 50 }), () => claim, { concurrency: "unbounded" }),
+          { startImmediately: true }
+        )
+        yield* Fiber.interrupt(first)
+        yield* Fiber.join(others)
+        assert.strictEqual(disk.looks, 1)
       })
     ))
 
