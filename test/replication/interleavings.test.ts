@@ -5,7 +5,7 @@
  * `npm run soak:interleavings` 10,000 of them.
  */
 import { assert, describe, it } from "@effect/vitest"
-import { Context, Effect, Exit, Layer, Option, Random, Scope } from "effect"
+import { Cause, Context, Effect, Exit, Layer, Option, Random, Scope } from "effect"
 import { TestClock } from "effect/testing"
 import * as BackendMemory from "../../src/backend/BackendMemory.ts"
 import * as InventoryMemory from "../../src/inventory/InventoryMemory.ts"
@@ -283,9 +283,7 @@ describe("any interleaving", () => {
           yield* Effect.forEach(world.nodes, world.stop)
         })).pipe(
           Random.withSeed(`${seed}/${run}`),
-          Effect.catchCause((cause) =>
-            Effect.andThen(Effect.logError(`run ${run} of seed ${seed} failed`), Effect.failCause(cause))
-          )
+          Effect.catchCause((cause) => Effect.die(new Error(`run ${run} of ${seed}`, { cause: Cause.squash(cause) })))
         ),
       { discard: true }
     ), 60_000 + runs * 1000)
