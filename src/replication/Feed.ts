@@ -7,7 +7,7 @@ import { Clock, Deferred, Duration, Effect, Option, Queue, type Scope } from "ef
 import { Backend } from "../ports/Backend.ts"
 import type { Registered } from "../ports/FileEntry.ts"
 import type { FilePath } from "../ports/FilePath.ts"
-import { Inventory, type InventoryError, type Owed } from "../ports/Inventory.ts"
+import { Inventory, type InventoryError, type Owed, type PeerAnswer } from "../ports/Inventory.ts"
 import { Membership } from "../ports/Membership.ts"
 import * as Aside from "./Aside.ts"
 import type { NoRoom } from "./attempt.ts"
@@ -37,6 +37,8 @@ export interface Place {
   readonly lane: Lane
   readonly withdrawn: Deferred.Deferred<void>
   known: Known
+  /** What peers had answered when it was last left to others; `undefined`: never. */
+  answers?: ReadonlyArray<PeerAnswer>
   /** Why it had no room on the disk when that was last tried. */
   noRoom: string
 }

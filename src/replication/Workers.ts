@@ -94,7 +94,7 @@ export const start = Effect.fnUntraced(function*(
   const round = Effect.fnUntraced(function*(place: Place, owed: Owed) {
     const { file } = owed
     const armedBefore = rearmed.times()
-    const answers = new Map(owed.answers.map((answer) => [answer.peer, answer]))
+    const answers = new Map([...owed.answers, ...place.answers ?? []].map((answer) => [answer.peer, answer]))
     const began = yield* Clock.currentTimeMillis
     let again = owed.rounds > 0
     const once = Effect.flatMap(feed.mayWait(place), (canWait) => {
@@ -121,7 +121,10 @@ export const start = Effect.fnUntraced(function*(
       return { _tag: "Pulled", file, from, bytes } satisfies Receipt
     }
     const { failure } = outcome
-    if (failure._tag === "OthersFirst") return failure
+    if (failure._tag === "OthersFirst") {
+      place.answers = latest(answers.values())
+      return failure
+    }
     // Neither is the file's failure.
     if (failure._tag === "InventoryError" || failure._tag === "NoRoom") return yield* failure
     // A peer that has appeared during the round woke what rested then, but not this.

@@ -60,7 +60,7 @@ export interface Round {
   readonly file: Registered
   /** Each peer's last answer, from earlier rounds too; kept up to date by the attempts. */
   readonly answers: Map<NodeId, PeerAnswer>
-  /** Whether the file may come later, behind others: then the attempt may end with `OthersFirst`. */
+  /** Whether the file may come later, behind others: then the attempt may end with `OthersFirst` if nothing of it is here. */
   readonly canWait: boolean
   /** Told of each answer, for the counts. */
   readonly onAnswer: (kind: string, peer?: NodeId) => void
@@ -291,7 +291,8 @@ export const make = Effect.fnUntraced(function*(
       return false
     })
 
-    const elsewhere = round.canWait ? { notAt: [] } : undefined
+    // What is here already is read again by each try, and may be dropped by one: then it does not wait.
+    const elsewhere = round.canWait && found === 0 && !alone ? { notAt: [] } : undefined
     let whole = yield* askAll(asked, elsewhere)
     const unwilling = asked.filter(({ id }) => given.some((each) => each.peer === id && each.kind === "BadOffset"))
     if (!whole && bytes === 0 && unwilling.length > 0 && (yield* staged.length) > 0) {

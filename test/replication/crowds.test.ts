@@ -2,12 +2,13 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Option } from "effect"
 import { TestClock } from "effect/testing"
-import { Crowded, FileNotOnPeer } from "../../src/ports/FetchClient.ts"
+import { Crowded, FileNotOnPeer, ShortBody } from "../../src/ports/FetchClient.ts"
 import { NodeId, type Registered, Revision } from "../../src/ports/FileEntry.ts"
 import { FilePath } from "../../src/ports/FilePath.ts"
 import { Inventory } from "../../src/ports/Inventory.ts"
 import { named, othersFirst, unreachable } from "../../src/replication/crowds.ts"
 import { Puller } from "../../src/replication/Puller.ts"
+import { entryOf } from "../support/entries.ts"
 import { bytesOf, Dials, fileOf, onNode, peer, receiptsOf, type Script, unreachable as away } from "./node.ts"
 
 const ids = (names: ReadonlyArray<string>) => names.map((name) => NodeId.make(name))
@@ -53,7 +54,17 @@ const each = (scripts: Readonly<Record<string, Script>>): Script => (peer, entry
   return (plain ? gives : script)(peer, entry, offset, sink, elsewhere)
 }
 
-const three = ["node-1", "node-2", "node-3"]
+/** Sends a text from an offset on. */
+const sends = (text: string): Script => (_peer, _entry, offset, sink) => sink.write(Buffer.from(text.slice(offset)))
+/** Sends so much of a text and breaks off. */
+const breaks = (text: string, length: number): Script => (peer, entry, offset, sink) =>
+  Effect.andThen(
+    sends(text.slice(0, length))(peer, entry, offset, sink),
+    Effect.fail(new ShortBody({ peer: peer.id, path: entry.path, expected: text.length, received: length }))
+  )
+
+const two = ["node-1", "node-2"]
+const three = [...two, "node-3"]
 const dialled = Effect.map(Dials, ({ all }) => all.map(({ peer }) => peer))
 const whyOf = ({ entry }: Registered) => Effect.flatMap(Puller, ({ waitsFor }) => waitsFor(entry.path))
 /** The fibers that were woken have to get to their next wait. */
@@ -152,6 +163,60 @@ describe("a puller whose peer sends a file to others first", () => {
       assert.deepStrictEqual(told, [[], [], ["gone", "node-2"]])
       assert.deepStrictEqual(yield* dialled, ["node-1", "node-2", "node-1", "node-1"])
     }).pipe(onNode({ script: each({ "node-1": origin, "node-2": away }), peers: three }))
+  })
+
+  it.effect("does not forget over it whose bytes were wrong", () => {
+    let asked = 0
+    const origin: Script = (...given) => names(asked++ % 2 === 0 ? ["node-2"] : [])(...given)
+    const wrong: Script = (_peer, entry, _offset, sink) => sink.write(bytesOf(entry).map((byte) => byte ^ 1))
+    return Effect.gen(function*() {
+      yield* (yield* Puller).enqueue(fileOf("db/a"))
+      for (let n = 0; n < 50; n++) yield* pass(100)
+      // Once, and once more when its pause is over.
+      assert.isAtMost((yield* dialled).filter((name) => name === "node-2").length, 2)
+      assert.isAbove(asked, 3)
+    }).pipe(onNode({ script: each({ "node-1": origin, "node-2": wrong }), peers: three, initialBackoffMillis: 4000 }))
+  })
+
+  it.effect("does not wait once something of the file is here", () => {
+    // So much of a file is kept.
+    const half = 256 * 1024
+    const text = "x".repeat(2 * half)
+    const file = { entry: entryOf("db/a", text, { origin_node_id: NodeId.make("node-1") }), revision: Revision.make(1) }
+    const rest = sends(text)
+    let begun = 0
+    const origin: Script = (...given) =>
+      (given[4] === undefined ? rest : begun++ === 0 ? breaks(text, half) : names([]))(...given)
+    const script: Script = (...given) => (given[0].id === "node-1" ? origin : notHere)(...given)
+    return Effect.gen(function*() {
+      const receipts = yield* receiptsOf
+      yield* (yield* Puller).enqueue(file)
+      for (let n = 0; n < 10; n++) yield* pass(100)
+      assert.strictEqual((yield* receipts)._tag, "Pulled")
+      const { all } = yield* Dials
+      assert.deepStrictEqual(all.map(({ offset, peer }) => [peer, offset]), [
+        ["node-1", 0],
+        ["node-2", half],
+        ["node-1", half]
+      ])
+    }).pipe(onNode({ script, peers: two }))
+  })
+
+  it.effect("does not wait either while it takes a file from one peer alone, to see who sends wrong bytes", () => {
+    let begun = false
+    const origin: Script = (...given) => {
+      const script = begun ? names([]) : breaks("wrong", 2)
+      begun = true
+      return script(...given)
+    }
+    const second: Script = (...given) => (begun ? gives : notHere)(...given)
+    return Effect.gen(function*() {
+      const receipts = yield* receiptsOf
+      yield* (yield* Puller).enqueue(fileOf("db/a"))
+      for (let n = 0; n < 10; n++) yield* pass(100)
+      assert.strictEqual((yield* receipts)._tag, "Pulled")
+      assert.deepStrictEqual(yield* dialled, ["node-1", "node-2", "node-1"])
+    }).pipe(onNode({ script: each({ "node-1": origin, "node-2": second }), peers: two }))
   })
 
   it.effect("leaves no more than so many to others at once", () =>
