@@ -8,7 +8,7 @@ import { Refused } from "./answers.ts"
 import type { Granted } from "./grants.ts"
 import type * as Messages from "./protocol/Messages.ts"
 
-/** From this length on it is worth a refusal to take a file elsewhere, bytes. */
+/** Whoever lacks so much of a file can take it elsewhere, bytes; less is a question for it, or its end. */
 export const sharedBytes = 1024 * 1024
 
 /** So many take a file from one node, or have lately; others are told to go elsewhere. */
@@ -83,7 +83,7 @@ export const make = (): Takers => {
 
   return {
     take: ({ can_wait: canWait, node_id: node, not_at: notAt }, { entry, length, offset }, now) => {
-      if (entry.size_bytes < sharedBytes || !isNodeId(node)) return unnoticed
+      if (length < sharedBytes || !isNodeId(node)) return unnoticed
       const takers = takersOf(entry, now)
       for (const other of notAt) if (takers.get(other)?.had !== undefined) takers.delete(other)
       const others = [...takers].filter(([other]) => other !== node)

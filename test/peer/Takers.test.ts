@@ -85,14 +85,23 @@ describe("Takers", () => {
 
   it("forgets those that were cut short, and names nobody that took a part only", () => {
     const { crowd, serve } = makeNode()
-    const [a, b] = [serve("a"), serve("b")]
+    const longer = entryOf("db/longer", 2 * MiB)
+    const [a, b] = [serve("a", { entry: longer }), serve("b", { entry: longer })]
     a.ended(false, 1)
-    serve("c", { length: 7 }).ended(true, 1)
-    const d = serve("d", { offset: 7 })
+    serve("c", { entry: longer, length: MiB }).ended(true, 1)
+    const d = serve("d", { entry: longer, offset: MiB })
     d.ended(true, 1)
-    assert.deepStrictEqual(crowd("e")?.holders, ["d"])
+    assert.deepStrictEqual(crowd("e", { entry: longer })?.holders, ["d"])
     b.ended(false, 1)
-    serve("e")
+    serve("e", { entry: longer })
+  })
+
+  it("counts nobody that asks for little, and refuses it to nobody", () => {
+    const { crowd, serve } = makeNode()
+    for (const node of ["a", "b", "c"]) serve(node, { canWait: false, offset: MiB - 1 }).ended(true, 1)
+    for (const node of ["d", "e"]) serve(node)
+    assert.deepStrictEqual(crowd("f")?.holders, [])
+    serve("f", { offset: 1 })
   })
 
   it("keeps the latest of two bodies for one node", () => {
