@@ -38,7 +38,7 @@ import { laneOf, RateLimits } from "./RateLimits.ts"
 import * as Bundles from "./serveBundle.ts"
 import * as Strikes from "./Strikes.ts"
 import * as Takers from "./Takers.ts"
-import { type Connection, ConnectionLost, makeProgress, pieceBytes } from "./transport/Connection.ts"
+import { type Connection, ConnectionLost, makeProgress, pieceBytes, type Progress } from "./transport/Connection.ts"
 import { type Accepted, type Bound, listen, type ListenFailed } from "./transport/listen.ts"
 import { follow, type ReadIdentity, type TlsInvalid } from "./transport/Tls.ts"
 
@@ -154,7 +154,10 @@ const makeHandler = Effect.fnUntraced(function*(
   // Fetch: the checks, then the body
   // -------------------------------------------------------------------------------------------------------------------
 
-  /** Sends the answer and the body; `onSent` is told of its bytes. Nothing has been sent when it fails with `Refused`. */
+  /**
+   * Sends the answer and the body; `onSent` is told of its bytes once they have gone out. Nothing has been sent when it
+   * fails with `Refused`.
+   */
   const send = Effect.fnUntraced(
     function*(
       connection: Connection,
@@ -173,22 +176,26 @@ const makeHandler = Effect.fnUntraced(function*(
 
       const ack = yield* Effect.fromResult(encoded)
       const progress = yield* makeProgress(options.serveTimeoutMillis)
-      const body = throttled(limits, yield* laneOf(entry), connection, progress)
+      const bodyProgress: Progress = {
+        ...progress,
+        end: (moved) => {
+          progress.end(moved)
+          onSent(moved)
+        }
+      }
+      const body = throttled(limits, yield* laneOf(entry), connection, bodyProgress)
       let begun = false
       // The answer goes out with the first bytes: a disk that fails before them still gives a clear refusal.
       const begin = (chunk: Uint8Array) => {
         begun = true
         return chunk.length <= pieceBytes && limits.serve.bytesPerSecond() === 0
-          ? connection.write(Buffer.concat([ack, chunk]), progress)
+          ? connection.write(Buffer.concat([ack, chunk]), bodyProgress)
           : Effect.andThen(connection.write(ack, progress), body(chunk))
       }
       const sink: ByteSink<ConnectionLost> = {
         write: (chunk) =>
           Effect.andThen(
-            Effect.suspend(() => {
-              onSent(chunk.length)
-              return begun ? body(chunk) : begin(chunk)
-            }),
+            Effect.suspend(() => begun ? body(chunk) : begin(chunk)),
             Metrics.sent(request.node_id, chunk.length)
           )
       }

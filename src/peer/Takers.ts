@@ -14,7 +14,7 @@ export const sharedBytes = 1024 * 1024
 /** So many take a file from one node, or have lately; others are told to go elsewhere. */
 const several = 2
 /** How long a node that has taken a file is named to others, milliseconds. */
-const namedMillis = 60_000
+const namedMillis = 600_000
 /** Files whose takers are known; beyond it the oldest are forgotten, which costs a body more at worst. */
 const manyFiles = 4096
 /** So many takers of a file are known, the latest, and so many of them named. */
@@ -28,8 +28,8 @@ const soonMillis = 100
 const latestMillis = 2000
 /** What the one who takes it needs behind the last byte. */
 const commitMillis = 50
-/** A taker that will not have it for so long is not waited for, once it has been at it for a while; milliseconds. */
-const tooLongMillis = 30_000
+/** A taker of less, bytes per millisecond, is not waited for, once it has been at it for a while, milliseconds. */
+const tooSlow = 64
 const whileMillis = 5000
 
 /** Why a file is not sent to somebody who can take it elsewhere. */
@@ -42,7 +42,7 @@ export interface Crowd {
 
 /** One body. */
 export interface Taking {
-  /** So many of its bytes have been sent. */
+  /** So many more of its bytes have been sent. */
   readonly sent: (bytes: number) => void
   /** It has ended. Once. `whole`: all of its bytes were sent. */
   readonly ended: (whole: boolean, now: number) => void
@@ -63,6 +63,8 @@ export interface Takers {
   readonly take: (request: Asking, granted: Granted, now: number) => Taking | Crowd
 }
 
+const nowMillis = Effect.map(Clock.currentTimeMillis, Math.round)
+
 const unnoticed: Taking = { sent: () => undefined, ended: () => undefined }
 
 /** A memory of its own. */
@@ -73,7 +75,10 @@ export const make = (): Takers => {
   const takersOf = ({ path, sha256 }: FileEntry, now: number): Map<string, Taker> => {
     const known = files.get(path)
     const takers = known?.sha256 === sha256 ? known.takers : new Map<string, Taker>()
-    for (const [node, { had }] of takers) if (had !== undefined && had + namedMillis <= now) takers.delete(node)
+    for (const [node, { had }] of takers) {
+      // Later than now: the clock was set back.
+      if (had !== undefined && (had > now || had + namedMillis <= now)) takers.delete(node)
+    }
     files.delete(path)
     const oldest = files.size < manyFiles ? undefined : files.keys().next().value
     if (oldest !== undefined) files.delete(oldest)
@@ -89,7 +94,7 @@ export const make = (): Takers => {
       const others = [...takers].filter(([other]) => other !== node)
       const holders = others.filter(([, { had }]) => had !== undefined).map(([other]) => other)
       const allTooSlow = holders.length === 0
-        && others.every(([, taker]) => now - taker.began >= whileMillis && leftMillis(taker, now) > tooLongMillis)
+        && others.every(([, { began, sent }]) => now - began >= whileMillis && sent < tooSlow * (now - began))
       if (canWait && others.length >= several && !allTooSlow) {
         const going = holders.length > 0 ? [] : others.filter(([, { sent }]) => sent > 0)
         return {
@@ -119,7 +124,7 @@ export const make = (): Takers => {
 
 /** Pure. How long a body takes still, milliseconds, at the speed that it had so far; without end where it has none. */
 const leftMillis = ({ began, length, sent }: Taker, now: number): number =>
-  Math.ceil((Math.max(1, now - began) * (length - sent)) / sent)
+  Math.ceil((Math.max(1, now - began) * Math.max(0, length - sent)) / sent)
 
 /** Sends a body, `body`, that says of its bytes as it goes; refuses where {@link Takers.take} does. */
 export const whileTaking = <E, R>(
@@ -129,8 +134,8 @@ export const whileTaking = <E, R>(
   body: (onSent: (bytes: number) => void) => Effect.Effect<void, E, R>
 ): Effect.Effect<void, E | Refused, R> =>
   Effect.acquireUseRelease(
-    Effect.flatMap(Clock.currentTimeMillis, (now) => {
-      const answer = takers.take(request, granted, Math.round(now))
+    Effect.flatMap(nowMillis, (now) => {
+      const answer = takers.take(request, granted, now)
       return "holders" in answer
         ? Effect.fail(
           new Refused({ code: "crowded", reason: `${granted.entry.path} goes to others already`, ...answer })
@@ -138,5 +143,5 @@ export const whileTaking = <E, R>(
         : Effect.succeed(answer)
     }),
     ({ sent }) => body(sent),
-    ({ ended }, exit) => Effect.map(Clock.currentTimeMillis, (now) => ended(Exit.isSuccess(exit), now))
+    ({ ended }, exit) => Effect.map(nowMillis, (now) => ended(Exit.isSuccess(exit), now))
   )

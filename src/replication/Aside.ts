@@ -3,19 +3,26 @@
  * a worker again: not too often, not for long, and not too many at once.
  */
 import { Clock, Effect, Option, Random, type Scope } from "effect"
+import type { Registered } from "../ports/FileEntry.ts"
 import type { OthersFirst } from "./crowds.ts"
 
-/** So long a file is left to others at most, since it first was, milliseconds; then it is asked for like any other. */
+/**
+ * So long a file is left to others at most, since it first was, milliseconds, and for each of its bytes besides: 1 MiB/s.
+ * Then it is asked for like any other.
+ */
 const longestMillis = 30_000
+const longestMillisOfByte = 1000 / (1024 * 1024)
 /** So many times without anybody who gave it, or was said to be about to have it. */
 const mostVain = 5
 /** So many wait at once. */
 const most = 64
 
-/** How long one waits for its next try, milliseconds: at least, and whatever a peer says at most. */
-const shortestPause = 50
+/** How long one waits for its next try, milliseconds: whatever a peer says at most. */
 const longestPause = 5000
-/** Behind the first vain try; it doubles. */
+/** Behind the first try; it doubles. */
+const firstPause = 100
+const mostPause = 2000
+/** The same where tries are vain. */
 const vainPause = 200
 
 export interface Aside<A> {
@@ -31,11 +38,12 @@ export interface Aside<A> {
 
 interface Left {
   readonly since: number
+  readonly tries: number
   readonly vain: number
 }
 
 /** `back` is told of each that has waited. */
-export const make = Effect.fnUntraced(function*<A extends object>(
+export const make = Effect.fnUntraced(function*<A extends { readonly file: Registered }>(
   back: (item: A) => void
 ): Effect.fn.Return<Aside<A>, never, Scope.Scope> {
   const scope = yield* Effect.scope
@@ -47,16 +55,18 @@ export const make = Effect.fnUntraced(function*<A extends object>(
     mayWait: (item) =>
       Effect.map(Clock.currentTimeMillis, (now) => {
         const { since, vain } = before.get(item) ?? { since: now, vain: 0 }
-        return waiting.size < most && vain < mostVain && now - since < longestMillis
+        const longest = longestMillis + item.file.entry.size_bytes * longestMillisOfByte
+        // Begun later than now: the clock was set back.
+        return waiting.size < most && vain < mostVain && since <= now && now - since < longest
       }),
     add: Effect.fnUntraced(function*(item, { message, retryAfterMillis, vain }) {
       const now = yield* Clock.currentTimeMillis
-      const known = before.get(item) ?? { since: now, vain: 0 }
-      const left = { since: known.since, vain: known.vain + (vain ? 1 : 0) }
+      const known = before.get(item) ?? { since: now, tries: 0, vain: 0 }
+      const left = { since: known.since, tries: known.tries + 1, vain: known.vain + (vain ? 1 : 0) }
       before.set(item, left)
       waiting.set(item, message)
-      const wished = Math.max(retryAfterMillis, vain ? vainPause * 2 ** (left.vain - 1) : shortestPause)
-      const pause = Math.min(longestPause, wished) * (yield* Random.nextBetween(1, 1.2))
+      const least = vain ? vainPause * 2 ** (left.vain - 1) : Math.min(mostPause, firstPause * 2 ** (left.tries - 1))
+      const pause = Math.min(longestPause, Math.max(retryAfterMillis, least)) * (yield* Random.nextBetween(1, 1.2))
       yield* Effect.sleep(pause).pipe(
         Effect.andThen(Effect.sync(() => {
           if (waiting.delete(item)) back(item)

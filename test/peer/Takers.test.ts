@@ -60,7 +60,7 @@ describe("Takers", () => {
     const { crowd, serve } = makeNode()
     const a = serve("a")
     serve("b")
-    a.sent(MiB / 8)
+    a.sent(5000 * 64 - 1)
     assert.isDefined(crowd("c", { now: 4999 }))
     serve("c", { now: 5000 })
     // That one may be quicker.
@@ -68,37 +68,44 @@ describe("Takers", () => {
     serve("d", { now: 10_000 }).ended(true, 10_001)
     assert.deepStrictEqual(crowd("e", { now: 60_000 })?.holders, ["d"])
     const other = makeNode()
-    for (const node of ["a", "b"]) other.serve(node).sent(MiB / 4)
+    for (const node of ["a", "b"]) other.serve(node).sent(5000 * 64)
     assert.isDefined(other.crowd("c", { now: 5000 }))
   })
 
-  it("names those that have taken all of it, for a minute, and then sends it again", () => {
+  it("names those that have taken all of it, for ten minutes, and then sends it again", () => {
     const { crowd, serve } = makeNode()
     const a = serve("a")
     const b = serve("b")
     a.ended(true, 10)
     assert.deepStrictEqual(crowd("c", { now: 10 }), { holders: ["a"], retryAfterMillis: 100 })
     b.ended(true, 20)
-    assert.deepStrictEqual(crowd("c", { now: 60_009 })?.holders, ["a", "b"])
-    serve("c", { now: 60_010 })
+    assert.deepStrictEqual(crowd("c", { now: 600_009 })?.holders, ["a", "b"])
+    serve("c", { now: 600_010 })
+  })
+
+  it("forgets them when the clock was set back", () => {
+    const { crowd, serve } = makeNode()
+    for (const node of ["a", "b"]) serve(node, { now: 1000 }).ended(true, 1000)
+    assert.isDefined(crowd("c", { now: 1000 }))
+    serve("c", { now: 999 })
   })
 
   it("forgets those that were cut short, and names nobody that took a part only", () => {
     const { crowd, serve } = makeNode()
     const longer = entryOf("db/longer", 2 * MiB)
     const [a, b] = [serve("a", { entry: longer }), serve("b", { entry: longer })]
-    a.ended(false, 1)
-    serve("c", { entry: longer, length: MiB }).ended(true, 1)
+    a.ended(false, 0)
+    serve("c", { entry: longer, length: MiB }).ended(true, 0)
     const d = serve("d", { entry: longer, offset: MiB })
-    d.ended(true, 1)
+    d.ended(true, 0)
     assert.deepStrictEqual(crowd("e", { entry: longer })?.holders, ["d"])
-    b.ended(false, 1)
+    b.ended(false, 0)
     serve("e", { entry: longer })
   })
 
   it("counts nobody that asks for little, and refuses it to nobody", () => {
     const { crowd, serve } = makeNode()
-    for (const node of ["a", "b", "c"]) serve(node, { canWait: false, offset: MiB - 1 }).ended(true, 1)
+    for (const node of ["a", "b", "c"]) serve(node, { canWait: false, offset: MiB - 1 }).ended(true, 0)
     for (const node of ["d", "e"]) serve(node)
     assert.deepStrictEqual(crowd("f")?.holders, [])
     serve("f", { offset: 1 })
@@ -109,15 +116,15 @@ describe("Takers", () => {
     const first = serve("a")
     const second = serve("a")
     serve("b")
-    first.ended(false, 1)
+    first.ended(false, 0)
     assert.deepStrictEqual(crowd("c")?.holders, [])
-    second.ended(true, 1)
+    second.ended(true, 0)
     assert.deepStrictEqual(crowd("c")?.holders, ["a"])
   })
 
   it("forgets of those that have it whoever is said not to be reached, and nobody who gets it now", () => {
     const { crowd, serve } = makeNode()
-    for (const node of ["a", "b"]) serve(node).ended(true, 1)
+    for (const node of ["a", "b"]) serve(node).ended(true, 0)
     assert.isDefined(crowd("c", { notAt: ["nobody"] }))
     serve("c", { notAt: ["a", "b"] })
     serve("d", { notAt: ["a", "b", "c"] })
@@ -144,7 +151,7 @@ describe("Takers", () => {
     for (let n = 4096; n < 8192; n++) serve("a", { entry: nth(n) })
     serve("c", { entry: nth(0) })
 
-    for (let n = 0; n < 100; n++) serve(`node-${n}`, { canWait: false }).ended(true, 1)
+    for (let n = 0; n < 100; n++) serve(`node-${n}`, { canWait: false }).ended(true, 0)
     assert.deepStrictEqual(crowd("c")?.holders, [92, 93, 94, 95, 96, 97, 98, 99].map((n) => `node-${n}`))
   })
 })

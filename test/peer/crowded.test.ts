@@ -2,6 +2,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Fiber, Latch, Queue } from "effect"
 import type * as Messages from "../../src/peer/protocol/Messages.ts"
+import * as Throttle from "../../src/peer/Throttle.ts"
 import { NodeId } from "../../src/ports/FileEntry.ts"
 import { allBytes, entryOf } from "./support/doubles.ts"
 import { collector, makeClient, rawClient, startServer } from "./support/nodes.ts"
@@ -13,13 +14,17 @@ const small = entryOf("small", MiB - 1)
 const files = [{ entry: large }, { entry: small }]
 
 /** A server, and two nodes that take a file of it: each has begun, and ends when the gate opens. */
-const crowdedServer = Effect.fnUntraced(function*(path: string) {
+const crowdedServer = Effect.fnUntraced(function*(path: string, at: "disk" | "limit" = "disk") {
   const gate = yield* Latch.make(false)
   const begun = yield* Queue.unbounded<void>()
-  const peer = yield* startServer({
-    files,
-    beforeChunk: Effect.andThen(Queue.offer(begun, undefined), gate.await)
-  })
+  const stop = Effect.andThen(Queue.offer(begun, undefined), gate.await)
+  const unlimited = yield* Throttle.make(0)
+  const peer = at === "disk"
+    ? yield* startServer({ files, beforeChunk: stop })
+    : yield* startServer({ files }, {}, [], {
+      pull: unlimited,
+      serve: { ...unlimited, bytesPerSecond: () => 1, take: () => stop }
+    })
   const take = Effect.fnUntraced(function*(node: string) {
     const client = yield* makeClient({ nodeId: NodeId.make(node), requireSignedAcks: true })
     const entry = path === "large" ? large : small
@@ -66,6 +71,15 @@ describe("a server that sends a file to two others", () => {
       yield* finish
       assert.strictEqual((yield* takeAck(client)).status, "ok")
       assert.isTrue((yield* client.all).equals(allBytes(MiB)))
+    }))
+
+  it.live("counts what has gone out to them, not what is about to", () =>
+    Effect.gen(function*() {
+      const { finish, peer } = yield* crowdedServer("large", "limit")
+      const { ask } = yield* asking(peer)
+      // So soon when nothing has.
+      assert.strictEqual((yield* ask({ can_wait: true })).ack.retry_after_ms, 100n)
+      yield* finish
     }))
 
   it.live("names them once they have it", () =>

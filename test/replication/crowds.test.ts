@@ -1,11 +1,12 @@
 /** What the puller does where a peer sends a file to others first. */
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Option } from "effect"
+import { Effect, Option, Queue } from "effect"
 import { TestClock } from "effect/testing"
 import { Crowded, FileNotOnPeer, ShortBody } from "../../src/ports/FetchClient.ts"
 import { NodeId, type Registered, Revision } from "../../src/ports/FileEntry.ts"
 import { FilePath } from "../../src/ports/FilePath.ts"
 import { Inventory } from "../../src/ports/Inventory.ts"
+import * as Aside from "../../src/replication/Aside.ts"
 import { named, othersFirst, unreachable } from "../../src/replication/crowds.ts"
 import { Puller } from "../../src/replication/Puller.ts"
 import { entryOf } from "../support/entries.ts"
@@ -17,6 +18,10 @@ const crowded = (name: string, holders: ReadonlyArray<string>, retryAfterMillis 
 const namesOf = (peers: ReadonlyArray<{ readonly id: NodeId }>) => peers.map(({ id }) => String(id)).join("")
 const peers = ["a", "b", "c", "d"].map(peer)
 const asked = (...names: ReadonlyArray<string>) => names.map((name) => ({ peer: NodeId.make(name) }))
+
+/** The fibers that were woken have to get to their next wait. */
+const settle = Effect.forEach(Array.from({ length: 50 }), () => Effect.yieldNow)
+const pass = (millis: number) => Effect.andThen(TestClock.adjust(millis), settle)
 
 describe("what crowds lead to", () => {
   it("asks those that were named and can be asked, in their order, the last naming first, and nobody twice", () => {
@@ -39,6 +44,41 @@ describe("what crowds lead to", () => {
     assert.deepInclude(othersFirst([crowded("a", ["b"], 100)]), { retryAfterMillis: 100, vain: true })
     assert.include(getting.message, "a sends db/a to others first; those have it: b")
   })
+})
+
+describe("a file that is left to others", () => {
+  const { entry, revision } = fileOf("db/a")
+  const item = { file: { entry: { ...entry, size_bytes: 30 << 20 }, revision } }
+  const getting = othersFirst([crowded("a", [], 0)])
+
+  it.effect("may wait for half a minute and its time at 1 MiB/s, unless the clock was set back", () =>
+    Effect.gen(function*() {
+      const { add, mayWait } = yield* Aside.make<typeof item>(() => undefined)
+      yield* TestClock.setTime(1000)
+      assert.isTrue(yield* mayWait(item))
+      yield* add(item, getting)
+      yield* TestClock.setTime(60_999)
+      assert.isTrue(yield* mayWait(item))
+      yield* TestClock.setTime(61_000)
+      assert.isFalse(yield* mayWait(item))
+      yield* TestClock.setTime(1000)
+      assert.isTrue(yield* mayWait(item))
+      yield* TestClock.setTime(999)
+      assert.isFalse(yield* mayWait(item))
+    }))
+
+  it.effect("is asked for ever less often, whatever a peer says", () =>
+    Effect.gen(function*() {
+      const back = yield* Queue.unbounded<typeof item>()
+      const { add } = yield* Aside.make<typeof item>((item) => Queue.offerUnsafe(back, item))
+      for (const least of [100, 200, 400, 800, 1600, 2000, 2000]) {
+        yield* add(item, getting)
+        yield* pass(least - 1)
+        assert.strictEqual(yield* Queue.size(back), 0)
+        yield* pass(1 + least / 5)
+        yield* Queue.take(back)
+      }
+    }))
 })
 
 /** Sends the file to others first, and says who has it. */
@@ -67,9 +107,6 @@ const two = ["node-1", "node-2"]
 const three = [...two, "node-3"]
 const dialled = Effect.map(Dials, ({ all }) => all.map(({ peer }) => peer))
 const whyOf = ({ entry }: Registered) => Effect.flatMap(Puller, ({ waitsFor }) => waitsFor(entry.path))
-/** The fibers that were woken have to get to their next wait. */
-const settle = Effect.forEach(Array.from({ length: 50 }), () => Effect.yieldNow)
-const pass = (millis: number) => Effect.andThen(TestClock.adjust(millis), settle)
 
 describe("a puller whose peer sends a file to others first", () => {
   it.effect("asks whom that one names, and nobody else", () =>
