@@ -26,7 +26,7 @@ const flags = [
  * A node runs as an installed one does: with the heap that the units of `deploy` give it, and without what strips
  * types, which would be a fifth of its memory. Modules are taken from the cache, which the first node fills.
  */
-const nodeFlags = [...flags, "--max-semi-space-size=4", "--max-old-space-size=512"]
+const nodeFlags = [...flags, "--max-semi-space-size=4"]
 const nodeEnv = {
   ...process.env,
   NODE_COMPILE_CACHE: join(import.meta.dirname, "../node_modules/.cache/file-replication")

@@ -94,7 +94,6 @@ export const startNode = Effect.fn("startNode")(function*(options: {
       "--disable-warning=ExperimentalWarning",
       // As the units of `deploy` have it.
       "--max-semi-space-size=4",
-      "--max-old-space-size=512",
       main,
       "node",
       "--config",
