@@ -257,13 +257,19 @@ export const start = Effect.fnUntraced(function*(
     )
   )
 
+  const wakeIfRoom = Effect.sync(() => {
+    if (changed || lanes.some(hasRoom)) Queue.offerUnsafe(wake, undefined)
+  })
+
   const giveBack = (place: Place) =>
-    Effect.sync(() => {
-      const { path } = place.file.entry
-      ended?.add(path)
-      if (places.get(path) === place) places.delete(path)
-      if (changed || lanes.some(hasRoom)) Queue.offerUnsafe(wake, undefined)
-    })
+    Effect.andThen(
+      Effect.sync(() => {
+        const { path } = place.file.entry
+        ended?.add(path)
+        if (places.get(path) === place) places.delete(path)
+      }),
+      wakeIfRoom
+    )
 
   // Only so many are remembered; beyond that whatever comes waits as well.
   const holdForRoom = (): void => (parked.size() < queueSize ? pauses.release : pauses.hold)("disk")
@@ -301,7 +307,7 @@ export const start = Effect.fnUntraced(function*(
     mayWait: aside.mayWait,
     setAside: (place, others) => {
       place.known = {}
-      return aside.add(place, others)
+      return Effect.andThen(aside.add(place, others), wakeIfRoom)
     },
     withdraw: (path) => {
       ended?.add(path)

@@ -96,7 +96,7 @@ export const start = Effect.fnUntraced(function*(
     const armedBefore = rearmed.times()
     const answers = new Map([...owed.answers, ...place.answers ?? []].map((answer) => [answer.peer, answer]))
     const began = yield* Clock.currentTimeMillis
-    let again = owed.rounds > 0
+    let again = owed.rounds > 0 || place.answers !== undefined
     const once = Effect.flatMap(feed.mayWait(place), (canWait) => {
       counts.attempts++
       const counted = Metrics.attempted(again)

@@ -136,9 +136,15 @@ export const make = Effect.fnUntraced(function*(
     return given
   }
 
-  const refused = Effect.fnUntraced(function*(round: Round, peer: Peer, error: Exclude<FetchError, Crowded>) {
+  /** `named`: another peer said that this one has the file, which it may not have verified yet. */
+  const refused = Effect.fnUntraced(function*(
+    round: Round,
+    peer: Peer,
+    error: Exclude<FetchError, Crowded>,
+    named: boolean
+  ) {
     const at = Math.round(yield* Clock.currentTimeMillis)
-    yield* Metrics.fetchFailed(peer.id, error)
+    if (!named || error._tag !== "FileNotOnPeer") yield* Metrics.fetchFailed(peer.id, error)
     if (error._tag === "ChecksumMismatch") yield* Metrics.mismatched(peer.id)
     const isRejected = error._tag === "PeerRejected" && error.code === "auth"
     // Whoever rejects us is ever slower to say so.
@@ -232,7 +238,7 @@ export const make = Effect.fnUntraced(function*(
     }
     const now = yield* Clock.currentTimeMillis
     const going = alone && origin._tag === "One" ? origin.peer : undefined
-    const { ask: asked, notBefore, paused, sound } = plan(
+    const { ask: asked, notBefore, paused, reachable, sound } = plan(
       candidates,
       round.answers,
       (peer) => reach.standingOf(peer, candidates, now),
@@ -282,7 +288,7 @@ export const make = Effect.fnUntraced(function*(
           left = named([...crowds.values()], sound, [...crowds.values(), ...given])
           continue
         }
-        given.push(yield* refused(round, peer, failure.value))
+        given.push(yield* refused(round, peer, failure.value, crowds.size > 0))
         if (failure.value._tag === "ChecksumMismatch") {
           return yield* new AttemptFailed({ kind: "Mismatch", reason: failure.value.message })
         }
@@ -300,7 +306,7 @@ export const make = Effect.fnUntraced(function*(
       yield* restart
       whole = yield* askAll(unwilling, elsewhere)
     }
-    const notAt = whole ? [] : unreachable([...crowds.values()], sound)
+    const notAt = whole ? [] : unreachable([...crowds.values()], reachable)
     if (notAt.length > 0) whole = yield* askAll(asked.filter(({ id }) => crowds.has(id)), { notAt })
     if (!whole && crowds.size > 0) return yield* othersFirst([...crowds.values()])
     if (!whole || from === undefined) return yield* new AttemptFailed({ kind: "Peers", reason: explainAnswers(given) })

@@ -10,8 +10,10 @@ import type { Peer } from "../ports/PeerResolver.ts"
 export interface Plan {
   /** Whom to ask, best first. */
   readonly ask: ReadonlyArray<Peer>
-  /** Those of them that neither failed lately nor sent anything wrong. */
+  /** Those of them that neither failed lately, nor asked to be left alone, nor sent anything wrong. */
   readonly sound: ReadonlyArray<Peer>
+  /** Those, and whoever asked to be left alone for a moment. */
+  readonly reachable: ReadonlyArray<Peer>
   /** Who sent wrong bytes for this file and is not asked now. */
   readonly paused: ReadonlyArray<NodeId>
   /** When the first of those may be asked again, milliseconds since 1970. */
@@ -19,11 +21,11 @@ export interface Plan {
 }
 
 /** How a peer has done lately, whatever the file. */
-export type Standing = "well" | "slow" | "failing"
+export type Standing = "well" | "slow" | "busy" | "failing"
 
 /**
- * Pure. Keeps the order of the candidates but for those that are slow, those that failed lately behind them, and last
- * those whose bytes for this file were not the manifest's. `first` begins, if it is among them.
+ * Pure. Keeps the order of the candidates but for those that are slow, those that are busy or failed lately behind them, and
+ * last those whose bytes for this file were not the manifest's. `first` begins, if it is among them.
  */
 export const plan = (
   candidates: ReadonlyArray<Peer>,
@@ -35,7 +37,7 @@ export const plan = (
   const rank = (peer: Peer): number => {
     if (peer.id === first) return 0
     const answer = answers.get(peer.id)
-    if (answer?.wrongTimes !== undefined || answer?.kind === "ChecksumMismatch") return 4
+    if (answer?.wrongTimes !== undefined || answer?.kind === "ChecksumMismatch") return 5
     return ranks[standingOf(peer)]
   }
   const pauseOf = (peer: Peer): number => answers.get(peer.id)?.notBefore ?? 0
@@ -44,13 +46,14 @@ export const plan = (
   const ask = candidates.filter((peer) => pauseOf(peer) <= now).sort((a, b) => rank(a) - rank(b))
   return {
     ask,
-    sound: ask.filter((peer) => rank(peer) < ranks.failing),
+    sound: ask.filter((peer) => rank(peer) < ranks.busy),
+    reachable: ask.filter((peer) => rank(peer) < ranks.failing),
     paused: paused.map(({ id }) => id),
     notBefore: paused.length === 0 ? undefined : Math.min(...paused.map(pauseOf))
   }
 }
 
-const ranks: Record<Standing, number> = { well: 1, slow: 2, failing: 3 }
+const ranks: Record<Standing, number> = { well: 1, slow: 2, busy: 3, failing: 4 }
 
 /** Which peers failed lately, and which are slow. */
 export interface Reach {
@@ -111,7 +114,8 @@ export const makeReach = (): Reach => {
       speeds.set(peer, { bytesPerMilli: (before + latest) / 2, until: now + speedMillis })
     },
     standingOf: (peer, among, now) => {
-      if ((failing.get(peer)?.until ?? 0) > now) return "failing"
+      const rests = failing.get(peer)
+      if (rests !== undefined && rests.until > now) return rests.rest > 0 ? "failing" : "busy"
       const speed = speedOf(peer, now)
       if (speed === undefined) return "well"
       return among.some((other) => (speedOf(other, now) ?? 0) >= slowTimes * speed) ? "slow" : "well"

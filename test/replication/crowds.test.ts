@@ -1,15 +1,17 @@
 /** What the puller does where a peer sends a file to others first. */
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Option, Queue } from "effect"
+import { Effect, Metric, Option, Queue } from "effect"
 import { TestClock } from "effect/testing"
-import { Crowded, FileNotOnPeer, ShortBody } from "../../src/ports/FetchClient.ts"
+import { Crowded, FileNotOnPeer, PeerRejected, ShortBody } from "../../src/ports/FetchClient.ts"
 import { NodeId, type Registered, Revision } from "../../src/ports/FileEntry.ts"
 import { FilePath } from "../../src/ports/FilePath.ts"
 import { Inventory } from "../../src/ports/Inventory.ts"
 import * as Aside from "../../src/replication/Aside.ts"
 import { named, othersFirst, unreachable } from "../../src/replication/crowds.ts"
 import { Puller } from "../../src/replication/Puller.ts"
+import * as Metrics from "../../src/telemetry/Metrics.ts"
 import { entryOf } from "../support/entries.ts"
+import { valueOf } from "../support/metrics.ts"
 import { bytesOf, Dials, fileOf, onNode, peer, receiptsOf, type Script, unreachable as away } from "./node.ts"
 
 const ids = (names: ReadonlyArray<string>) => names.map((name) => NodeId.make(name))
@@ -255,6 +257,61 @@ describe("a puller whose peer sends a file to others first", () => {
       assert.deepStrictEqual(yield* dialled, ["node-1", "node-2", "node-1"])
     }).pipe(onNode({ script: each({ "node-1": origin, "node-2": second }), peers: two }))
   })
+
+  it.effect("says so of nobody that is only busy, and asks it when it no longer is", () => {
+    const told: Array<ReadonlyArray<string>> = []
+    const origin: Script = (peer, entry, offset, sink, elsewhere) => {
+      told.push(elsewhere?.notAt ?? ["nothing"])
+      return names(["node-2"])(peer, entry, offset, sink, elsewhere)
+    }
+    let asked = 0
+    const busy: Script = (peer, entry, offset, sink) =>
+      asked++ > 0
+        ? gives(peer, entry, offset, sink)
+        : Effect.fail(new PeerRejected({ peer: peer.id, path: entry.path, code: "busy", retryAfterMillis: 1000 }))
+    return Effect.gen(function*() {
+      const receipts = yield* receiptsOf
+      yield* (yield* Puller).enqueue(fileOf("db/a"))
+      for (let n = 0; n < 20; n++) yield* pass(100)
+      const receipt = yield* receipts
+      assert.deepStrictEqual(receipt._tag === "Pulled" && receipt.from, Option.some(NodeId.make("node-2")))
+      assert.deepStrictEqual(told, [[], [], [], []])
+      assert.strictEqual(asked, 2)
+    }).pipe(onNode({ script: each({ "node-1": origin, "node-2": busy }), peers: three }))
+  })
+
+  it.effect("counts no failure of who is named and has not verified it yet, and each try behind the first", () =>
+    Effect.gen(function*() {
+      yield* (yield* Puller).enqueue(fileOf("db/a"))
+      for (let n = 0; n < 4; n++) yield* pass(100)
+      assert.deepStrictEqual(yield* dialled, ["node-1", "node-2", "node-1", "node-2"])
+      const text = yield* Metrics.render
+      const of = (series: string) => valueOf(text, `file_replication_${series}`) ?? 0
+      assert.deepStrictEqual([of("pull_attempts_total"), of("pull_retries_total")], [2, 1])
+      assert.strictEqual(of("peer_failures_total{peer=\"node-2\"}"), 0)
+      assert.strictEqual(of("fetch_failures_total{kind=\"FileNotOnPeer\"}"), 0)
+    }).pipe(
+      onNode({ script: each({ "node-1": names(["node-2"]) }), peers: two }),
+      Effect.provideService(Metric.MetricRegistry, new Map())
+    ))
+
+  it.effect("takes more of what is owed at once in the place of what is left to others", () =>
+    Effect.gen(function*() {
+      yield* settle
+      const { pulled, queueDepth } = yield* (yield* Puller).stats
+      assert.deepStrictEqual({ pulled, queueDepth }, { pulled: 4, queueDepth: 8 })
+    }).pipe(onNode({
+      script: (...given) => (Number(given[1].path.slice(3)) < 4 ? gives : names([], 5000))(...given),
+      peers: two,
+      queueSize: 4,
+      before: Effect.flatMap(Inventory, ({ apply }) =>
+        apply(Array.from({ length: 12 }, (_, n) => ({
+          _tag: "Owe" as const,
+          file: fileOf(`db/${n}`, n + 1),
+          reason: "",
+          due: 0
+        }))))
+    })))
 
   it.effect("leaves no more than so many to others at once", () =>
     Effect.gen(function*() {

@@ -28,6 +28,7 @@ describe("the order of peers", () => {
     assert.deepStrictEqual(plan(peers, known(), noneFails, 0), {
       ask: peers,
       sound: peers,
+      reachable: peers,
       paused: [],
       notBefore: undefined
     })
@@ -39,11 +40,11 @@ describe("the order of peers", () => {
     assert.deepStrictEqual([names(ask), names(sound)], ["dbac", "d"])
   })
 
-  it("puts slow ones behind the others and before those that failed", () => {
-    const standings = new Map<string, Standing>([["a", "failing"], ["b", "slow"], ["d", "slow"]])
+  it("puts slow ones behind the others, then busy ones, then those that failed", () => {
+    const standings = new Map<string, Standing>([["a", "failing"], ["b", "busy"], ["d", "slow"]])
     const standingOf = ({ id }: Peer) => standings.get(id) ?? "well"
-    const { ask, sound } = plan(peers, known(), standingOf, 0)
-    assert.deepStrictEqual([names(ask), names(sound)], ["cbda", "cbd"])
+    const { ask, reachable, sound } = plan(peers, known(), standingOf, 0)
+    assert.deepStrictEqual([names(ask), names(reachable), names(sound)], ["cdba", "cdb", "cd"])
   })
 
   it("leaves those out that rest, and says when the first may be asked again", () => {
@@ -118,7 +119,7 @@ describe("the memory of who failed", () => {
   it("holds as long as a busy peer has asked for", () => {
     const reach = makeReach()
     reach.busy(a, 100)
-    assert.deepStrictEqual([isFailing(reach, a, 99), isFailing(reach, a, 100)], [true, false])
+    assert.deepStrictEqual([99, 100].map((now) => reach.standingOf(a, [a], now)), ["busy", "well"])
   })
 
   it("is bounded", () => {
