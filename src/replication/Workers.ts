@@ -96,12 +96,13 @@ export const start = Effect.fnUntraced(function*(
     const armedBefore = rearmed.times()
     const answers = new Map([...owed.answers, ...place.answers ?? []].map((answer) => [answer.peer, answer]))
     const began = yield* Clock.currentTimeMillis
-    let again = owed.rounds > 0 || place.answers !== undefined
+    const isFirst = place.answers === undefined
+    let again = owed.rounds > 0 || !isFirst
     const once = Effect.flatMap(feed.mayWait(place), (canWait) => {
       counts.attempts++
       const counted = Metrics.attempted(again)
       again = true
-      return Effect.andThen(counted, attempt({ file, answers, canWait, onAnswer, onBytes }))
+      return Effect.andThen(counted, attempt({ file, answers, canWait, isFirst, onAnswer, onBytes }))
     }).pipe(
       Effect.tapError((error) =>
         Effect.sync(() => {

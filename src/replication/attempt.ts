@@ -62,6 +62,8 @@ export interface Round {
   readonly answers: Map<NodeId, PeerAnswer>
   /** Whether the file may come later, behind others: then the attempt may end with `OthersFirst` if nothing of it is here. */
   readonly canWait: boolean
+  /** Whether it never was left to others. */
+  readonly isFirst: boolean
   /** Told of each answer, for the counts. */
   readonly onAnswer: (kind: string, peer?: NodeId) => void
   /** Told of bytes as they come over the wire. */
@@ -285,7 +287,11 @@ export const make = Effect.fnUntraced(function*(
           // Behind what others said before.
           crowds.delete(id)
           crowds.set(id, failure.value)
-          left = named([...crowds.values()], sound, [...crowds.values(), ...given])
+          const only = crowds.size === 1 && failure.value.holders.length === 0
+          left = round.isFirst && only
+            // Another may hold it for long, of whom the one that was asked knows nothing.
+            ? left.filter((other) => sound.includes(other)).slice(0, 1)
+            : named([...crowds.values()], sound, [...crowds.values(), ...given])
           continue
         }
         given.push(yield* refused(round, peer, failure.value, crowds.size > 0))

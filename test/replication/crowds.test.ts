@@ -120,6 +120,25 @@ describe("a puller whose peer sends a file to others first", () => {
       assert.deepStrictEqual(yield* dialled, ["node-1", "node-3"])
     }).pipe(onNode({ script: each({ "node-1": names(["node-3"]), "node-2": gives, "node-3": gives }), peers: three })))
 
+  it.effect("asks one more the first time when nobody is named, who may hold it for long", () =>
+    Effect.gen(function*() {
+      const receipts = yield* receiptsOf
+      yield* (yield* Puller).enqueue(fileOf("db/a"))
+      const receipt = yield* receipts
+      assert.deepStrictEqual(receipt._tag === "Pulled" && receipt.from, Option.some(NodeId.make("node-3")))
+      assert.deepStrictEqual(yield* dialled, ["node-1", "node-3"])
+    }).pipe(onNode({ script: each({ "node-1": names([]), "node-3": gives }), peers: three })))
+
+  it.effect("does not ask one more that failed lately", () =>
+    Effect.gen(function*() {
+      const puller = yield* Puller
+      yield* puller.enqueue(fileOf("db/a"))
+      yield* settle
+      yield* puller.enqueue(fileOf("db/b"))
+      yield* settle
+      assert.deepStrictEqual(yield* dialled, ["node-1", "node-2", "node-1"])
+    }).pipe(onNode({ script: each({ "node-1": names([], 5000), "node-2": away }), peers: two })))
+
   it.effect("takes other files meanwhile, then this one from whoever has it, without any failure", () => {
     let taken = false
     const origin: Script = (peer, entry, offset, sink, elsewhere) =>
@@ -138,12 +157,12 @@ describe("a puller whose peer sends a file to others first", () => {
       const { inFlight, queueDepth } = yield* puller.stats
       assert.deepStrictEqual({ inFlight, queueDepth }, { inFlight: 0, queueDepth: 1 })
       yield* pass(699)
-      assert.deepStrictEqual(yield* dialled, ["node-1", "node-1"])
+      assert.deepStrictEqual(yield* dialled, ["node-1", "node-3", "node-1"])
       taken = true
       yield* pass(141 + 1)
       const receipt = yield* receipts
       assert.deepStrictEqual(receipt._tag === "Pulled" && receipt.from, Option.some(NodeId.make("node-2")))
-      assert.deepStrictEqual(yield* dialled, ["node-1", "node-1", "node-1", "node-2"])
+      assert.deepStrictEqual(yield* dialled, ["node-1", "node-3", "node-1", "node-1", "node-2"])
       assert.isTrue(Option.isNone(yield* whyOf(file)))
       const { failed, pulled } = yield* puller.stats
       assert.deepStrictEqual({ failed, pulled }, { failed: 0, pulled: 2 })
@@ -158,7 +177,7 @@ describe("a puller whose peer sends a file to others first", () => {
       assert.deepInclude(Option.getOrUndefined(row), { _tag: "Owed", rounds: 0, answers: [], due: 0 })
       yield* (yield* Puller).enqueue(fileOf("db/b"))
       yield* settle
-      assert.deepStrictEqual(yield* dialled, ["node-1", "node-1"])
+      assert.deepStrictEqual(yield* dialled, ["node-1", "node-3", "node-1", "node-2"])
     }).pipe(onNode({ script: each({ "node-1": names([], 5000) }), peers: three })))
 
   it.effect("takes it from that peer all the same when nobody has it for half a minute", () =>
@@ -336,7 +355,7 @@ describe("a puller whose peer sends a file to others first", () => {
       yield* inventory.apply([{ _tag: "Forget", path, revision: Revision.make(2), due: 0 }])
       yield* pass(1201)
       assert.strictEqual((yield* receipts)._tag, "Withdrawn")
-      assert.deepStrictEqual(yield* dialled, ["node-1"])
+      assert.deepStrictEqual(yield* dialled, ["node-1", "node-3"])
     }).pipe(onNode({
       script: each({ "node-1": names([], 1000) }),
       peers: three,
