@@ -180,20 +180,23 @@ const copies = (id: string, count: number, size: number, targets: {
     return lines
   }, Effect.scoped)
 
+/** A node that holds everything it could pull. */
+const holder = (home: string) => ({
+  name: "writer",
+  role: "writer",
+  folder: join(home, "writer"),
+  manifest: join(home, "manifest.db"),
+  fsync: false,
+  workers: 4
+} as const)
+
 /** Many small files that are all held: a restart, and a walk. */
 const held: Case = Effect.fnUntraced(function*(settings) {
   const count = settings.short ? 20_000 : 100_000
   const work = Work.make(join(settings.scratch, "d-source"), count, 100)
   const home = join(settings.scratch, "d")
   mkdirSync(home, { recursive: true })
-  const base = {
-    name: "writer",
-    role: "writer",
-    folder: join(home, "writer"),
-    manifest: join(home, "manifest.db"),
-    fsync: false,
-    workers: 4
-  } as const
+  const base = holder(home)
   yield* Effect.scoped(Effect.gen(function*() {
     const writer = yield* startNode({ ...base, walkIntervalMillis: 0 })
     yield* writer.ask({ _tag: "PublishFolder", from: work.folder })
@@ -232,14 +235,7 @@ const held: Case = Effect.fnUntraced(function*(settings) {
 const manyHeld: Case = Effect.fnUntraced(function*(settings) {
   const count = settings.short ? 100_000 : 1_000_000
   const home = join(settings.scratch, "h")
-  const base = {
-    name: "writer",
-    role: "writer",
-    folder: join(home, "writer"),
-    manifest: join(home, "manifest.db"),
-    fsync: false,
-    workers: 4
-  } as const
+  const base = holder(home)
   const ready = (node: Node) => node.ask({ _tag: "Ready" })
   const empty = yield* Effect.scoped(Effect.flatMap(startNode({ ...base, walkIntervalMillis: 0 }), ready))
   yield* Console.error(`    with nothing held: ${Figures.mebibytes(empty.stats.peakRss)}`)

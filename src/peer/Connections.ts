@@ -41,7 +41,8 @@ interface Kept {
 const maxIdlePerPeer = 32
 const maxIdle = 64
 
-const keyOf = (peer: Peer): string => `${peer.id} ${addressText(peer.address)}`
+/** Tells peers apart, and a peer from itself at another address. */
+export const keyOf = (peer: Peer): string => `${peer.id} ${addressText(peer.address)}`
 
 export const make = Effect.fnUntraced(function*(options: ConnectionsOptions) {
   const idle = new Map<string, Array<Kept>>()

@@ -112,7 +112,6 @@ const make = Effect.fnUntraced(function*(options: Options) {
   const requestFor = Effect.fnUntraced(function*(entry: FileEntry, offset: number, elsewhere: Elsewhere | undefined) {
     const nonce = freshNonce()
     const timestamp = BigInt(Math.floor((yield* Clock.currentTimeMillis) / 1000))
-    const { clusterName, nodeId } = options
     const signed = { nonce, nodeId, clusterName, path: entry.path, timestamp }
     const byteOffset = BigInt(offset)
     const request: Messages.FetchFile = {
@@ -120,14 +119,14 @@ const make = Effect.fnUntraced(function*(options: Options) {
       node_id: nodeId,
       nonce,
       timestamp,
-      hmac: Mac.toHex(Mac.fetchMac(options.secret, signed)),
+      hmac: Mac.toHex(Mac.fetchMac(secret, signed)),
       byte_offset: byteOffset,
       keep_alive: true,
       byte_length: 0n,
       // The first MAC says nothing of the offset, for older peers know it so.
       range_hmac: offset === 0
         ? ""
-        : Mac.toHex(Mac.rangeMac(options.secret, { ...signed, offset: byteOffset, length: 0n })),
+        : Mac.toHex(Mac.rangeMac(secret, { ...signed, offset: byteOffset, length: 0n })),
       can_wait: elsewhere !== undefined,
       not_at: elsewhere?.notAt ?? []
     }

@@ -8,8 +8,8 @@
 import { Clock, Deferred, Effect, type Fiber, FiberSet, type Scope } from "effect"
 import { PeerUnreachable, Stalled } from "../ports/FetchClient.ts"
 import type { FileEntry } from "../ports/FileEntry.ts"
-import { addressText } from "../ports/Membership.ts"
 import type { Peer } from "../ports/PeerResolver.ts"
+import { keyOf } from "./Connections.ts"
 import type { FetchBundle, NoBundle } from "./fetchBundle.ts"
 import * as Bundle from "./protocol/bundle.ts"
 import { isLive } from "./RateLimits.ts"
@@ -75,8 +75,6 @@ interface Desk {
   bundles: number
   scheduled: boolean
 }
-
-const keyOf = (peer: Peer): string => `${peer.id} ${addressText(peer.address)}`
 
 /** The first of those that wait that fit into one bundle. */
 const fitting = (waiting: ReadonlyArray<Waiter>): ReadonlyArray<Waiter> => {

@@ -58,11 +58,23 @@ export const make = Effect.fnUntraced(function*(options: {
     })
   }
 
-  const answer = ({ nonce }: Messages.FetchBundle, sizes: ReadonlyArray<number>) => {
+  /** Sends the answer, and behind it the bytes of what is given; nothing of a path: it is not. */
+  const give = Effect.fnUntraced(function*(
+    connection: Connection,
+    { nonce, paths }: Messages.FetchBundle,
+    bodies: ReadonlyArray<Uint8Array | undefined>,
+    bytes: Uint8Array
+  ) {
     const { nodeId, secret } = signer
+    const sizes = paths.map((_, n) => bodies[n]?.length ?? -1)
     const hmac = secret === undefined ? "" : Mac.toHex(Mac.bundleAckMac(secret, { nonce, serverNodeId: nodeId, sizes }))
-    return Effect.fromResult(Messages.encodeFetchBundleAck({ sizes, hmac, server_node_id: nodeId }))
-  }
+    const ack = yield* Effect.fromResult(Messages.encodeFetchBundleAck({ sizes, hmac, server_node_id: nodeId }))
+    const progress = yield* makeProgress(options.serveTimeoutMillis)
+    yield* connection.write(ack, progress).pipe(
+      Effect.andThen(connection.write(bytes, progress)),
+      Effect.raceFirst(progress.watch)
+    )
+  })
 
   return {
     serve: Effect.fnUntraced(function*(connection: Connection, request: Messages.FetchBundle) {
@@ -74,23 +86,14 @@ export const make = Effect.fnUntraced(function*(options: {
         const body = memory.subarray(end, end += entry.size_bytes)
         return Effect.map(read(entry, body, request.node_id), (whole) => whole ? body : undefined)
       }, { concurrency: "unbounded" })
-      const ack = yield* answer(request, bodies.map((body) => body?.length ?? -1))
       const given = bodies.filter((body) => body !== undefined)
-      const bytes = given.length === entries.filter((entry) => entry !== undefined).length
-        ? memory
-        : Buffer.concat(given)
-      const progress = yield* makeProgress(options.serveTimeoutMillis)
-      yield* connection.write(ack, progress).pipe(
-        Effect.andThen(connection.write(bytes, progress)),
-        Effect.raceFirst(progress.watch)
-      )
-      yield* Metrics.sent(request.node_id, bytes.length)
+      const length = given.reduce((sum, body) => sum + body.length, 0)
+      // One that could not be read leaves a gap.
+      yield* give(connection, request, bodies, length === memory.length ? memory : Buffer.concat(given))
+      yield* Metrics.sent(request.node_id, length)
       yield* Metrics.served("sent", given.length)
     }),
-    giveNothing: Effect.fnUntraced(function*(connection: Connection, request: Messages.FetchBundle) {
-      const ack = yield* answer(request, request.paths.map(() => -1))
-      const progress = yield* makeProgress(options.serveTimeoutMillis)
-      yield* Effect.raceFirst(connection.write(ack, progress), progress.watch)
-    })
+    giveNothing: (connection: Connection, request: Messages.FetchBundle) =>
+      give(connection, request, [], new Uint8Array(0))
   }
 })

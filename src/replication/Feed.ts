@@ -110,22 +110,23 @@ export const start = Effect.fnUntraced(function*(
 
   const counts = { enqueued: 0, skippedSelf: 0, skippedLocal: 0, skippedDuplicate: 0, dropped: 0 }
 
+  /** It found no room, or gave way; it stays owed and is read again. */
+  const drop = (place: Place): void => {
+    places.delete(place.file.entry.path)
+    more[place.lane] = true
+    counts.dropped++
+  }
+
   /** Gives whether it waits for a worker now. An older one may have given way to it, and is read again later. */
   const admit = (place: Place): boolean => {
     const left = queue.offer(place, place.lane)
     if (left === place) return false
-    if (left === undefined) return true
-    places.delete(left.file.entry.path)
-    more[place.lane] = true
-    counts.dropped++
+    if (left !== undefined) drop(left)
     return true
   }
 
   const aside = yield* Aside.make<Place>((place) => {
-    if (admit(place)) return
-    places.delete(place.file.entry.path)
-    more[place.lane] = true
-    counts.dropped++
+    if (!admit(place)) drop(place)
   })
 
   /** Gives whether it waited beside the queue. */
@@ -146,9 +147,7 @@ export const start = Effect.fnUntraced(function*(
     const taken: Place = { file, lane, withdrawn: Deferred.makeUnsafe(), known, noRoom: "" }
     places.set(path, taken)
     if (!admit(taken)) {
-      places.delete(path)
-      more[lane] = true
-      counts.dropped++
+      drop(taken)
       return "Dropped"
     }
     counts.enqueued++
