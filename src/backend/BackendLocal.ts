@@ -7,7 +7,7 @@
  *
  * Both folders belong to one process at a time. Sparing a folder two writers is not this module's.
  */
-import { Clock, Effect, Layer, Option, type Scope, Stream } from "effect"
+import { Clock, Effect, Layer, Option, Result, type Scope, Stream } from "effect"
 import { createHash } from "node:crypto"
 import { basename, join } from "node:path"
 import { Backend, BackendError, type FileStat, type Held } from "../ports/Backend.ts"
@@ -35,6 +35,7 @@ import {
   realPath,
   Refused,
   refused,
+  refusedBy,
   stat,
   syncFolder,
   toBackendError,
@@ -86,6 +87,25 @@ const make = Effect.fnUntraced(function*(
       Effect.scoped,
       Effect.mapError((error) => error instanceof Refused ? toBackendError("read", path)(error) : error)
     )
+
+  const readTogether: Backend["Service"]["readTogether"] = Effect.fnUntraced(
+    function*(files) {
+      const unread = new Map<number, BackendError>()
+      const places: Array<{ readonly n: number; readonly file: string; readonly length: number }> = []
+      for (const [n, { length, path }] of files.entries()) {
+        const place = yield* Effect.result(placeOf(roots, path))
+        if (Result.isSuccess(place)) places.push({ n, file: place.success.file, length })
+        else unread.set(n, toBackendError("read", path)(place.failure))
+      }
+      const read = yield* threads.readTogether(places)
+      for (const { code, detail, n } of read.unread) {
+        const at = places[n]?.n ?? 0
+        unread.set(at, toBackendError("read", files[at]?.path ?? "")(refusedBy(code, detail)))
+      }
+      return { bytes: read.bytes, unread }
+    },
+    Effect.mapError(toBackendError("read", roots.data))
+  )
 
   const adoptOnce = Effect.fnUntraced(function*(path: FilePath) {
     const at = yield* find(roots, path)
@@ -157,6 +177,7 @@ const make = Effect.fnUntraced(function*(
         : stageInMemory(local, path, expected),
     unseal: (path, token) => Effect.map(unseal(local, path, token), Option.fromUndefinedOr),
     read,
+    readTogether,
     adopt: (path) => orNone("adopt", path, adopt(path)),
     stat: (path) => orNone("stat", path, Effect.map(look(path), ({ stat }) => stat)),
     differing: (files) => threads.differing(files).pipe(Effect.mapError(toBackendError("differing", roots.data))),

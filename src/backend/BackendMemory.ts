@@ -1,5 +1,5 @@
 /** A data folder in memory, for tests and for applications that need nothing to last. */
-import { Clock, Effect, Layer, Option, type Scope, Stream } from "effect"
+import { Clock, Effect, Layer, Option, Result, type Scope, Stream } from "effect"
 import { createHash, randomBytes } from "node:crypto"
 import {
   AlreadyExists,
@@ -181,6 +181,16 @@ const make = (capacity: number): Backend["Service"] => {
     }
   }
 
+  /** Some bytes of a file; they stay ours. */
+  const bytesOf = (path: FilePath, offset: number, length: number): Result.Result<Uint8Array, BackendError> => {
+    const file = files.get(path)
+    if (file === undefined) return Result.fail(failed("read", path, "NotFound", "no such file"))
+    const end = offset + length
+    if (end <= file.bytes.length) return Result.succeed(file.bytes.subarray(offset, end))
+    const detail = `it has ${file.bytes.length} bytes, and bytes ${offset} to ${end} were asked for`
+    return Result.fail(failed("read", path, "Io", detail))
+  }
+
   return {
     stage: Effect.fnUntraced(function*(path, expected): Effect.fn.Return<Staged, BackendError, Scope.Scope> {
       const token = expected === undefined ? `sealed.${randomBytes(16).toString("hex")}` : `pull.${expected}`
@@ -208,18 +218,23 @@ const make = (capacity: number): Backend["Service"] => {
       return Option.some(staged(path, token, part))
     }),
     read: Effect.fnUntraced(function*(path, offset, length, sink) {
-      const file = files.get(path)
-      if (file === undefined) return yield* failed("read", path, "NotFound", "no such file")
-      const end = offset + length
-      if (end > file.bytes.length) {
-        const detail = `it has ${file.bytes.length} bytes, and bytes ${offset} to ${end} were asked for`
-        return yield* failed("read", path, "Io", detail)
-      }
-      for (let at = offset; at < end; at += chunkSize) {
+      const bytes = yield* Effect.fromResult(bytesOf(path, offset, length))
+      for (let at = 0; at < length; at += chunkSize) {
         // A copy: the chunk is the sink's, and it may write over it.
-        yield* sink.write(new Uint8Array(file.bytes.subarray(at, Math.min(end, at + chunkSize))))
+        yield* sink.write(new Uint8Array(bytes.subarray(at, at + chunkSize)))
       }
     }),
+    readTogether: (asked) =>
+      Effect.sync(() => {
+        const read: Array<Uint8Array> = []
+        const unread = new Map<number, BackendError>()
+        for (const [n, { length, path }] of asked.entries()) {
+          const bytes = bytesOf(path, 0, length)
+          if (Result.isSuccess(bytes)) read.push(bytes.success)
+          else unread.set(n, bytes.failure)
+        }
+        return { bytes: Buffer.concat(read), unread }
+      }),
     dropSealed: (kept) =>
       Effect.sync(() => {
         const forgotten = Array.from(parts).flatMap(([path, mine]) =>

@@ -6,6 +6,7 @@
  */
 import * as fs from "node:fs"
 import { dirname, join } from "node:path"
+import { withMemory } from "../internal/threadSide.ts"
 
 const { O_CREAT, O_EXCL, O_NOFOLLOW, O_NONBLOCK, O_RDONLY, O_RDWR } = fs.constants
 
@@ -13,6 +14,12 @@ const codeOf = (cause: unknown): string => {
   const code: unknown = cause instanceof Error ? Reflect.get(cause, "code") : undefined
   return typeof code === "string" ? code : "REFUSED"
 }
+
+/** An error in the words of an answer. */
+const told = (cause: unknown) => ({
+  code: codeOf(cause),
+  detail: cause instanceof Error ? cause.message : String(cause)
+})
 
 /** An error that reaches the other side with its code. */
 const refusal = (code: string, detail: string): Error => Object.assign(new Error(detail), { code })
@@ -111,26 +118,68 @@ const using = <A>(fd: number, use: (fd: number) => A): A => {
   }
 }
 
-/** Some bytes of a file. Fails with `SHORT` when it has fewer. */
-const read = (file: string, offset: number, length: number): Uint8Array => {
-  mustBeStraight(dirname(file))
-  return using(fs.openSync(file, O_RDONLY | O_NOFOLLOW | O_NONBLOCK), (fd) => {
+/** Fills memory with bytes of a file from `offset` on. Fails with `REFUSED` when it has fewer. */
+const fill = (file: string, offset: number, into: Uint8Array): void =>
+  using(fs.openSync(file, O_RDONLY | O_NOFOLLOW | O_NONBLOCK), (fd) => {
     const stat = fs.fstatSync(fd)
     if (!stat.isFile()) throw refusal("UNSAFE", "something that is no file stands under this name")
+    const { length } = into
     if (stat.size < offset + length) {
       throw refusal(
         "REFUSED",
         `it has ${stat.size} bytes, and bytes ${offset} to ${offset + length} were asked for`
       )
     }
-    const bytes = Buffer.allocUnsafeSlow(length)
     for (let at = 0; at < length;) {
-      const count = fs.readSync(fd, bytes, at, length - at, offset + at)
+      const count = fs.readSync(fd, into, at, length - at, offset + at)
       if (count === 0) throw refusal("REFUSED", "the file is shorter than it was")
       at += count
     }
-    return bytes
   })
+
+/** Some bytes of a file. Fails with `REFUSED` when it has fewer. */
+const read = (file: string, offset: number, length: number): Uint8Array => {
+  mustBeStraight(dirname(file))
+  const memory = new ArrayBuffer(length)
+  const bytes = new Uint8Array(memory)
+  fill(file, offset, bytes)
+  return withMemory(bytes, memory)
+}
+
+/** Why one of some files was not read; `n` is its place among them. */
+export interface Unread {
+  readonly n: number
+  readonly code: string
+  readonly detail: string
+}
+
+/**
+ * The first bytes of many files, one behind another, and which could not be read. `packed`: two texts a file, its place
+ * on this disk and how many bytes.
+ */
+const readTogether = (packed: string): { readonly bytes: Uint8Array; readonly unread: ReadonlyArray<Unread> } => {
+  const fields = packed === "" ? [] : packed.split("\0")
+  const lengths = fields.filter((_, at) => at % 2 === 1).map(Number)
+  const memory = new ArrayBuffer(lengths.reduce((sum, length) => sum + length, 0))
+  const unread: Array<Unread> = []
+  // Files of one folder come together, so one look at it serves them all.
+  let folder = ""
+  let end = 0
+  for (const [n, length] of lengths.entries()) {
+    const file = fields[2 * n] ?? ""
+    const above = dirname(file)
+    try {
+      if (above !== folder) {
+        mustBeStraight(above)
+        folder = above
+      }
+      fill(file, 0, new Uint8Array(memory, end, length))
+      end += length
+    } catch (cause) {
+      unread.push({ n, ...told(cause) })
+    }
+  }
+  return withMemory({ bytes: new Uint8Array(memory, 0, end), unread }, memory)
 }
 
 /** A whole small file that is to get its final name. */
@@ -187,7 +236,7 @@ const show = (commit: Commit, sync: boolean): Committed => {
       return { _tag: "Placed", mtime: named.mtimeNs, inode: named.ino }
     })
   } catch (cause) {
-    return { _tag: "Refused", code: codeOf(cause), detail: cause instanceof Error ? cause.message : String(cause) }
+    return { _tag: "Refused", ...told(cause) }
   }
 }
 
@@ -204,11 +253,7 @@ const commit = (commits: ReadonlyArray<Commit>, sync: boolean): ReadonlyArray<Co
       try {
         syncFolder(folder)
       } catch (cause) {
-        failed.set(folder, {
-          _tag: "Refused",
-          code: codeOf(cause),
-          detail: cause instanceof Error ? cause.message : String(cause)
-        })
+        failed.set(folder, { _tag: "Refused", ...told(cause) })
       }
     }
   }
@@ -222,5 +267,5 @@ const commit = (commits: ReadonlyArray<Commit>, sync: boolean): ReadonlyArray<Co
   return shown.map((each, n) => each._tag === "Placed" ? failed.get(dirname(commits[n]?.file ?? "")) ?? each : each)
 }
 
-export const operations = { absent, commit, differing, read }
+export const operations = { absent, commit, differing, read, readTogether }
 export type FileOperations = typeof operations

@@ -8,7 +8,7 @@ import { type Cause, Deferred, Effect, Fiber, Queue, Scope } from "effect"
 import * as Thread from "../internal/Thread.ts"
 import type { FileStat } from "../ports/Backend.ts"
 import type { FilePath } from "../ports/FilePath.ts"
-import type { Commit, Committed, FileOperations } from "./fileOperations.ts"
+import type { Commit, Committed, FileOperations, Unread } from "./fileOperations.ts"
 import type { Roots } from "./places.ts"
 import { Refused, refusedBy } from "./systemCalls.ts"
 
@@ -19,6 +19,10 @@ export interface FileThreads {
   readonly absent: (paths: ReadonlyArray<FilePath>) => Effect.Effect<ReadonlyArray<FilePath>, Refused>
   /** Some bytes of a file whose place was found to be in the data folder. */
   readonly read: (file: string, offset: number, length: number) => Effect.Effect<Uint8Array, Refused>
+  /** The first bytes of many files, one behind another, whose places were found to be in the data folder. */
+  readonly readTogether: (
+    files: ReadonlyArray<{ readonly file: string; readonly length: number }>
+  ) => Effect.Effect<{ readonly bytes: Uint8Array; readonly unread: ReadonlyArray<Unread> }, Refused>
   /** Gives a small file its final name. Fails with `ENOENT` when its folder does not exist. */
   readonly commit: (commit: Commit) => Effect.Effect<Exclude<Committed, { _tag: "Refused" }>, Refused>
 }
@@ -114,6 +118,7 @@ export const make = Effect.fnUntraced(function*(roots: Roots, sync: boolean): Ef
         return paths.filter((path) => absent.has(path))
       }),
     read: (file, offset, length) => call("read", file, offset, length),
+    readTogether: (files) => call("readTogether", files.flatMap(({ file, length }) => [file, length]).join("\0")),
     commit: Effect.fnUntraced(function*(commit) {
       yield* started
       const done = yield* Deferred.make<Committed, Refused>()

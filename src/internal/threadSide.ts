@@ -8,6 +8,21 @@ export type Operations = object
 /** So many answers go back together at the most. */
 const together = 16
 
+const along = new WeakMap<object, ArrayBuffer>()
+
+/** Gives an answer that takes its memory along to the other side, uncopied: nothing here may touch that any more. */
+export const withMemory = <A extends object>(answer: A, memory: ArrayBuffer): A => {
+  along.set(answer, memory)
+  return answer
+}
+
+const memoryOf = (reply: Reply): ReadonlyArray<ArrayBuffer> => {
+  const memory = reply.ok && typeof reply.value === "object" && reply.value !== null
+    ? along.get(reply.value)
+    : undefined
+  return memory === undefined ? [] : [memory]
+}
+
 const failure = (id: number, cause: unknown): Reply => {
   const code: unknown = cause instanceof Error ? Reflect.get(cause, "errcode") ?? Reflect.get(cause, "code") : undefined
   return {
@@ -43,11 +58,10 @@ export const serve = (opened: Operations | Promise<Operations>): void => {
   port.on("message", async (requests: ReadonlyArray<Request>) => {
     const found = await operations
     for (let at = 0; at < requests.length; at += together) {
-      port.postMessage(
-        requests.slice(at, at + together).map((request) =>
-          found.ok ? answer(found.operations, request) : failure(request.id, found.cause)
-        )
+      const replies = requests.slice(at, at + together).map((request) =>
+        found.ok ? answer(found.operations, request) : failure(request.id, found.cause)
       )
+      port.postMessage(replies, replies.flatMap(memoryOf))
     }
     if (requests.some(({ operation }) => operation === "close")) port.close()
   })

@@ -249,7 +249,7 @@ const makeHandler = Effect.fnUntraced(function*(
     yield* Takers.whileTaking(takers, request, granted, (onSent) =>
       withPlace(
         send(session.connection, request, granted, onSent).pipe(
-          Traces.serving(granted.entry, membership.self.id, request.node_id, granted.offset)
+          Traces.serving([granted.entry], membership.self.id, request.node_id, granted.offset)
         )
       ))
   })

@@ -3,8 +3,7 @@
  * asks for that alone, and hears why.
  */
 import { Effect } from "effect"
-import { Backend } from "../ports/Backend.ts"
-import type { ByteSink } from "../ports/ByteSink.ts"
+import { Backend, type BackendError, type ReadTogether } from "../ports/Backend.ts"
 import type { FileEntry } from "../ports/FileEntry.ts"
 import * as Metrics from "../telemetry/Metrics.ts"
 import * as Traces from "../telemetry/Traces.ts"
@@ -19,6 +18,11 @@ import { type Connection, makeProgress } from "./transport/Connection.ts"
 export const isInForm = ({ paths, sha256 }: Messages.FetchBundle): boolean =>
   paths.length > 0 && paths.length <= Bundle.maxFiles && sha256.length === paths.length
 
+/** The sizes in an answer that gives no file. */
+const nothing = ({ paths }: Messages.FetchBundle): Array<number> => paths.map(() => -1)
+
+const leftOut = (error: BackendError) => Effect.logError(`left out of a bundle: ${error.message}`)
+
 /** Answers requests in form that were found to come from a node of this cluster. */
 export const make = Effect.fnUntraced(function*(options: {
   readonly signer: Signer
@@ -28,45 +32,40 @@ export const make = Effect.fnUntraced(function*(options: {
   const { grants, signer } = options
   const backend = yield* Backend
 
-  /** Reads a file into memory of its length. Gives whether all of it is there. */
-  const read = (entry: FileEntry, into: Uint8Array, asker: string) => {
-    let length = 0
-    const sink: ByteSink<never> = {
-      write: (chunk) =>
-        Effect.sync(() => {
-          into.set(chunk, length)
-          length += chunk.length
-        })
-    }
-    return backend.read(entry.path, 0, entry.size_bytes, sink).pipe(
-      Effect.as(true),
-      Traces.serving(entry, signer.nodeId, asker, 0),
-      Effect.catchTag(
-        "BackendError",
-        (error) => Effect.as(Effect.logError(`left out of a bundle: ${error.message}`), false)
-      )
-    )
-  }
-
   /** What of these files is sent: at most so many bytes together. */
   const fitting = (entries: ReadonlyArray<FileEntry | undefined>) => {
     let left = Bundle.maxBytes
-    return entries.map((entry) => {
-      if (entry === undefined || entry.size_bytes > Math.min(left, Bundle.maxFileBytes)) return undefined
+    return entries.flatMap((entry, n) => {
+      if (entry === undefined || entry.size_bytes > Math.min(left, Bundle.maxFileBytes)) return []
       left -= entry.size_bytes
-      return entry
+      return [{ entry, n }]
     })
   }
 
-  /** Sends the answer, and behind it the bytes of what is given; nothing of a path: it is not. */
+  /** Reads files to be sent together. What could not be read is left out, and said. */
+  const read = Effect.fnUntraced(
+    function*(entries: ReadonlyArray<FileEntry>, asker: string) {
+      const read = yield* backend.readTogether(entries.map(({ path, size_bytes }) => ({ path, length: size_bytes })))
+        .pipe(Traces.serving(entries, signer.nodeId, asker, 0, ({ unread }, n) => unread.get(n)))
+      yield* Effect.forEach(read.unread.values(), leftOut, { discard: true })
+      return read
+    },
+    (effect, entries) =>
+      Effect.catchTag(effect, "BackendError", (error): Effect.Effect<ReadTogether> =>
+        Effect.as(leftOut(error), {
+          bytes: new Uint8Array(0),
+          unread: new Map(entries.map((_, n) => [n, error]))
+        }))
+  )
+
+  /** Sends the answer, and behind it the bytes of what is given. */
   const give = Effect.fnUntraced(function*(
     connection: Connection,
-    { nonce, paths }: Messages.FetchBundle,
-    bodies: ReadonlyArray<Uint8Array | undefined>,
+    { nonce }: Messages.FetchBundle,
+    sizes: ReadonlyArray<number>,
     bytes: Uint8Array
   ) {
     const { nodeId, secret } = signer
-    const sizes = paths.map((_, n) => bodies[n]?.length ?? -1)
     const hmac = secret === undefined ? "" : Mac.toHex(Mac.bundleAckMac(secret, { nonce, serverNodeId: nodeId, sizes }))
     const ack = yield* Effect.fromResult(Messages.encodeFetchBundleAck({ sizes, hmac, server_node_id: nodeId }))
     const progress = yield* makeProgress(options.serveTimeoutMillis)
@@ -78,22 +77,15 @@ export const make = Effect.fnUntraced(function*(options: {
 
   return {
     serve: Effect.fnUntraced(function*(connection: Connection, request: Messages.FetchBundle) {
-      const entries = fitting(yield* grants.among(request.paths, request.sha256))
-      const memory = Buffer.allocUnsafeSlow(entries.reduce((sum, entry) => sum + (entry?.size_bytes ?? 0), 0))
-      let end = 0
-      const bodies = yield* Effect.forEach(entries, (entry) => {
-        if (entry === undefined) return Effect.undefined
-        const body = memory.subarray(end, end += entry.size_bytes)
-        return Effect.map(read(entry, body, request.node_id), (whole) => whole ? body : undefined)
-      }, { concurrency: "unbounded" })
-      const given = bodies.filter((body) => body !== undefined)
-      const length = given.reduce((sum, body) => sum + body.length, 0)
-      // One that could not be read leaves a gap.
-      yield* give(connection, request, bodies, length === memory.length ? memory : Buffer.concat(given))
-      yield* Metrics.sent(request.node_id, length)
-      yield* Metrics.served("sent", given.length)
+      const files = fitting(yield* grants.among(request.paths, request.sha256))
+      const { bytes, unread } = yield* read(files.map(({ entry }) => entry), request.node_id)
+      const sizes = nothing(request)
+      for (const [at, { entry, n }] of files.entries()) if (!unread.has(at)) sizes[n] = entry.size_bytes
+      yield* give(connection, request, sizes, bytes)
+      yield* Metrics.sent(request.node_id, bytes.length)
+      yield* Metrics.served("sent", files.length - unread.size)
     }),
     giveNothing: (connection: Connection, request: Messages.FetchBundle) =>
-      give(connection, request, [], new Uint8Array(0))
+      give(connection, request, nothing(request), new Uint8Array(0))
   }
 })

@@ -67,6 +67,14 @@ export class AlreadyExists extends Schema.TaggedError<AlreadyExists>()("AlreadyE
   }
 }
 
+/** What was read of many files. */
+export interface ReadTogether {
+  /** The bytes of all that could be read, one behind another in the order asked. */
+  readonly bytes: Uint8Array
+  /** Why others could not, by their place in what was asked for. */
+  readonly unread: ReadonlyMap<number, BackendError>
+}
+
 /** What may be kept of one kind of leftovers. */
 export interface Cap {
   readonly maxBytes: number
@@ -131,6 +139,10 @@ export class Backend extends Context.Service<Backend, {
     length: number,
     sink: ByteSink<E>
   ) => Effect.Effect<void, BackendError | E>
+  /** Reads the first `length` bytes of each of many small files. All of them are in memory at once. */
+  readonly readTogether: (
+    files: ReadonlyArray<{ readonly path: FilePath; readonly length: number }>
+  ) => Effect.Effect<ReadTogether, BackendError>
   /** Hashes what lies under a final name; `none` when nothing does. */
   readonly adopt: (path: FilePath) => Effect.Effect<Option.Option<Held>, BackendError>
   readonly stat: (path: FilePath) => Effect.Effect<Option.Option<FileStat>, BackendError>

@@ -5,7 +5,7 @@
  * The node that publishes emits a span `publish`; each that pulls emits `replicate`, from the file's registration to its
  * commit there, with the pull below it; each that serves emits `serve`. They are spans of one trace side by side.
  */
-import { Clock, Context, Effect, type Exit, Option, Tracer } from "effect"
+import { Clock, Context, Effect, Exit, Option, Tracer } from "effect"
 import { createHash } from "node:crypto"
 import type { FileEntry } from "../ports/FileEntry.ts"
 
@@ -16,6 +16,32 @@ export const withoutStack: Tracer.TraceOptions = { captureStackTrace: false }
 const traceOf = ({ created_at, path, sha256 }: FileEntry): Tracer.ExternalSpan => {
   const digest = createHash("sha256").update(`${path}\0${sha256}\0${created_at}`).digest("hex")
   return Tracer.externalSpan({ traceId: digest.slice(0, 32), spanId: "" })
+}
+
+/** What makes spans; `undefined` when nobody would see them. */
+const listening = Effect.map(Effect.tracer, (tracer) => tracer === Tracer.nativeTracer ? undefined : tracer)
+
+/** Begins a span of a file's trace. */
+const begin = (
+  tracer: Tracer.Tracer,
+  name: string,
+  kind: Tracer.SpanKind,
+  entry: FileEntry,
+  startTime: bigint
+): Tracer.Span => {
+  const span = tracer.span({
+    name,
+    parent: Option.some(traceOf(entry)),
+    annotations: Context.empty(),
+    links: [],
+    startTime,
+    kind,
+    root: false,
+    sampled: true
+  })
+  span.attribute("file.path", entry.path)
+  span.attribute("file.size", entry.size_bytes)
+  return span
 }
 
 /** Nanoseconds since 1970 of an RFC 3339 time. */
@@ -34,25 +60,16 @@ export const sinceRegistration = <A>(
   node: string,
   describe: (outcome: A) => Readonly<Record<string, unknown>>
 ) =>
-<E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, Exclude<R, Tracer.ParentSpan>> =>
+<E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
   Effect.gen(function*() {
-    const tracer = yield* Effect.tracer
+    const tracer = yield* listening
+    if (tracer === undefined) return yield* effect
     const clock = yield* Clock.Clock
     const now = clock.currentTimeNanosUnsafe()
     const registered = nanosOf(entry.created_at)
-    const span = tracer.span({
-      name,
-      parent: Option.some(traceOf(entry)),
-      annotations: Context.empty(),
-      links: [],
-      // Another node's clock may be ahead of ours.
-      startTime: registered < now ? registered : now,
-      kind: name === "publish" ? "producer" : "consumer",
-      root: false,
-      sampled: true
-    })
-    span.attribute("file.path", entry.path)
-    span.attribute("file.size", entry.size_bytes)
+    const kind = name === "publish" ? "producer" : "consumer"
+    // Another node's clock may be ahead of ours.
+    const span = begin(tracer, name, kind, entry, registered < now ? registered : now)
     span.attribute("file.origin", entry.origin_node_id)
     span.attribute("node", node)
     return yield* effect.pipe(
@@ -68,10 +85,33 @@ export const sinceRegistration = <A>(
     )
   })
 
-/** Runs the sending of a file in a span of its trace. */
-export const serving = (entry: FileEntry, node: string, peer: string, offset: number) =>
-  Effect.withSpan("serve", {
-    parent: traceOf(entry),
-    kind: "server",
-    attributes: { "file.path": entry.path, "file.size": entry.size_bytes, node, peer, offset }
-  }, withoutStack)
+/** Runs the sending of files, each in a span of its trace. `failure`: what befell one of them, by its place. */
+export const serving = <A>(
+  entries: ReadonlyArray<FileEntry>,
+  node: string,
+  peer: string,
+  offset: number,
+  failure: (outcome: A, n: number) => unknown = () => undefined
+) =>
+<E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
+  Effect.gen(function*() {
+    const tracer = yield* listening
+    if (tracer === undefined) return yield* effect
+    const clock = yield* Clock.Clock
+    const startTime = clock.currentTimeNanosUnsafe()
+    const spans = entries.map((entry) => {
+      const span = begin(tracer, "serve", "server", entry, startTime)
+      span.attribute("node", node)
+      span.attribute("peer", peer)
+      span.attribute("offset", offset)
+      return span
+    })
+    return yield* Effect.onExit(effect, (exit: Exit.Exit<A, E>) =>
+      Effect.sync(() => {
+        const endTime = clock.currentTimeNanosUnsafe()
+        for (const [n, span] of spans.entries()) {
+          const why = exit._tag === "Success" ? failure(exit.value, n) : undefined
+          span.end(endTime, why === undefined ? exit : Exit.fail(why))
+        }
+      }))
+  })

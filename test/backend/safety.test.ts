@@ -23,6 +23,11 @@ const refusesAll = (path: string) =>
     const errors = yield* Effect.forEach([
       write(file, bytes(10)),
       backend.read(file, 0, 1, collector().sink),
+      Effect.flatMap(
+        // The second is in the folder of the first.
+        backend.readTogether([{ path: file, length: 1 }, { path: file, length: 1 }]),
+        ({ bytes, unread }) => Effect.fail(unread.get(0) === undefined ? bytes : unread.get(1))
+      ),
       backend.adopt(file),
       backend.stat(file),
       backend.remove(file),
@@ -30,7 +35,7 @@ const refusesAll = (path: string) =>
     ], (operation: Effect.Effect<unknown, unknown, Backend>) => Effect.flip(operation))
     assert.deepStrictEqual(
       errors.map((error) => error instanceof Object && "reason" in error ? error.reason : error),
-      Array.from({ length: 6 }, () => "Unsafe")
+      Array.from({ length: 7 }, () => "Unsafe")
     )
   })
 

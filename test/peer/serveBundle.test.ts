@@ -1,6 +1,6 @@
 /** What a server gives when several small files are asked for at once. */
 import { assert, describe, it, vi } from "@effect/vitest"
-import { Deferred, Effect, Option, Result } from "effect"
+import { Deferred, Effect, Exit, Option, Result, Tracer } from "effect"
 import * as Bundle from "../../src/peer/protocol/bundle.ts"
 import * as Frame from "../../src/peer/protocol/Frame.ts"
 import * as Mac from "../../src/peer/protocol/Mac.ts"
@@ -76,6 +76,36 @@ describe("FetchServer, asked for a bundle", () => {
         assert.isTrue(bytes.equals(Buffer.concat([allBytes(1000), allBytes(2345)])))
       }))
   }
+
+  it.live("makes a span of each file that it reads, failed where it could not be read", () =>
+    Effect.gen(function*() {
+      const spans: Array<Tracer.Span> = []
+      const tracer = Tracer.make({
+        span: (options) => {
+          const span = new Tracer.NativeSpan(options)
+          if (span.name === "serve") spans.push(span)
+          return span
+        }
+      })
+      const files = [{ entry: small }, out("broken"), { entry: other }]
+      const peer = yield* Effect.provideService(startServer({ files }), Tracer.Tracer, tracer)
+      assert.deepStrictEqual((yield* ask(yield* rawClient(peer), bundleFor(files.map(({ entry }) => entry)))).sizes, [
+        1000,
+        -1,
+        2345
+      ])
+      const told = spans.map(({ attributes, status }) => [
+        attributes.get("file.path"),
+        attributes.get("peer"),
+        status._tag === "Ended" && Exit.isSuccess(status.exit)
+      ])
+      assert.deepStrictEqual(told, [
+        [small.path, "node-b", true],
+        ["db/m/broken", "node-b", false],
+        [other.path, "node-b", true]
+      ])
+      assert.strictEqual(new Set(spans.map(({ traceId }) => traceId)).size, 3)
+    }))
 
   it.live("leaves out what has other bytes than are asked for", () =>
     Effect.gen(function*() {

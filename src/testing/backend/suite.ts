@@ -102,6 +102,40 @@ export const suite = (name: string, fresh: Layer.Layer<Backend, BackendError>): 
         assert.strictEqual(absent.reason, "NotFound")
       }))
 
+    live(
+      "reads many files at once, one behind another, and says which could not be read and why",
+      () =>
+        Effect.gen(function*() {
+          const backend = yield* Backend
+          const held = [["db/a", 1000], ["empty", 0], ["db/b", 5000], ["top", 300_000], ["db/c", 7]] as const
+          const contents = held.map(([path, length], n) => ({ path: pathOf(path), content: bytes(length, n + 1) }))
+          yield* Effect.forEach(contents, ({ content, path }) => write(path, content))
+          const all = contents.map(({ content, path }) => ({ path, length: content.length }))
+          const whole = yield* backend.readTogether(all)
+          assert.isTrue(Buffer.concat(contents.map(({ content }) => content)).equals(whole.bytes))
+          assert.strictEqual(whole.unread.size, 0)
+          const asked = [
+            { path: pathOf("nowhere/at/all"), length: 10 },
+            { path: pathOf("db/b"), length: 10 },
+            { path: pathOf("db/a"), length: 1001 },
+            { path: pathOf("db"), length: 0 },
+            { path: pathOf("db/c"), length: 7 },
+            { path: pathOf("db/gone"), length: 1 }
+          ]
+          const some = yield* backend.readTogether(asked)
+          const given = contents.flatMap(({ content, path }) =>
+            path === "db/b" ? [content.subarray(0, 10)] : path === "db/c" ? [content] : []
+          )
+          assert.isTrue(Buffer.concat(given).equals(some.bytes))
+          assert.deepStrictEqual(Array.from(some.unread.keys()).sort(), [0, 2, 3, 5])
+          assert.deepInclude(some.unread.get(0), { operation: "read", path: "nowhere/at/all", reason: "NotFound" })
+          assert.deepInclude(some.unread.get(2), { operation: "read", path: "db/a", reason: "Io" })
+          assert.strictEqual(some.unread.get(5)?.reason, "NotFound")
+          const nothing = yield* backend.readTogether([])
+          assert.deepStrictEqual([nothing.bytes.length, nothing.unread.size], [0, 0])
+        })
+    )
+
     live("gives the sink's failure to whoever reads, unchanged", () =>
       Effect.gen(function*() {
         const backend = yield* Backend

@@ -1,5 +1,5 @@
 /** The ports that the server asks, over files that exist only as a rule for their bytes. */
-import { Effect, Layer, Option, Queue, Stream } from "effect"
+import { Effect, Layer, Option, Queue, Result, Stream } from "effect"
 import { createHash } from "node:crypto"
 import { Backend, BackendError } from "../../../src/ports/Backend.ts"
 import { type FileEntry, NodeId, Revision, Sha256 } from "../../../src/ports/FileEntry.ts"
@@ -7,6 +7,7 @@ import { FilePath } from "../../../src/ports/FilePath.ts"
 import { Inventory, InventoryError, type Progress, type Verified } from "../../../src/ports/Inventory.ts"
 import { Manifest, Unavailable } from "../../../src/ports/Manifest.ts"
 import { Membership } from "../../../src/ports/Membership.ts"
+import { collector } from "../../../src/testing/backend/support.ts"
 
 const block = Buffer.from(Array.from({ length: 251 }, (_, index) => index))
 /** One MiB of a pattern whose period fits no buffer. */
@@ -110,21 +111,33 @@ export const ports = (options: {
   })
   const failed = (path: string, reason: BackendError["reason"]) =>
     new BackendError({ operation: "read", path, reason, detail: "the test broke it" })
+  const read: Backend["Service"]["read"] = (path, offset, length, sink) =>
+    Effect.gen(function*() {
+      const state = files.get(path)?.state
+      if (state === "broken") return yield* failed(path, "Io")
+      if (state === "vanished") return yield* failed(path, "NotFound")
+      const end = offset + (state === "short" ? Math.floor(length / 2) : length)
+      for (let at = offset; at < end;) {
+        const chunk = bytesAt(at, end - at)
+        if (options.beforeChunk !== undefined) yield* options.beforeChunk
+        yield* sink.write(chunk)
+        at += chunk.length
+      }
+      if (state === "short") return yield* failed(path, "Io")
+    }).pipe(Effect.ensuring(options.afterBody ?? Effect.void))
   const backend = Layer.mock(Backend)({
-    read: (path, offset, length, sink) =>
-      Effect.gen(function*() {
-        const state = files.get(path)?.state
-        if (state === "broken") return yield* failed(path, "Io")
-        if (state === "vanished") return yield* failed(path, "NotFound")
-        const end = offset + (state === "short" ? Math.floor(length / 2) : length)
-        for (let at = offset; at < end;) {
-          const chunk = bytesAt(at, end - at)
-          if (options.beforeChunk !== undefined) yield* options.beforeChunk
-          yield* sink.write(chunk)
-          at += chunk.length
-        }
-        if (state === "short") return yield* failed(path, "Io")
-      }).pipe(Effect.ensuring(options.afterBody ?? Effect.void))
+    read,
+    readTogether: Effect.fnUntraced(function*(asked) {
+      const bodies: Array<Buffer> = []
+      const unread = new Map<number, BackendError>()
+      for (const [n, { length, path }] of asked.entries()) {
+        const body = collector()
+        const outcome = yield* Effect.result(read(path, 0, length, body.sink))
+        if (Result.isSuccess(outcome)) bodies.push(body.bytes())
+        else unread.set(n, outcome.failure)
+      }
+      return { bytes: Buffer.concat(bodies), unread }
+    })
   })
   const membership = Layer.mock(Membership)({
     self: { id: NodeId.make("node-a"), role: "writer" },
