@@ -236,7 +236,8 @@ const open = Effect.fnUntraced(function*(options: Options) {
     quarantine: quarantineFolder,
     fsync: options.fsync,
     buffers: makeBuffers(),
-    threads: yield* makeFileThreads(roots, options.fsync)
+    threads: yield* makeFileThreads(roots, options.fsync),
+    turn: { taken: false }
   }
   return local
 })

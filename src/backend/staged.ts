@@ -1,5 +1,5 @@
 /** Bytes on their way to a final name, on disk. */
-import { Effect } from "effect"
+import { Effect, type Scope } from "effect"
 import { createHash, type Hash } from "node:crypto"
 import { type BackendError, DigestMismatch, type Staged } from "../ports/Backend.ts"
 import { Sha256 } from "../ports/FileEntry.ts"
@@ -20,6 +20,7 @@ import {
   unlink,
   writeAll
 } from "./systemCalls.ts"
+import * as WriteBack from "./writeBack.ts"
 
 export interface Local {
   readonly roots: Roots
@@ -28,6 +29,7 @@ export interface Local {
   readonly fsync: boolean
   readonly buffers: Buffers
   readonly threads: FileThreads
+  readonly turn: WriteBack.Turn
 }
 
 /** An earlier try is believed up to a multiple of this, bytes. */
@@ -43,7 +45,7 @@ export const step = 256 * 1024
 type State =
   | { readonly _tag: "Writing"; readonly hash: Hash; length: number }
   | { readonly _tag: "Sealed"; readonly sha256: Sha256; readonly length: number; readonly token: string }
-  /** A write failed: the hash knows of bytes that the disk may not have. */
+  /** A write failed: the hash knows of bytes that the disk may not have. A sync failed: it may have none of them. */
   | { readonly _tag: "Broken"; readonly length: number; readonly cause: Refused }
   | { readonly _tag: "Ended"; readonly length: 0; readonly how: "committed" | "discarded" }
 
@@ -63,13 +65,13 @@ export const stage = Effect.fnUntraced(function*(
   const keep = () => state._tag === "Sealed" || (expected !== undefined && state._tag !== "Ended" && state.length > 0)
   if (expected === undefined) {
     const file = yield* local.staging.open(path, `write.${randomSuffix()}`, "create", keep).pipe(refine)
-    return make(local, path, file, () => state, (next) => (state = next), `sealed.${file.name.slice(-32)}`)
+    return yield* make(local, path, file, () => state, (next) => (state = next), `sealed.${file.name.slice(-32)}`)
   }
   let opened = false
   const file = yield* local.staging.open(path, `pull.${expected}`, "goOn", () => !opened || keep(), claim).pipe(refine)
   state = yield* goOn(local, file, expected).pipe(refine)
   opened = true
-  return make(local, path, file, () => state, (next) => (state = next), `pull.${expected}`)
+  return yield* make(local, path, file, () => state, (next) => (state = next), `pull.${expected}`)
 })
 
 /** Finds sealed bytes again. */
@@ -86,7 +88,7 @@ export const unseal = Effect.fnUntraced(function*(local: Local, path: FilePath, 
   yield* feed(local.buffers, file.fd, 0, file.size, hashing(hash)).pipe(refine)
   const sealed: State = { _tag: "Sealed", sha256: digestOf(hash), length: file.size, token }
   state = sealed
-  return make(local, path, file, () => state ?? sealed, (next) => (state = next), token)
+  return yield* make(local, path, file, () => state ?? sealed, (next) => (state = next), token)
 })
 
 export const hashing = (hash: Hash) => ({
@@ -108,14 +110,14 @@ const goOn = Effect.fnUntraced(function*(local: Local, file: StagedFile, expecte
   return writing(atBorder, border)
 })
 
-const make = (
+const make = Effect.fnUntraced(function*(
   local: Local,
   path: FilePath,
   file: StagedFile,
   get: () => State,
   set: (state: State) => void,
   token: string
-): Staged => {
+): Effect.fn.Return<Staged, never, Scope.Scope> {
   const failure = (operation: string, cause: Refused): BackendError => toBackendError(operation, path)(cause)
 
   const unfit = (state: State): Refused => {
@@ -131,6 +133,15 @@ const make = (
     }
   }
 
+  const unsynced = (cause: Refused): void => {
+    const { _tag } = get()
+    if (_tag === "Writing" || _tag === "Broken") set({ _tag: "Broken", length: 0, cause })
+  }
+  const writeBack = yield* WriteBack.make(local.turn, file.fd, unsynced)
+
+  /** Makes the bytes durable that were written. The kernel says only once that it lost some. */
+  const sync = Effect.tapError(fsync(file.fd), (cause) => Effect.sync(() => unsynced(cause)))
+
   const write = (chunk: Uint8Array): Effect.Effect<void, BackendError> =>
     Effect.uninterruptible(Effect.suspend(() => {
       const state = get()
@@ -138,19 +149,23 @@ const make = (
       if (chunk.length === 0) return Effect.void
       return writeAll(file.fd, chunk, state.length, () => state.hash.update(chunk)).pipe(
         Effect.matchEffect({
-          onSuccess: () =>
-            Effect.sync(() => {
-              state.length += chunk.length
-            }),
+          onSuccess: () => {
+            state.length += chunk.length
+            return local.fsync ? writeBack.wrote(chunk.length) : Effect.void
+          },
           onFailure: (cause) => {
-            set({ _tag: "Broken", length: state.length, cause })
-            return Effect.andThen(Effect.ignore(truncate(file.fd, state.length)), Effect.fail(failure("write", cause)))
+            const { length } = get()
+            set({ _tag: "Broken", length, cause })
+            return Effect.andThen(Effect.ignore(truncate(file.fd, length)), Effect.fail(failure("write", cause)))
           }
         })
       )
     }))
 
-  const empty = truncate(file.fd, 0).pipe(Effect.andThen(Effect.sync(() => set(writing()))))
+  const empty = writeBack.settled.pipe(
+    Effect.andThen(truncate(file.fd, 0)),
+    Effect.andThen(Effect.sync(() => set(writing())))
+  )
 
   const restart = Effect.uninterruptible(Effect.suspend(() => {
     const state = get()
@@ -166,11 +181,12 @@ const make = (
   })).pipe(Effect.mapError((cause) => failure("discard", cause)))
 
   const seal = Effect.gen(function*() {
+    yield* writeBack.settled
     const state = get()
     if (state._tag === "Sealed") return { sha256: state.sha256, size: state.length, token }
     if (state._tag !== "Writing") return yield* unfit(state)
     const sha256 = digestOf(state.hash)
-    if (local.fsync) yield* fsync(file.fd)
+    if (local.fsync) yield* sync
     if (isToken(token)) yield* file.rename(token, rename)
     if (local.fsync) yield* syncFolder(local.staging.folderOf(path))
     set({ _tag: "Sealed", sha256, length: state.length, token })
@@ -179,6 +195,7 @@ const make = (
 
   const commit = (expected: Sha256) =>
     Effect.gen(function*() {
+      yield* writeBack.settled
       const state = get()
       if (state._tag !== "Writing" && state._tag !== "Sealed") return yield* unfit(state)
       const actual = state._tag === "Sealed" ? state.sha256 : digestOf(state.hash)
@@ -186,7 +203,7 @@ const make = (
         yield* state._tag === "Sealed" ? discard : empty
         return yield* new DigestMismatch({ path, expected, actual })
       }
-      if (local.fsync && state._tag === "Writing") yield* fsync(file.fd)
+      if (local.fsync && state._tag === "Writing") yield* sync
       const held = yield* place(
         local.roots,
         path,
@@ -201,4 +218,4 @@ const make = (
     )
 
   return { write, length: Effect.sync(() => get().length), restart, seal, commit, discard }
-}
+})

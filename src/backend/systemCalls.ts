@@ -119,6 +119,9 @@ export const stat = (path: string): Effect.Effect<fs.BigIntStats, Refused> =>
 
 export const fsync = (fd: number): Effect.Effect<void, Refused> => act((done) => fs.fsync(fd, done))
 
+/** Waits for a file's bytes, and for no more of the rest than it takes to find them again. */
+export const fdatasync = (fd: number): Effect.Effect<void, Refused> => act((done) => fs.fdatasync(fd, done))
+
 /** Makes the names in a folder durable. */
 export const syncFolder = (path: string): Effect.Effect<void, Refused> =>
   Effect.acquireUseRelease(open(path, "folder"), fsync, close)
