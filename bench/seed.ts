@@ -39,18 +39,23 @@ export const seed = ({ folder, manifest: manifestFile, name }: NodeSetup, count:
       return { entry, stat }
     })
     const added = manifest.register(files.map(({ entry }) => entry))
-    inventory.write(files.map(({ entry, stat }, n) => {
+    const stored = files.map(({ entry, stat }, n) => {
       const answer = added[n]
       if (answer?._tag !== "Added") throw new Error(`${entry.path} was known already`)
       const bytes = { sha256: entry.sha256, size }
-      return {
-        _tag: "Settle",
-        file: { path: entry.path, revision: answer.revision, bytes, entry: toJson(entry) },
-        held: bytes,
-        mtime: String(stat.mtimeNs),
-        inode: String(stat.ino)
-      }
-    }))
+      return { file: { path: entry.path, revision: answer.revision, bytes, entry: toJson(entry) }, stat }
+    })
+    const due = Date.now()
+    const changes = stored.map(({ file }) => ({ _tag: "Owe", file, reason: "", due } as const))
+    inventory.write([{ _tag: "Apply", changes, cursor: undefined, now: due }])
+    const settled = inventory.write(stored.map(({ file, stat }) => ({
+      _tag: "Settle",
+      file,
+      held: file.bytes,
+      mtime: String(stat.mtimeNs),
+      inode: String(stat.ino)
+    })))
+    if (settled.includes(false)) throw new Error("a file was not taken as verified")
   }
   // It has heard of all of them.
   inventory.write([{ _tag: "Apply", changes: [], cursor: manifest.head(), now: Date.now() }])
