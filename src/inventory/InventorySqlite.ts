@@ -324,8 +324,8 @@ const decodeRow = (operation: string, stored: StoredRow): Effect.Effect<Row, Inv
     return { _tag: "Verified" as const, file, held }
   }))
 
-const states = Schema.Literals(["Owed", "Verified", "Unlinking"])
-const isState = Schema.is(states)
+const isState = (text: string | undefined): text is Brief["state"] =>
+  text === "Owed" || text === "Verified" || text === "Unlinking"
 
 // A hundred thousand of them are read at each start, so no schema looks at each. Their paths were checked when they
 // were written, and whoever touches a disk by one checks where it leads.
@@ -334,15 +334,18 @@ const decodeBriefs = (packed: string): Effect.Effect<ReadonlyArray<Brief>, Inven
     const fields = packed === "" ? [] : packed.split("\0")
     const briefs: Array<Brief> = []
     for (let at = 0; at < fields.length; at += 6) {
-      const [path = "", state, revision, size, mtime = "", inode = ""] = fields.slice(at, at + 6)
+      const path = fields[at] ?? ""
+      const state = fields[at + 1]
+      const mtime = fields[at + 4] ?? ""
+      const inode = fields[at + 5] ?? ""
       if (!isState(state) || !digits.test(mtime) || !digits.test(inode)) {
         return Effect.fail(damaged("briefs", path))
       }
       briefs.push({
         path: FilePath.make(path, unchecked),
         state,
-        revision: Revision.make(Number(revision), unchecked),
-        size: Number(size),
+        revision: Revision.make(Number(fields[at + 2]), unchecked),
+        size: Number(fields[at + 3]),
         mtime: BigInt(mtime),
         inode: BigInt(inode)
       })

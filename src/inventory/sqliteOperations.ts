@@ -104,8 +104,10 @@ export const open = (path: string) => {
   const selectPage = database.prepare(
     `SELECT ${columns} FROM inventory_file WHERE path > ? ORDER BY path LIMIT ?`
   )
+  // Joined by SQLite: an object a row costs three times as much.
+  const brief = ["path", "state", "revision", "size", "coalesce(mtime, 0)", "coalesce(inode, 0)"]
   const selectBriefs = database.prepare(
-    "SELECT path, state, revision, size, mtime, inode FROM inventory_file WHERE path > ? ORDER BY path LIMIT ?"
+    `SELECT ${brief.join(" || char(0) || ")} AS brief FROM inventory_file WHERE path > ? ORDER BY path LIMIT ?`
   )
   const selectKnown = database.prepare(
     "SELECT 1 FROM inventory_file WHERE path = ? UNION ALL SELECT 1 FROM inventory_pending WHERE path = ? LIMIT 1"
@@ -151,13 +153,8 @@ export const open = (path: string) => {
     },
     page: (after: string, limit: number): Array<StoredRow> => selectPage.all(after, limit),
     /** Six texts a row, all in one: it crosses to another thread at a fraction of what as many objects cost. */
-    briefs: (after: string, limit: number): string => {
-      const fields: Array<SQLOutputValue | undefined> = []
-      for (const row of selectBriefs.iterate(after, limit)) {
-        fields.push(row["path"], row["state"], row["revision"], row["size"], row["mtime"] ?? 0, row["inode"] ?? 0)
-      }
-      return fields.join("\0")
-    },
+    briefs: (after: string, limit: number): string =>
+      selectBriefs.all(after, limit).map((row) => row["brief"]).join("\0"),
     unknown: (paths: ReadonlyArray<string>): Array<string> =>
       paths.filter((path) => selectKnown.get(path, path) === undefined),
     recall: (name: string): StoredRow | undefined => selectNote.get(name),

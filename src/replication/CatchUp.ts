@@ -142,6 +142,7 @@ export const layer = (
 
       /** Records what events ask for; the cursor only with those that were followed. */
       const take = Effect.fnUntraced(function*(events: ReadonlyArray<ManifestEvent>, cursor?: Cursor) {
+        if (events.length === 0 && cursor === undefined) return { enqueued: 0, skipped: 0 } satisfies Walk.Taken
         const now = yield* Clock.currentTimeMillis
         const locals = yield* inventory.look(events.map(pathOf))
         const decisions = events.map((event, index) =>
@@ -151,9 +152,7 @@ export const layer = (
             deleteGraceMillis: options.deleteGraceMillis
           })
         )
-        if (decisions.length > 0 || cursor !== undefined) {
-          yield* inventory.apply(decisions.map(({ change }) => change), cursor)
-        }
+        yield* inventory.apply(decisions.map(({ change }) => change), cursor)
         const owed: Array<Registered> = []
         const held: Array<Registered> = []
         for (const [index, { _tag, change }] of decisions.entries()) {

@@ -147,7 +147,9 @@ export const make = Effect.fnUntraced(function*(options: WalkOptions) {
     // The rows between this page's first and last path; there may be any number of them.
     for (let from = after;;) {
       const briefs = yield* inventory.briefs(from, pageSize)
-      const within = Option.isNone(next) ? briefs : briefs.filter(({ path }) => !isBehind(path, next.value))
+      const within = Option.isNone(next)
+        ? briefs
+        : briefs.filter(({ path }) => paths.has(path) || !isBehind(path, next.value))
       for (const brief of within) if (paths.has(brief.path)) known.set(brief.path, brief)
       orphans += yield* forget(within.filter(({ path }) => !paths.has(path)), at)
       const last = within.at(-1)
