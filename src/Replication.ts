@@ -57,7 +57,6 @@ import * as WatchFolder from "./replication/WatchFolder.ts"
 import * as Watermark from "./replication/Watermark.ts"
 import { ConfigError, folders, ReplicationConfig, type Settings } from "./ReplicationConfig.ts"
 import * as FolderLock from "./sqlite/FolderLock.ts"
-import * as Otlp from "./telemetry/Otlp.ts"
 import { version } from "./version.ts"
 
 /** Everything that can keep a node from starting. */
@@ -346,7 +345,12 @@ const telemetry: Layer.Layer<never, StartError, ReplicationConfig> = fromConfig(
 }) =>
   Effect.succeed(Option.match(otlpEndpoint, {
     onNone: () => Layer.empty,
-    onSome: (endpoint) => Otlp.layer({ endpoint, version, clusterName, role, node: Option.getOrUndefined(nodeId) })
+    onSome: (endpoint) =>
+      // Loaded by those that use it: a client for HTTP comes along.
+      Layer.unwrap(Effect.map(
+        Effect.promise(() => import("./telemetry/Otlp.ts")),
+        (Otlp) => Otlp.layer({ endpoint, version, clusterName, role, node: Option.getOrUndefined(nodeId) })
+      ))
   }))
 )
 

@@ -1,7 +1,7 @@
 /** From a file's text and the environment to checked settings. Pure: nothing is read here. */
 import { Option, Redacted, Result, Schema, Struct } from "effect"
-import { Toml } from "effect/encoding"
-import { NetAddress } from "effect/net"
+import * as Toml from "effect/encoding/Toml"
+import * as NetAddress from "effect/net/NetAddress"
 import { explain } from "../ports/explain.ts"
 import { parseAddress } from "../ports/Membership.ts"
 import { evaluate, secretKeys, type Setting, type Settings, settings } from "./settings.ts"

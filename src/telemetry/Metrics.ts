@@ -7,7 +7,6 @@
  * first update; {@link seed} makes all appear at a start, so that an alert never waits for what has not happened yet.
  */
 import { Clock, Effect, Metric } from "effect"
-import { PrometheusMetrics } from "effect/observability"
 import type { Crowded, FetchError } from "../ports/FetchClient.ts"
 import type { ManifestEvent } from "../ports/Manifest.ts"
 import { counter, counters, gauge, histogram, named, otherPeers, peerCounter } from "./instruments.ts"
@@ -332,4 +331,8 @@ export const seed = (labels: Parameters<typeof build>[0]): Effect.Effect<void> =
 export const contentType = "text/plain; version=0.0.4; charset=utf-8"
 
 /** Every metric of the registry, in the text format of Prometheus. */
-export const render: Effect.Effect<string> = PrometheusMetrics.format()
+export const render: Effect.Effect<string> = Effect.flatMap(
+  // Loaded by the first who asks: a router for HTTP comes along.
+  Effect.promise(() => import("effect/observability/PrometheusMetrics")),
+  ({ format }) => format()
+)
