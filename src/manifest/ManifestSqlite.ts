@@ -26,6 +26,7 @@ import { batchLimit, boundedPage, follow, pages } from "./follow.ts"
 import { askInForm, keptReason, replacementInForm } from "./form.ts"
 import { groupCommit, type Registration } from "./groupCommit.ts"
 import { doorbellOf, type ManifestOperations } from "./sqliteOperations.ts"
+import { unpacked } from "./sqliteRows.ts"
 
 export interface Options {
   /** The database file; its folder must exist, on a local disk. Made when it is missing. */
@@ -69,7 +70,7 @@ const make = Effect.fnUntraced(function*(
   const page = (after: Option.Option<FilePath>, limit: number) =>
     call("page", Option.getOrElse(after, () => ""), boundedPage(limit) + 1).pipe(
       unavailable("page"),
-      Effect.flatMap(decodePage),
+      Effect.flatMap((rows) => decodePage(unpacked(rows))),
       Effect.map((files) => {
         const shown = files.slice(0, boundedPage(limit))
         const last = files.length > shown.length ? shown.at(-1) : undefined

@@ -9,6 +9,7 @@ import { closeSync, constants, openSync, writeSync } from "node:fs"
 import type { SQLOutputValue } from "node:sqlite"
 import type { FileEntry } from "../ports/FileEntry.ts"
 import { connect, migrate, transaction } from "../sqlite/connect.ts"
+import { fileOf, packedRow } from "./sqliteRows.ts"
 
 // `lsn` is text: 64 bits without a sign do not fit SQLite's integer. `superseded` keeps the marks of rows that gave
 // way to a tombstone, and the mark at `gc_seq`, so that each cursor from there on can be compared exactly.
@@ -85,7 +86,7 @@ export const open = (path: string) => {
     "SELECT * FROM entry INDEXED BY entry_standing WHERE deleted = 0 AND path > ? AND path < ? ORDER BY path LIMIT 1"
   )
   const pageBehind = database.prepare(
-    "SELECT * FROM entry INDEXED BY entry_standing WHERE deleted = 0 AND path > ? ORDER BY path LIMIT ?"
+    `SELECT ${packedRow} AS file FROM entry INDEXED BY entry_standing WHERE deleted = 0 AND path > ? ORDER BY path LIMIT ?`
   )
   const rowsBehind = database.prepare("SELECT * FROM entry WHERE seq > ? ORDER BY seq LIMIT ?")
   const restOfChange = database.prepare("SELECT * FROM entry WHERE seq > ? AND seq <= ? ORDER BY seq")
@@ -296,8 +297,8 @@ export const open = (path: string) => {
       return row === undefined ? [] : [fileOf(row)]
     },
 
-    /** At most `limit` files behind a path, `""` for the first page. */
-    page: (after: string, limit: number) => pageBehind.all(after, limit).map(fileOf),
+    /** At most `limit` files behind a path, `""` for the first page; `unpacked` reads them. */
+    page: (after: string, limit: number): string => pageBehind.all(after, limit).map((row) => row["file"]).join(","),
 
     head: (): Position =>
       reading(() => {
@@ -361,29 +362,7 @@ export const open = (path: string) => {
 }
 export type ManifestOperations = ReturnType<typeof open>
 
-const fileOf = (row: Row) => ({
-  revision: row["seq"],
-  entry: {
-    path: row["path"],
-    sha256: row["sha256"],
-    size_bytes: row["size_bytes"],
-    database: row["database"],
-    measurement: row["measurement"],
-    partition_time: row["partition_time"],
-    origin_node_id: row["origin_node_id"],
-    tier: row["tier"],
-    created_at: row["created_at"],
-    lsn: integerOf(row["lsn"])
-  }
-})
-
 const eventOf = (row: Row) =>
   row["deleted"] === 0
     ? { _tag: "Put", file: fileOf(row) } as const
     : { _tag: "Removed", path: row["path"], revision: row["seq"], reason: row["reason"] } as const
-
-const integerOf = (text: SQLOutputValue | undefined): unknown => {
-  // Anything else stays as it is, for the decoder to name.
-  if (typeof text !== "string" || !/^\d{1,20}$/.test(text)) return text
-  return Number.isSafeInteger(Number(text)) ? Number(text) : BigInt(text)
-}

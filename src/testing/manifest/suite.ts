@@ -28,6 +28,10 @@ export const suite = (name: string, layer: Layer.Layer<Manifest, Unavailable>): 
         assert.deepStrictEqual(registered.entry, entry)
         assert.deepStrictEqual(yield* manifest.get(entry.path), Option.some(registered))
         assert.deepStrictEqual(yield* manifest.get(pathOf("db/cpu/b.parquet")), Option.none())
+        yield* manifest.register(entryOf("\"\n\u{1F600}"))
+        const { files } = yield* manifest.page(Option.none(), 10)
+        assert.strictEqual(files[0]?.entry.path, "\"\n\u{1F600}")
+        assert.deepStrictEqual(files[1], registered)
       }))
 
     live("gives an integer that fits a double as a number, however it was written", () =>
