@@ -91,16 +91,18 @@ const make = Effect.fnUntraced(function*(
   const readTogether: Backend["Service"]["readTogether"] = Effect.fnUntraced(
     function*(files) {
       const unread = new Map<number, BackendError>()
-      const places: Array<{ readonly n: number; readonly file: string; readonly length: number }> = []
+      const places: Array<
+        { readonly n: number; readonly path: FilePath; readonly file: string; readonly length: number }
+      > = []
       for (const [n, { length, path }] of files.entries()) {
         const place = yield* Effect.result(placeOf(roots, path))
-        if (Result.isSuccess(place)) places.push({ n, file: place.success.file, length })
+        if (Result.isSuccess(place)) places.push({ n, path, file: place.success.file, length })
         else unread.set(n, toBackendError("read", path)(place.failure))
       }
       const read = yield* threads.readTogether(places)
       for (const { code, detail, n } of read.unread) {
-        const at = places[n]?.n ?? 0
-        unread.set(at, toBackendError("read", files[at]?.path ?? "")(refusedBy(code, detail)))
+        const place = places[n]
+        if (place !== undefined) unread.set(place.n, toBackendError("read", place.path)(refusedBy(code, detail)))
       }
       return { bytes: read.bytes, unread }
     },
