@@ -29,12 +29,26 @@ export interface Settings {
 type Case = (settings: Settings) => Effect.Effect<ReadonlyArray<Line>, ProcessFailed, Scope.Scope>
 
 /**
+ * Small files of a copy stay until the whole run has ended: a filesystem may look at each number of a file that was
+ * removed within the last minutes before it gives a new one, which makes creating files up to thirty times slower.
+ */
+const removed = (folder: string, fileBytes: number): Effect.Effect<void> =>
+  fileBytes < Work.MiB ? Effect.void : clean(folder)
+
+/**
  * A writer, and fresh readers of it. The files of `publish` are published by an earlier process of the writer, which
  * gives its memory at its highest, bytes: the writer's own is then of what it serves alone.
  */
 const cluster = Effect.fnUntraced(function*(
   settings: Settings,
-  options: { readonly fsync: boolean; readonly tls?: string; readonly name: string; readonly publish?: string }
+  options: {
+    readonly fsync: boolean
+    readonly tls?: string
+    readonly name: string
+    readonly publish?: string
+    /** Length of the files; large unless told. */
+    readonly fileBytes?: number
+  }
 ) {
   const home = join(settings.scratch, options.name)
   const base = {
@@ -52,13 +66,13 @@ const cluster = Effect.fnUntraced(function*(
   ).pipe(Effect.map(({ stats }) => stats.peakRss))
   const writer = yield* startNode(setup)
   let born = 0
-  /** Starts a reader, uses it, and removes it with everything that it holds. */
+  /** Starts a reader and uses it. */
   const withReader = <A>(use: (reader: Node) => Effect.Effect<A, ProcessFailed>) => {
     const name = `reader-${born++}`
     const folder = join(home, name)
     return Effect.scoped(
       Effect.flatMap(startNode({ ...base, ...tls, name, role: "reader", folder }), use)
-    ).pipe(Effect.ensuring(clean(folder)))
+    ).pipe(Effect.ensuring(removed(folder, options.fileBytes ?? Infinity)))
   }
   return { home, writer, publishing, withReader, base, tls }
 })
@@ -125,10 +139,17 @@ const copies = (id: string, count: number, size: number, targets: {
       const { home, publishing, withReader, writer } = yield* cluster(settings, {
         fsync,
         name: `${id}-${fsync ? "synced" : "unsynced"}`,
-        publish: work.folder
+        publish: work.folder,
+        fileBytes: size
       })
       const rsync = yield* rsyncDaemon(work.folder, settings.scratch)
-      const target = join(home, "copy")
+      let born = 0
+      /** Copies into a fresh folder. */
+      const into = <A, E>(copy: (folder: string) => Effect.Effect<A, E>) =>
+        Effect.suspend(() => {
+          const target = join(home, `copy-${born++}`)
+          return Effect.ensuring(copy(target), removed(target, size))
+        })
       let peak = 0
       const contenders: Array<Contender> = [
         {
@@ -140,7 +161,7 @@ const copies = (id: string, count: number, size: number, targets: {
             })
           )
         },
-        { name: "rsync", run: Effect.ensuring(rsync(target, { fsync }), clean(target)) }
+        { name: "rsync", run: into((target) => rsync(target, { fsync })) }
       ]
       if (targets.raw !== undefined) {
         const raw = yield* rawCeiling({
@@ -149,7 +170,7 @@ const copies = (id: string, count: number, size: number, targets: {
           fsync,
           lanes: Math.min(count, 4)
         })
-        contenders.push({ name: "raw", run: Effect.ensuring(raw(target), clean(target)) })
+        contenders.push({ name: "raw", run: into(raw) })
       }
       const times = yield* alternate(contenders, settings.runs)
       const how = fsync ? "with fsync" : "without fsync"
@@ -301,8 +322,8 @@ const encrypted = (what: string, count: number, size: number): Case =>
     const id = `f-${count}`
     const work = Work.make(join(settings.scratch, `${id}-source`), count, size)
     const tls = certificates(join(settings.scratch, `${id}-certificates`))
-    const plain = yield* cluster(settings, { fsync: true, name: `${id}-plain` })
-    const secure = yield* cluster(settings, { fsync: true, name: `${id}-tls`, tls })
+    const plain = yield* cluster(settings, { fsync: true, name: `${id}-plain`, fileBytes: size })
+    const secure = yield* cluster(settings, { fsync: true, name: `${id}-tls`, tls, fileBytes: size })
     for (const { writer } of [plain, secure]) yield* writer.ask({ _tag: "PublishFolder", from: work.folder })
     const times = yield* alternate([
       { name: "tls", run: Effect.map(secure.withReader(pull), ({ millis }) => millis) },

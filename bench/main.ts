@@ -1,7 +1,7 @@
 /**
  * Measures this software beside others on the same machine, in the same run.
  *
- *     npm run bench                      everything; half an hour and 12 GB of disk
+ *     npm run bench                      everything; half an hour and 20 GB of disk
  *     npm run bench -- --short           less of everything, under five minutes
  *     npm run bench -- --only a,c        some cases
  *     npm run bench -- --baseline FILE   beside the JSON of an earlier run on the same machine

@@ -15,6 +15,7 @@ import type { ByteSink } from "../ports/ByteSink.ts"
 import { Sha256 } from "../ports/FileEntry.ts"
 import { type FilePath, offence } from "../ports/FilePath.ts"
 import { giveName } from "./commit.ts"
+import { commitTogether } from "./commitTogether.ts"
 import { make as makeFileThreads } from "./fileThreads.ts"
 import * as FolderId from "./FolderId.ts"
 import { trimFolder } from "./leftovers.ts"
@@ -177,6 +178,7 @@ const make = Effect.fnUntraced(function*(
       expected === undefined || staging.mayHold(path, `pull.${expected}`)
         ? stage(local, path, expected)
         : stageInMemory(local, path, expected),
+    commitTogether: (files) => commitTogether(local, files),
     unseal: (path, token) => Effect.map(unseal(local, path, token), Option.fromUndefinedOr),
     read,
     readTogether,

@@ -10,7 +10,8 @@ import {
   type Dropped,
   type FileStat,
   type Held,
-  type Staged
+  type Staged,
+  type Whole
 } from "../ports/Backend.ts"
 import { Sha256 } from "../ports/FileEntry.ts"
 import { FilePath, folders, offence } from "../ports/FilePath.ts"
@@ -191,25 +192,38 @@ const make = (capacity: number): Backend["Service"] => {
     return Result.fail(failed("read", path, "Io", detail))
   }
 
+  const stage = Effect.fnUntraced(function*(
+    path: FilePath,
+    expected?: Sha256
+  ): Effect.fn.Return<Staged, BackendError, Scope.Scope> {
+    const token = expected === undefined ? `sealed.${randomBytes(16).toString("hex")}` : `pull.${expected}`
+    const part = yield* open(
+      "stage",
+      path,
+      token,
+      (part) => part.sealed || (expected !== undefined && part.length > 0)
+    )
+    part.sealed = false
+    const border = part.length - (part.length % step)
+    if (part.length !== border && sha256Of(part.chunks) !== expected) {
+      const whole = Buffer.concat(part.chunks)
+      part.chunks = [whole.subarray(0, border)]
+      part.length = border
+      free += whole.length - border
+    }
+    return staged(path, token, part)
+  })
+
+  const commitWhole = Effect.fnUntraced(function*({ bytes, path, sha256 }: Whole) {
+    const to = yield* stage(path)
+    yield* to.write(bytes)
+    return yield* to.commit(sha256)
+  }, Effect.scoped)
+
   return {
-    stage: Effect.fnUntraced(function*(path, expected): Effect.fn.Return<Staged, BackendError, Scope.Scope> {
-      const token = expected === undefined ? `sealed.${randomBytes(16).toString("hex")}` : `pull.${expected}`
-      const part = yield* open(
-        "stage",
-        path,
-        token,
-        (part) => part.sealed || (expected !== undefined && part.length > 0)
-      )
-      part.sealed = false
-      const border = part.length - (part.length % step)
-      if (part.length !== border && sha256Of(part.chunks) !== expected) {
-        const whole = Buffer.concat(part.chunks)
-        part.chunks = [whole.subarray(0, border)]
-        part.length = border
-        free += whole.length - border
-      }
-      return staged(path, token, part)
-    }),
+    stage,
+    commitTogether: (whole) =>
+      Effect.uninterruptible(Effect.forEach(whole, (each) => Effect.result(commitWhole(each)))),
     unseal: Effect.fnUntraced(function*(path, token) {
       const found = parts.get(path)?.get(token)
       if (found === undefined) return Option.none()

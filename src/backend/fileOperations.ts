@@ -4,6 +4,7 @@
  * A synchronous call costs a few microseconds, an asynchronous one ten times that, and a small file takes a dozen of
  * them: a thread that does nothing else gets through thousands of small files while the event loop goes on.
  */
+import { hash } from "node:crypto"
 import * as fs from "node:fs"
 import { dirname, join } from "node:path"
 import { withMemory } from "../internal/threadSide.ts"
@@ -185,15 +186,18 @@ const readTogether = (packed: string): { readonly bytes: Uint8Array; readonly un
 /** A whole small file that is to get its final name. */
 export interface Commit {
   readonly bytes: Uint8Array
+  /** What its bytes must have, in hex. */
+  readonly sha256: string
   /** A free name in staging. */
   readonly staged: string
   readonly file: string
 }
 
-/** `Taken`: a file stands under the final name. */
+/** `Taken`: a file stands under the final name. `Wrong`: the bytes have another digest, and were not written. */
 export type Committed =
   | { readonly _tag: "Placed"; readonly mtime: bigint; readonly inode: bigint }
   | { readonly _tag: "Taken"; readonly isFile: boolean }
+  | { readonly _tag: "Wrong"; readonly sha256: string }
   | { readonly _tag: "Refused"; readonly code: string; readonly detail: string }
 
 const syncFolder = (folder: string): void =>
@@ -214,8 +218,10 @@ const giveName = ({ file, staged }: Commit): void => {
   }
 }
 
-/** Writes and names one file; its folder is not durable yet. */
+/** Hashes, writes and names one file; its folder is not durable yet. */
 const show = (commit: Commit, sync: boolean): Committed => {
+  const sha256 = hash("sha256", commit.bytes)
+  if (sha256 !== commit.sha256) return { _tag: "Wrong", sha256 }
   try {
     mustBeStraight(dirname(commit.file))
     return using(fs.openSync(commit.staged, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, 0o644), (fd): Committed => {

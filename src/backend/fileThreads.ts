@@ -23,8 +23,11 @@ export interface FileThreads {
   readonly readTogether: (
     files: ReadonlyArray<{ readonly file: string; readonly length: number }>
   ) => Effect.Effect<{ readonly bytes: Uint8Array; readonly unread: ReadonlyArray<Unread> }, Refused>
-  /** Gives a small file its final name. Fails with `ENOENT` when its folder does not exist. */
-  readonly commit: (commit: Commit) => Effect.Effect<Exclude<Committed, { _tag: "Refused" }>, Refused>
+  /**
+   * Gives small files their final names. Gives what became of each, in their order: refused with `ENOENT` is one whose
+   * folder does not exist.
+   */
+  readonly commit: (commits: ReadonlyArray<Commit>) => Effect.Effect<ReadonlyArray<Committed>, Refused>
 }
 
 /** One waits for the disk while the other works. */
@@ -67,7 +70,7 @@ export const make = Effect.fnUntraced(function*(roots: Roots, sync: boolean): Ef
   const scope = yield* Scope.Scope
   const queue = yield* Queue.unbounded<Waiting, Cause.Done>()
 
-  const commitAll = (call: Call) =>
+  const commitTogether = (call: Call) =>
     Queue.takeBetween(queue, 1, together).pipe(
       Effect.flatMap((waiting) =>
         Effect.flatMap(Effect.exit(call("commit", waiting.map(({ commit }) => commit), sync)), (answers) =>
@@ -90,7 +93,7 @@ export const make = Effect.fnUntraced(function*(roots: Roots, sync: boolean): Ef
   const started = yield* Effect.cached(
     Effect.gen(function*() {
       const calls = yield* Effect.all(Array.from({ length: threads }, () => startThread))
-      const committing = yield* Effect.forEach(calls, (call) => Effect.forkScoped(commitAll(call)))
+      const committing = yield* Effect.forEach(calls, (call) => Effect.forkScoped(commitTogether(call)))
       yield* Effect.addFinalizer(() => Effect.andThen(Queue.end(queue), Fiber.awaitAll(committing)))
       return calls
     }).pipe(Scope.provide(scope))
@@ -119,14 +122,14 @@ export const make = Effect.fnUntraced(function*(roots: Roots, sync: boolean): Ef
       }),
     read: (file, offset, length) => call("read", file, offset, length),
     readTogether: (files) => call("readTogether", files.flatMap(({ file, length }) => [file, length]).join("\0")),
-    commit: Effect.fnUntraced(function*(commit) {
+    commit: Effect.fnUntraced(function*(commits) {
       yield* started
-      const done = yield* Deferred.make<Committed, Refused>()
-      if (!(yield* Queue.offer(queue, { commit, done }))) {
-        return yield* refusedBy("REFUSED", "the backend is closed")
-      }
-      const answer = yield* Deferred.await(done)
-      return answer._tag === "Refused" ? yield* refusedBy(answer.code, answer.detail) : answer
+      const waiting = commits.map((commit): Waiting => ({ commit, done: Deferred.makeUnsafe() }))
+      const left = yield* Queue.offerAll(queue, waiting)
+      if (left.length > 0) return yield* refusedBy("REFUSED", "the backend is closed")
+      // Whoever asked may use the memory of the bytes again as soon as this ends: nobody is at work on any of them then.
+      const answers = yield* Effect.forEach(waiting, ({ done }) => Effect.exit(Deferred.await(done)))
+      return yield* Effect.all(answers)
     }, Effect.uninterruptible)
   }
 })

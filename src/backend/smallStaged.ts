@@ -8,14 +8,13 @@
  *    └──commit, discard──▶ Ended
  * ```
  */
-import { Effect, Scope } from "effect"
-import { hash } from "node:crypto"
-import { AlreadyExists, type BackendError, DigestMismatch, type Held, type Staged } from "../ports/Backend.ts"
-import { Sha256 } from "../ports/FileEntry.ts"
+import { Effect, Result, Scope } from "effect"
+import type { BackendError, Staged } from "../ports/Backend.ts"
+import type { Sha256 } from "../ports/FileEntry.ts"
 import type { FilePath } from "../ports/FilePath.ts"
-import { isMissing, placeOf, prepare } from "./places.ts"
+import { commitTogether } from "./commitTogether.ts"
 import { type Local, stage, step } from "./staged.ts"
-import { Refused, refused, toBackendError, unsafe } from "./systemCalls.ts"
+import { type Refused, refused, toBackendError } from "./systemCalls.ts"
 
 interface Memory {
   readonly _tag: "Memory"
@@ -71,23 +70,6 @@ export const stageInMemory = Effect.fnUntraced(function*(local: Local, path: Fil
       }
     })
 
-  const show = Effect.fnUntraced(function*(bytes: Uint8Array, sha256: Sha256): Effect.fn.Return<
-    Held,
-    AlreadyExists | Refused
-  > {
-    const { file } = yield* placeOf(local.roots, path)
-    if (claim.removed) return yield* refused("its staged bytes were removed")
-    const once = Effect.suspend(() => local.threads.commit({ bytes, staged: local.staging.freeName(path), file }))
-    const answer = yield* once.pipe(
-      Effect.catchIf(isMissing, () => Effect.andThen(prepare(local.roots, path, local.fsync), once))
-    )
-    if (answer._tag === "Placed") {
-      return { sha256, size: bytes.length, mtime: answer.mtime, inode: answer.inode }
-    }
-    if (answer.isFile) return yield* new AlreadyExists({ path })
-    return yield* unsafe("something that is no file stands under its final name")
-  })
-
   const staged: Staged = {
     length: Effect.suspend(() => {
       if (state._tag === "Moved") return state.to.length
@@ -109,18 +91,18 @@ export const stageInMemory = Effect.fnUntraced(function*(local: Local, path: Fil
       return Effect.void
     }),
     commit: (expected) =>
-      either("commit", (memory) => {
-        const bytes = wholeOf(memory)
-        const actual = Sha256.make(hash("sha256", bytes))
-        if (actual !== expected) {
-          state = nothing()
-          return Effect.fail(new DigestMismatch({ path, expected, actual }))
-        }
-        return show(bytes, actual).pipe(
-          Effect.tap(() => Effect.sync(() => (state = { _tag: "Ended", how: "committed" }))),
-          Effect.mapError((cause) => cause instanceof Refused ? failed("commit", cause) : cause)
-        )
-      }, (to) => to.commit(expected)).pipe(Effect.uninterruptible)
+      either(
+        "commit",
+        Effect.fnUntraced(function*(memory) {
+          if (claim.removed) return yield* failed("commit", refused("its staged bytes were removed"))
+          const [outcome] = yield* commitTogether(local, [{ path, sha256: expected, bytes: wholeOf(memory) }])
+          if (outcome === undefined) return yield* failed("commit", refused("nothing became of it"))
+          if (Result.isSuccess(outcome)) state = { _tag: "Ended", how: "committed" }
+          else if (outcome.failure._tag === "DigestMismatch") state = nothing()
+          return yield* Effect.fromResult(outcome)
+        }),
+        (to) => to.commit(expected)
+      ).pipe(Effect.uninterruptible)
   }
   return staged
 })

@@ -202,6 +202,7 @@ const make = (written: PubSub.PubSub<void>): Inventory["Service"] => {
     unpend: (path) => write(() => void pendings.delete(path)),
     pendings: Effect.sync(() => Array.from(pendings.values())),
     settle: (file, held) => write(() => settle(file, held)),
+    settleTogether: (settlements) => write(() => settlements.map(({ file, held }) => settle(file, held))),
     unlinked: (path, revision) =>
       write(() => {
         const row = rows.get(path)

@@ -72,11 +72,13 @@ const make = Effect.fnUntraced(function*(path: string) {
   }))
   yield* Effect.addFinalizer(() => Effect.andThen(Queue.end(jobs), Fiber.await(writer)))
 
-  const write = Effect.fnUntraced(function*(write: Write) {
-    const done = yield* Deferred.make<boolean, InventoryError>()
-    if (yield* Queue.offer(jobs, { write, done })) return yield* Deferred.await(done)
-    return yield* new InventoryError({ operation: write._tag, detail: "it is closed" })
+  const writeMany = Effect.fnUntraced(function*(writes: ReadonlyArray<Write>) {
+    const offered = writes.map((write): Job => ({ write, done: Deferred.makeUnsafe() }))
+    const [left] = yield* Queue.offerAll(jobs, offered)
+    if (left !== undefined) return yield* new InventoryError({ operation: left.write._tag, detail: "it is closed" })
+    return yield* Effect.forEach(offered, ({ done }) => Deferred.await(done))
   })
+  const write = (write: Write) => Effect.map(writeMany([write]), ([answer]) => answer === true)
 
   const one = (operation: string, path: FilePath) =>
     thread.call("row", path).pipe(
@@ -127,14 +129,8 @@ const make = Effect.fnUntraced(function*(path: string) {
       Effect.mapError(failed("pendings")),
       Effect.flatMap(Effect.forEach(decodePending))
     ),
-    settle: (file, held) =>
-      write({
-        _tag: "Settle",
-        file: storedFile(file),
-        held: { sha256: held.sha256, size: held.size },
-        mtime: String(held.mtime),
-        inode: String(held.inode)
-      }),
+    settle: (file, held) => write(settlement({ file, held })),
+    settleTogether: (settlements) => writeMany(settlements.map(settlement)),
     unlinked: (path, revision) => Effect.asVoid(write({ _tag: "Unlinked", path, revision })),
     look: (paths) =>
       thread.call("look", paths).pipe(
@@ -268,6 +264,14 @@ const storedFile = ({ entry, revision }: Registered): StoredFile => ({
   revision,
   bytes: bytesOf(entry),
   entry: toJson(entry)
+})
+
+const settlement = ({ file, held }: { readonly file: Registered; readonly held: Held }): Write => ({
+  _tag: "Settle",
+  file: storedFile(file),
+  held: { sha256: held.sha256, size: held.size },
+  mtime: String(held.mtime),
+  inode: String(held.inode)
 })
 
 const storedChange = (change: Change): StoredChange => {

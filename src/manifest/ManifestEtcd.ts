@@ -43,9 +43,6 @@ const isInvalid = (error: Damaged | EtcdError | Unavailable): error is EtcdError
 const isForGood = (error: Damaged | EtcdError | Unavailable): error is Damaged | EtcdError =>
   error._tag === "Damaged" || isInvalid(error)
 
-/** Files of one caller that are read at once. */
-const getsAtOnce = 16
-
 /** The most registrations of one caller that wait for a commit together. */
 const commitLimit = 500
 
@@ -141,12 +138,6 @@ const make = Effect.fnUntraced(function*(
     })
   })
 
-  const get = (path: FilePath) =>
-    client.range({ key: keys.file(path) }).pipe(
-      Effect.flatMap(({ kvs: [kv] }) => kv === undefined ? Effect.succeedNone : Effect.fromResult(standingOf(kv))),
-      unavailable("get")
-    )
-
   const head = client.range({ key: keys.head }).pipe(
     Effect.map(({ header, kvs: [head] }): Cursor => ({
       epoch: epochOf(header),
@@ -192,8 +183,11 @@ const make = Effect.fnUntraced(function*(
       )
       return typeof answer === "number" ? answer : yield* answer
     }),
-    get,
-    getAll: (paths) => Effect.forEach(paths, get, { concurrency: getsAtOnce }),
+    get: (path) =>
+      client.range({ key: keys.file(path) }).pipe(
+        Effect.flatMap(({ kvs: [kv] }) => kv === undefined ? Effect.succeedNone : Effect.fromResult(standingOf(kv))),
+        unavailable("get")
+      ),
     page,
     head,
     snapshot: (pageSize) =>

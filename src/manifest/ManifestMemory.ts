@@ -126,7 +126,6 @@ export const make: Effect.Effect<{ readonly manifest: Manifest["Service"]; reado
           }),
         replace: (change) => available("replace", () => replace(change)),
         get: (path) => available("get", () => Effect.succeed(history.standing(path))),
-        getAll: (paths) => available("get", () => Effect.succeed(paths.map(history.standing))),
         page,
         head,
         snapshot: (pageSize) =>

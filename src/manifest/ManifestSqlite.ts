@@ -78,16 +78,6 @@ const make = Effect.fnUntraced(function*(
       })
     )
 
-  const getAll = (paths: ReadonlyArray<FilePath>) =>
-    call("getAll", paths).pipe(
-      unavailable("get"),
-      Effect.flatMap((rows) => decodeGet(unpacked(rows))),
-      Effect.map((files) => {
-        const found = new Map(files.map((file) => [file.entry.path, file]))
-        return paths.map((path) => Option.fromUndefinedOr(found.get(path)))
-      })
-    )
-
   const head = call("head").pipe(unavailable("head"), Effect.flatMap(decodeHead))
 
   const batchBehind = (after: Cursor): Effect.Effect<Option.Option<EventBatch>, CursorLost | Unavailable> =>
@@ -145,8 +135,12 @@ const make = Effect.fnUntraced(function*(
       )
       return answer._tag === "Done" ? answer.revision : yield* refusalOf(answer.path, answer)
     }),
-    get: (path) => Effect.map(getAll([path]), ([file = Option.none()]) => file),
-    getAll: (paths) => paths.length === 0 ? Effect.succeed([]) : getAll(paths),
+    get: (path) =>
+      call("get", path).pipe(
+        unavailable("get"),
+        Effect.flatMap(decodeGet),
+        Effect.map((files) => Option.fromUndefinedOr(files[0]))
+      ),
     page,
     head,
     snapshot: (pageSize) =>

@@ -85,9 +85,6 @@ export const open = (path: string) => {
   const firstBelow = database.prepare(
     "SELECT * FROM entry INDEXED BY entry_standing WHERE deleted = 0 AND path > ? AND path < ? ORDER BY path LIMIT 1"
   )
-  const findPacked = database.prepare(
-    `SELECT ${packedRow} AS file FROM entry INDEXED BY entry_standing WHERE deleted = 0 AND path = ?`
-  )
   const pageBehind = database.prepare(
     `SELECT ${packedRow} AS file FROM entry INDEXED BY entry_standing WHERE deleted = 0 AND path > ? ORDER BY path LIMIT ?`
   )
@@ -295,9 +292,10 @@ export const open = (path: string) => {
         return { _tag: "Done", revision }
       }),
 
-    /** Of some paths, those that are files; `unpacked` reads them. */
-    getAll: (paths: ReadonlyArray<string>): string =>
-      paths.map((path) => findPacked.get(path)?.["file"]).filter((file) => file !== undefined).join(","),
+    get: (path: string) => {
+      const row = findStanding.get(path)
+      return row === undefined ? [] : [fileOf(row)]
+    },
 
     /** At most `limit` files behind a path, `""` for the first page; `unpacked` reads them. */
     page: (after: string, limit: number): string => pageBehind.all(after, limit).map((row) => row["file"]).join(","),

@@ -4,8 +4,7 @@
  * Closing the scope closes the idle ones at once; those in use are closed by whoever uses them.
  */
 import { Clock, Effect, Exit, Scope } from "effect"
-import { addressText } from "../ports/Membership.ts"
-import type { Peer } from "../ports/PeerResolver.ts"
+import { keyOf, type Peer } from "../ports/PeerResolver.ts"
 import type { Connection } from "./transport/Connection.ts"
 import { dial, type DialFailed, type DialOptions } from "./transport/dial.ts"
 
@@ -40,9 +39,6 @@ interface Kept {
 /** Idle connections to one peer and in all: each holds up to 1 MiB of receive buffers. */
 const maxIdlePerPeer = 32
 const maxIdle = 64
-
-/** Tells peers apart, and a peer from itself at another address. */
-export const keyOf = (peer: Peer): string => `${peer.id} ${addressText(peer.address)}`
 
 export const make = Effect.fnUntraced(function*(options: ConnectionsOptions) {
   const idle = new Map<string, Array<Kept>>()

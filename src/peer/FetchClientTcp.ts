@@ -24,7 +24,7 @@ import type { Peer } from "../ports/PeerResolver.ts"
 import * as Traces from "../telemetry/Traces.ts"
 import { configuredSecrets } from "./authenticate.ts"
 import * as Connections from "./Connections.ts"
-import { make as makeFetchBundle } from "./fetchBundle.ts"
+import { make as makeBundles } from "./fetchBundle.ts"
 import { makeFrameReader } from "./frames.ts"
 import * as Frame from "./protocol/Frame.ts"
 import * as Mac from "./protocol/Mac.ts"
@@ -94,20 +94,18 @@ const make = Effect.fnUntraced(function*(options: Options) {
   })
 
   const { clusterName, nodeId, secret } = options
-  const turns = yield* Turns.make({
-    fetchBundle: makeFetchBundle({
-      nodeId,
-      clusterName,
-      secret,
-      secrets,
-      freshNonce,
-      connections,
-      millis: ackTimeoutMillis
-    }),
+  const bundles = yield* makeBundles({
+    nodeId,
+    clusterName,
+    secret,
+    secrets,
+    freshNonce,
+    connections,
+    millis: ackTimeoutMillis,
     // With a limit each file goes in its own lane.
-    bundling: () => pull.bytesPerSecond() === 0,
-    atOnce: options.fetchesAtOnce ?? 12
+    allowed: () => pull.bytesPerSecond() === 0
   })
+  const turns = yield* Turns.make(options.fetchesAtOnce ?? 12)
 
   const requestFor = Effect.fnUntraced(function*(entry: FileEntry, offset: number, elsewhere: Elsewhere | undefined) {
     const nonce = freshNonce()
@@ -274,7 +272,7 @@ const make = Effect.fnUntraced(function*(options: Options) {
       yield* checkSignature(asked, request, ack)
       if (ack.keep_alive && ack.status === "error" && frames.rest().length === 0) lease.keep()
       yield* checkAnswer(asked, entry, request, ack)
-      turns.heard(peer, ack.bundles)
+      bundles.heard(peer, ack.bundles)
       yield* receive(asked, entry, connection, frames.rest(), entry.size_bytes - offset, sink).pipe(
         Effect.withSpan(
           "transfer",
@@ -313,9 +311,9 @@ const make = Effect.fnUntraced(function*(options: Options) {
       const rest = entry.size_bytes - offset
       // Giants are few. And the last byte alone is a question whether the peer has the file, which keeps nobody waiting.
       if (isGiant(entry.size_bytes) || rest === 1) return yield* alone
-      return yield* turns.take(peer, entry, rest, { alone, came: sink.write })
+      return yield* turns.take(peer, entry, alone)
     }
   )
 
-  return FetchClient.of({ fetch })
+  return FetchClient.of({ fetch, together: bundles.together })
 })

@@ -1,6 +1,6 @@
 /** How many bytes a second this node takes from its peers and gives to them, over all connections together. */
 import { Clock, Context, Effect, Layer } from "effect"
-import type { FileEntry } from "../ports/FileEntry.ts"
+import { type FileEntry, isLive } from "../ports/FileEntry.ts"
 import * as Throttle from "./Throttle.ts"
 
 export class RateLimits extends Context.Service<RateLimits, {
@@ -22,12 +22,6 @@ export const layer = (options: RateLimitOptions): Layer.Layer<RateLimits> =>
       serve: Throttle.make(options.serveBytesPerSecond)
     })
   )
-
-/** For how long a file counts as new, milliseconds. */
-const newMillis = 60_000
-
-/** A file that was just written goes before one that is caught up on. The clock is its writer's; only the order hangs on it. */
-export const isLive = (entry: FileEntry, now: number): boolean => now - Date.parse(entry.created_at) < newMillis
 
 export const laneOf = (entry: FileEntry): Effect.Effect<Throttle.Lane> =>
   Effect.map(Clock.currentTimeMillis, (now) => isLive(entry, now) ? "live" : "late")

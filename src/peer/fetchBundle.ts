@@ -1,10 +1,11 @@
 /**
- * Asks one peer for several small files at once. It blames nobody and tells no reasons: what does not come, whatever
- * happens, is asked for alone, and that tells.
+ * Asks one peer for several small files at once, where it has said that it takes that. It blames nobody and tells no
+ * reasons: what does not come, whatever happens, is asked for alone, and that tells.
  */
 import { Clock, Effect, Option, type Redacted, Schema } from "effect"
+import { type Entries, type FetchTogether, PeerUnreachable, together } from "../ports/FetchClient.ts"
 import type { FileEntry } from "../ports/FileEntry.ts"
-import type { Peer } from "../ports/PeerResolver.ts"
+import { keyOf, type Peer } from "../ports/PeerResolver.ts"
 import type { Connections } from "./Connections.ts"
 import { makeFrameReader } from "./frames.ts"
 import * as Frame from "./protocol/Frame.ts"
@@ -13,7 +14,7 @@ import * as Messages from "./protocol/Messages.ts"
 import type { Connection } from "./transport/Connection.ts"
 
 /** The bundle did not come, or not whole. `silent`: nothing came at all, so nobody else need wait for this peer. */
-export class NoBundle extends Schema.TaggedError<NoBundle>()("NoBundle", {
+class NoBundle extends Schema.TaggedError<NoBundle>()("NoBundle", {
   detail: Schema.String,
   silent: Schema.Boolean
 }) {
@@ -32,18 +33,29 @@ export interface Options {
   readonly connections: Connections
   /** How long a peer may take to answer, and then for the bytes. */
   readonly millis: number
+  /** Whether anything may be asked for together now. */
+  readonly allowed: () => boolean
 }
 
-export type Entries = readonly [FileEntry, ...ReadonlyArray<FileEntry>]
+export interface Bundles {
+  /** How to ask a peer for several files at once; `none`: it takes no such requests, or failed one lately. */
+  readonly together: (peer: Peer) => Option.Option<FetchTogether>
+  /** The peer has said whether it takes bundles. */
+  readonly heard: (peer: Peer, takesBundles: boolean) => void
+}
 
-/** Bytes of each file, in their order; nothing of those that the peer does not give. They may be kept. */
-export type FetchBundle = (
-  peer: Peer,
-  entries: Entries
-) => Effect.Effect<ReadonlyArray<Uint8Array | undefined>, NoBundle>
+/** A peer that failed a bundle is asked for none for so long, milliseconds. */
+const restMillis = 60_000
+/** Memory of so many bundles is kept between them. */
+const manySpare = 4
+/** More peers than any cluster has; the oldest are forgotten beyond. */
+const manyPeers = 4096
 
-export const make = (options: Options): FetchBundle => {
+export const make = Effect.fnUntraced(function*(options: Options) {
   const { connections, millis, secrets } = options
+  const clock = yield* Clock.Clock
+  /** Those that take bundles, and from when on they may be asked for the next, milliseconds. */
+  const takers = new Map<string, number>()
 
   const requestFor = Effect.fnUntraced(function*(entries: ReadonlyArray<FileEntry>) {
     const { clusterName, nodeId } = options
@@ -71,8 +83,12 @@ export const make = (options: Options): FetchBundle => {
       : Effect.fail(new NoBundle({ silent: false, detail: "it has other lengths to send than the manifest says" }))
   }
 
-  const receive = Effect.fnUntraced(function*(connection: Connection, first: Uint8Array, length: number) {
-    const bytes = Buffer.allocUnsafeSlow(length)
+  const receive = Effect.fnUntraced(function*(
+    connection: Connection,
+    first: Uint8Array,
+    length: number,
+    bytes: Uint8Array
+  ) {
     let received = 0
     let chunk = first
     while (true) {
@@ -81,7 +97,7 @@ export const make = (options: Options): FetchBundle => {
       }
       bytes.set(chunk, received)
       received += chunk.length
-      if (received === length) return bytes
+      if (received === length) return
       const next = yield* connection.read()
       if (Option.isNone(next)) {
         return yield* new NoBundle({ silent: false, detail: `it closed after ${received} of ${length} bytes` })
@@ -91,7 +107,7 @@ export const make = (options: Options): FetchBundle => {
   })
 
   const exchange = Effect.fnUntraced(
-    function*(peer: Peer, entries: Entries, fresh: boolean) {
+    function*(peer: Peer, entries: Entries, memory: Uint8Array, fresh: boolean) {
       const lease = yield* connections.lease(peer, fresh).pipe(
         Effect.mapError(({ detail }) => new NoBundle({ silent: true, detail }))
       )
@@ -122,8 +138,11 @@ export const make = (options: Options): FetchBundle => {
         yield* Effect.fromResult(Messages.decodeFetchBundleAck(payload))
       )
       const length = sizes.reduce((sum, size) => sum + Math.max(0, size), 0)
+      if (length > memory.length) {
+        return yield* new NoBundle({ silent: false, detail: "it is more than a bundle takes" })
+      }
       // Each of them alone has longer: what is so slow is no better together.
-      const bytes = yield* receive(connection, frames.rest(), length).pipe(
+      yield* receive(connection, frames.rest(), length, memory).pipe(
         Effect.timeoutOrElse({
           duration: millis,
           orElse: () => Effect.fail(new NoBundle({ silent: false, detail: `not whole within ${millis} ms` }))
@@ -131,7 +150,7 @@ export const make = (options: Options): FetchBundle => {
       )
       lease.keep()
       let at = 0
-      return sizes.map((size) => size === -1 ? undefined : bytes.subarray(at, at += size))
+      return sizes.map((size) => size === -1 ? undefined : memory.subarray(at, at += size))
     },
     Effect.scoped,
     Effect.mapError((error) =>
@@ -139,10 +158,58 @@ export const make = (options: Options): FetchBundle => {
     )
   )
 
-  return Effect.fnUntraced(function*(peer, entries) {
-    const files = yield* exchange(peer, entries, false)
-    if (files !== undefined) return files
-    yield* connections.drop(peer)
-    return (yield* exchange(peer, entries, true)) ?? []
-  })
-}
+  const fetch = Effect.fnUntraced(
+    function*(peer: Peer, entries: Entries, memory: Uint8Array) {
+      const files = yield* exchange(peer, entries, memory, false)
+      if (files !== undefined) return files
+      yield* connections.drop(peer)
+      return (yield* exchange(peer, entries, memory, true)) ?? []
+    },
+    (effect, peer, [{ path }]) =>
+      effect.pipe(Effect.catchTag(
+        "NoBundle",
+        Effect.fnUntraced(function*({ message, silent }): Effect.fn.Return<
+          ReadonlyArray<Uint8Array | undefined>,
+          PeerUnreachable
+        > {
+          const key = keyOf(peer)
+          if (takers.has(key)) takers.set(key, clock.currentTimeMillisUnsafe() + restMillis)
+          if (silent) return yield* new PeerUnreachable({ peer: peer.id, path, detail: message })
+          yield* Effect.logDebug(`no bundle from ${peer.id}, so files are asked for one by one: ${message}`)
+          return []
+        })
+      ))
+  )
+
+  // Shared with the threads that write to the disk, which spares a copy.
+  const spare: Array<Uint8Array> = []
+  const memory = Effect.acquireRelease(
+    Effect.sync(() => spare.pop() ?? new Uint8Array(new SharedArrayBuffer(together.bytes))),
+    (memory) => Effect.sync(() => void (spare.length < manySpare && spare.push(memory)))
+  )
+
+  const ask = (peer: Peer): FetchTogether => (entries, use) =>
+    memory.pipe(
+      Effect.flatMap((memory) => fetch(peer, entries, memory)),
+      Effect.flatMap(use),
+      Effect.scoped
+    )
+
+  const bundles: Bundles = {
+    together: (peer) => {
+      const from = takers.get(keyOf(peer))
+      return from !== undefined && from <= clock.currentTimeMillisUnsafe() && options.allowed()
+        ? Option.some(ask(peer))
+        : Option.none()
+    },
+    heard: (peer, takesBundles) => {
+      const key = keyOf(peer)
+      if (!takesBundles) return void takers.delete(key)
+      if (takers.has(key)) return
+      const oldest = takers.size < manyPeers ? undefined : takers.keys().next().value
+      if (oldest !== undefined) takers.delete(oldest)
+      takers.set(key, 0)
+    }
+  }
+  return bundles
+})

@@ -30,7 +30,7 @@ export const make = Effect.gen(function*() {
 
   const ask = Effect.fnUntraced(function*(paths: ReadonlyArray<FilePath>) {
     if ((yield* Clock.currentTimeMillis) < awayUntil) return yield* isAway
-    return yield* manifest.getAll(paths).pipe(
+    return yield* Effect.forEach(paths, manifest.get, { concurrency: "unbounded" }).pipe(
       Effect.timeoutOrElse({ duration: patienceMillis, orElse: () => Effect.fail(isAway) }),
       Effect.tapError(() => Effect.map(Clock.currentTimeMillis, (now) => void (awayUntil = now + awayMillis)))
     )

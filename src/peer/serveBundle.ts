@@ -4,19 +4,19 @@
  */
 import { Effect } from "effect"
 import { Backend, type BackendError, type ReadTogether } from "../ports/Backend.ts"
+import { together } from "../ports/FetchClient.ts"
 import type { FileEntry } from "../ports/FileEntry.ts"
 import * as Metrics from "../telemetry/Metrics.ts"
 import * as Traces from "../telemetry/Traces.ts"
 import type { Signer } from "./answers.ts"
 import type { Grants } from "./grants.ts"
-import * as Bundle from "./protocol/bundle.ts"
 import * as Mac from "./protocol/Mac.ts"
 import * as Messages from "./protocol/Messages.ts"
 import { type Connection, makeProgress } from "./transport/Connection.ts"
 
 /** Whether a request asks for a bundle that may be served. */
 export const isInForm = ({ paths, sha256 }: Messages.FetchBundle): boolean =>
-  paths.length > 0 && paths.length <= Bundle.maxFiles && sha256.length === paths.length
+  paths.length > 0 && paths.length <= together.files && sha256.length === paths.length
 
 /** The sizes in an answer that gives no file. */
 const nothing = ({ paths }: Messages.FetchBundle): Array<number> => paths.map(() => -1)
@@ -34,9 +34,9 @@ export const make = Effect.fnUntraced(function*(options: {
 
   /** What of these files is sent: at most so many bytes together. */
   const fitting = (entries: ReadonlyArray<FileEntry | undefined>) => {
-    let left = Bundle.maxBytes
+    let left = together.bytes
     return entries.flatMap((entry, n) => {
-      if (entry === undefined || entry.size_bytes > Math.min(left, Bundle.maxFileBytes)) return []
+      if (entry === undefined || entry.size_bytes > Math.min(left, together.fileBytes)) return []
       left -= entry.size_bytes
       return [{ entry, n }]
     })

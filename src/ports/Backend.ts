@@ -4,7 +4,7 @@
  * A path is visible under its final name only after `commit`, whole and verified. Everything before lies in a
  * staging folder on the same filesystem.
  */
-import { Context, type Effect, type Option, Schema, type Scope, type Stream } from "effect"
+import { Context, type Effect, type Option, type Result, Schema, type Scope, type Stream } from "effect"
 import type { ByteSink } from "./ByteSink.ts"
 import { type FileEntry, Sha256 } from "./FileEntry.ts"
 import { FilePath } from "./FilePath.ts"
@@ -75,6 +75,14 @@ export interface ReadTogether {
   readonly unread: ReadonlyMap<number, BackendError>
 }
 
+/** A small file whose bytes are all in memory. */
+export interface Whole {
+  readonly path: FilePath
+  /** What its bytes must have. */
+  readonly sha256: Sha256
+  readonly bytes: Uint8Array
+}
+
 /** What may be kept of one kind of leftovers. */
 export interface Cap {
   readonly maxBytes: number
@@ -120,6 +128,13 @@ export class Backend extends Context.Service<Backend, {
    * it begins empty, and closing the scope drops what was not sealed.
    */
   readonly stage: (path: FilePath, expected?: Sha256) => Effect.Effect<Staged, BackendError, Scope.Scope>
+  /**
+   * Writes many small files and shows each under its final name, as `commit` does. Gives what became of each, in their
+   * order: one that fails leaves nothing behind, and keeps no other from its place. Not interruptible.
+   */
+  readonly commitTogether: (
+    files: ReadonlyArray<Whole>
+  ) => Effect.Effect<ReadonlyArray<Result.Result<Held, DigestMismatch | AlreadyExists | BackendError>>>
   /** Finds sealed bytes again, after a restart too, and hashes them anew; `none` when they are gone. */
   readonly unseal: (path: FilePath, token: string) => Effect.Effect<Option.Option<Staged>, BackendError, Scope.Scope>
   /** Drops sealed bytes that nobody will unseal any more: all but those with these tokens. Gives how many there were. */

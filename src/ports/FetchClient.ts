@@ -1,5 +1,5 @@
 /** Fetches the bytes of one file from one peer. */
-import { Context, type Effect, Schema } from "effect"
+import { Context, type Effect, type Option, Schema } from "effect"
 import type { ByteSink } from "./ByteSink.ts"
 import { type FileEntry, NodeId } from "./FileEntry.ts"
 import { FilePath } from "./FilePath.ts"
@@ -125,6 +125,22 @@ export interface Elsewhere {
   readonly notAt: ReadonlyArray<NodeId>
 }
 
+/** What may be asked for together: files, bytes of each, bytes of all, and UTF-16 units of all their paths. */
+export const together = { files: 64, fileBytes: 256 * 1024, bytes: 1024 * 1024, pathLength: 8 * 1024 } as const
+
+/** At least one. */
+export type Entries = readonly [FileEntry, ...ReadonlyArray<FileEntry>]
+
+/**
+ * Asks for several small files, no more than {@link together} says, and lends their bytes for as long as they are used:
+ * in the order of the files, each of the right length but not checked otherwise; nothing of those that did not come, for
+ * what is asked for alone tells why. Fails when the peer says nothing at all, so that nobody else waits for it.
+ */
+export type FetchTogether = <A, E>(
+  entries: Entries,
+  use: (bodies: ReadonlyArray<Uint8Array | undefined>) => Effect.Effect<A, E>
+) => Effect.Effect<A, E | PeerUnreachable>
+
 export class FetchClient extends Context.Service<FetchClient, {
   /**
    * Writes exactly `size_bytes − offset` bytes of a file into a sink, after the peer's answer was found to agree with
@@ -139,4 +155,6 @@ export class FetchClient extends Context.Service<FetchClient, {
     sink: ByteSink<E>,
     elsewhere?: Elsewhere
   ) => Effect.Effect<void, FetchError | E>
+  /** How to ask a peer for several small files at once; `none`: it is asked for each alone now. Left out: never. */
+  readonly together?: (peer: Peer) => Option.Option<FetchTogether>
 }>()("file-replication/FetchClient") {}

@@ -109,3 +109,9 @@ export const toJson = (entry: FileEntry): string =>
     created_at: entry.created_at,
     lsn: entry.lsn
   })
+
+/** For how long a file counts as new, milliseconds. */
+const newMillis = 60_000
+
+/** A file that was just written goes before one that is caught up on. The clock is its writer's; only the order hangs on it. */
+export const isLive = (entry: FileEntry, now: number): boolean => now - Date.parse(entry.created_at) < newMillis

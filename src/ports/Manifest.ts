@@ -152,10 +152,6 @@ export class Manifest extends Context.Service<Manifest, {
   /** Adds and removes at once: nobody ever sees a part of it. Gives the revision behind the whole change. */
   readonly replace: (change: Replacement) => Effect.Effect<Revision, Refusal | TooLarge | Unavailable>
   readonly get: (path: FilePath) => Effect.Effect<Option.Option<Registered>, Unavailable>
-  /** What {@link get} gives of each of many paths, in their order. */
-  readonly getAll: (
-    paths: ReadonlyArray<FilePath>
-  ) => Effect.Effect<ReadonlyArray<Option.Option<Registered>>, Unavailable>
   /** A page of at most `limit` files behind `after`, in the order of their paths' bytes. */
   readonly page: (after: Option.Option<FilePath>, limit: number) => Effect.Effect<Page, Unavailable>
   /** The newest position. Everything acknowledged before the call is at or below it. */

@@ -2,12 +2,15 @@
 import { Context, type Effect, Schema } from "effect"
 import { type NodeId } from "./FileEntry.ts"
 import type { FilePath } from "./FilePath.ts"
-import type { Address } from "./Membership.ts"
+import { type Address, addressText } from "./Membership.ts"
 
 export interface Peer {
   readonly id: NodeId
   readonly address: Address
 }
+
+/** Tells peers apart, and a peer from itself at another address. */
+export const keyOf = ({ address, id }: Peer): string => `${id} ${addressText(address)}`
 
 /** Who could be asked is not known, because membership failed. */
 export class PeerLookupFailed extends Schema.TaggedError<PeerLookupFailed>()("PeerLookupFailed", {

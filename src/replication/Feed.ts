@@ -41,6 +41,8 @@ export interface Place {
   answers?: ReadonlyArray<PeerAnswer>
   /** Why it had no room on the disk when that was last tried. */
   noRoom: string
+  /** It did not come together with others. */
+  alone: boolean
 }
 
 export interface FeedStats
@@ -62,6 +64,8 @@ export interface Feed extends Pick<Lanes<Place>, "take" | "hasNew"> {
   readonly skip: (file: Registered) => void
   /** Whoever took it has ended with it, and has not put it beside the queue. */
   readonly giveBack: (place: Place) => Effect.Effect<void>
+  /** Whoever took it could not pull it together with others: it keeps its place, and waits again. */
+  readonly requeue: (place: Place) => void
   /** Whoever took it found no room for it: it keeps its place, and is queued again once there is room. */
   readonly park: (place: Place, noRoom: NoRoom) => Effect.Effect<void>
   /** Whether a file may be left to others, who take it first. */
@@ -144,7 +148,7 @@ export const start = Effect.fnUntraced(function*(
       counts.skippedDuplicate++
       return "SkippedDuplicate"
     }
-    const taken: Place = { file, lane, withdrawn: Deferred.makeUnsafe(), known, noRoom: "" }
+    const taken: Place = { file, lane, withdrawn: Deferred.makeUnsafe(), known, noRoom: "", alone: false }
     places.set(path, taken)
     if (!admit(taken)) {
       drop(taken)
@@ -302,6 +306,11 @@ export const start = Effect.fnUntraced(function*(
     }),
     skip,
     giveBack,
+    requeue: (place) => {
+      place.alone = true
+      place.known = {}
+      if (!admit(place)) drop(place)
+    },
     park,
     mayWait: aside.mayWait,
     setAside: (place, others) => {

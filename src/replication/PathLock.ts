@@ -7,6 +7,11 @@ import type { FilePath } from "../ports/FilePath.ts"
 
 export class PathLock extends Context.Service<PathLock, {
   readonly withLock: (path: FilePath) => <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
+  /** Takes the locks of many paths, but for those that somebody holds: nobody is waited for. */
+  readonly withFree: <A, E, R>(
+    paths: ReadonlyArray<FilePath>,
+    use: (free: ReadonlySet<FilePath>) => Effect.Effect<A, E, R>
+  ) => Effect.Effect<A, E, R>
 }>()("file-replication/PathLock") {}
 
 interface Lock {
@@ -32,6 +37,23 @@ export const make = Effect.sync((): PathLock["Service"] => {
         Effect.sync(() => enter(path)),
         (lock) => lock.semaphore.withPermit(effect),
         (lock) => Effect.sync(() => leave(path, lock))
+      ),
+    withFree: (paths, use) =>
+      Effect.acquireUseRelease(
+        Effect.sync(() => {
+          const held = new Map<FilePath, Lock>()
+          for (const path of paths) {
+            if (locks.has(path)) continue
+            const lock: Lock = { semaphore: Semaphore.makeUnsafe(0), users: 1 }
+            locks.set(path, lock)
+            held.set(path, lock)
+          }
+          return held
+        }),
+        (held) => use(new Set(held.keys())),
+        (held) =>
+          Effect.forEach(held, ([path, lock]) =>
+            Effect.andThen(lock.semaphore.release(1), Effect.sync(() => leave(path, lock))), { discard: true })
       )
   }
 })

@@ -20,6 +20,13 @@ export class Placement extends Context.Service<Placement, {
     staged: Staged
   ) => Effect.Effect<Placed, DigestMismatch | BackendError | InventoryError>
   /**
+   * Shows many small files at once. Gives what became of each, in their order; nothing of those that have to go the way
+   * of `place`, which tells why.
+   */
+  readonly placeTogether: (
+    files: ReadonlyArray<{ readonly file: Registered; readonly bytes: Uint8Array }>
+  ) => Effect.Effect<ReadonlyArray<Placed | undefined>, InventoryError>
+  /**
    * Takes a file that already lies under the path, when its bytes are the right ones; they are hashed to know, unless
    * the file is still as it was when it was hashed as `hashed`. Others are set aside. `none`: nothing right lies there.
    * `Withdrawn`: it is no longer asked for; the file stays.
@@ -37,7 +44,7 @@ export const layer: Layer.Layer<Placement, never, Backend | Inventory | PathLock
   Effect.gen(function*() {
     const backend = yield* Backend
     const inventory = yield* Inventory
-    const { withLock } = yield* PathLock
+    const { withFree, withLock } = yield* PathLock
 
     // Under the path's lock.
     const takeStanding = Effect.fnUntraced(function*({ entry }: Registered): Effect.fn.Return<
@@ -83,6 +90,29 @@ export const layer: Layer.Layer<Placement, never, Backend | Inventory | PathLock
           return "Withdrawn"
         }).pipe(Effect.uninterruptible, withLock(file.entry.path))
       }),
+      placeTogether: (files) =>
+        withFree(
+          files.map(({ file }) => file.entry.path),
+          Effect.fnUntraced(function*(free) {
+            const mine = files.filter(({ file }) => free.has(file.entry.path))
+            const outcomes = yield* backend.commitTogether(
+              mine.map(({ bytes, file: { entry: { path, sha256 } } }) => ({ path, sha256, bytes }))
+            )
+            const shown = mine.flatMap(({ file }, n) => {
+              const outcome = outcomes[n]
+              return outcome?._tag === "Success" ? [{ file, held: outcome.success }] : []
+            })
+            const settled = yield* inventory.settleTogether(shown)
+            const placed = new Map<FilePath, Placed>()
+            for (const [n, { file: { entry: { path } } }] of shown.entries()) {
+              placed.set(path, settled[n] === true ? "Placed" : "Withdrawn")
+              if (settled[n] === true) continue
+              // If it stays, it does as what was deleted: a debt of its own.
+              yield* backend.remove(path).pipe(Effect.catch((error) => Effect.logError(error.message)))
+            }
+            return files.map(({ file }) => placed.get(file.entry.path))
+          })
+        ).pipe(Effect.uninterruptible),
       setAside: Effect.fnUntraced(function*(path, hashed) {
         const aside = Effect.gen(function*() {
           if (yield* isAsHashed(path, hashed)) yield* backend.quarantine(path)

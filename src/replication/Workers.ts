@@ -21,12 +21,14 @@ import { Background } from "./Background.ts"
 import type { OthersFirst } from "./crowds.ts"
 import { isVerified } from "./decide.ts"
 import type { Feed, FeedStats, Place } from "./Feed.ts"
+import { makeReach } from "./order.ts"
 import type { Pauses } from "./Pauses.ts"
 import { Placement } from "./Placement.ts"
 import { type PullerStats, type Receipt, told } from "./pulls.ts"
 import type { Rearmed } from "./Rearm.ts"
 import * as Retry from "./retry.ts"
 import type { Room } from "./Room.ts"
+import * as Together from "./Together.ts"
 
 export interface WorkersOptions extends Retry.RetryOptions {
   readonly workers: number
@@ -66,7 +68,9 @@ export const start = Effect.fnUntraced(function*(
   const { self } = yield* Membership
   const placement = yield* Placement
   const background = yield* Background
-  const attempt = yield* Attempt.make((times) => Retry.pauseMillis(options, times), rearmed.reached)
+  const reach = makeReach()
+  const { reached: onBack } = rearmed
+  const attempt = yield* Attempt.make((times) => Retry.pauseMillis(options, times), reach, onBack)
 
   const counts = {
     pulled: 0,
@@ -113,14 +117,7 @@ export const start = Effect.fnUntraced(function*(
     // What has failed a whole round before costs one attempt an interval.
     const attempts = owed.rounds > 0 ? once : Retry.immediately(options, once, feed.hasNew, isVain)
     const outcome = yield* Effect.result(attempts)
-    if (outcome._tag === "Success") {
-      const { bytes, from, placed } = outcome.success
-      if (placed === "Withdrawn") return { _tag: "Withdrawn", file } satisfies Receipt
-      counts.pulled++
-      const now = yield* Clock.currentTimeMillis
-      yield* Metrics.committed({ pull: now - began, owed: now - owed.since })
-      return { _tag: "Pulled", file, from, bytes } satisfies Receipt
-    }
+    if (outcome._tag === "Success") return yield* ended(owed, began, outcome.success)
     const { failure } = outcome
     if (failure._tag === "OthersFirst") {
       place.answers = latest(answers.values())
@@ -137,6 +134,18 @@ export const start = Effect.fnUntraced(function*(
       latest(answers.values()),
       failure.notBefore
     )
+  })
+
+  const ended = Effect.fnUntraced(function*(
+    { file, since }: Owed,
+    began: number,
+    { bytes, from, placed }: Attempt.Delivered
+  ) {
+    if (placed === "Withdrawn") return { _tag: "Withdrawn", file } satisfies Receipt
+    counts.pulled++
+    const now = yield* Clock.currentTimeMillis
+    yield* Metrics.committed({ pull: now - began, owed: now - since })
+    return { _tag: "Pulled", file, from, bytes } satisfies Receipt
   })
 
   const postpone = Effect.fnUntraced(function*(
@@ -174,10 +183,21 @@ export const start = Effect.fnUntraced(function*(
   })
 
   const pull = Effect.fnUntraced(function*(place: Place) {
-    const { file, withdrawn } = place
     const owed = yield* owedNow(place)
+    if (owed._tag === "Owed" && owed.rounds === 0 && place.known.absent === true && !place.alone) {
+      const began = yield* Clock.currentTimeMillis
+      if (yield* together.join({ place, owed, began })) return { _tag: "Joined" } as const
+    }
+    return yield* Traces.sinceRegistration("replicate", place.file.entry, self.id, told)(pullAlone(place, owed))
+  })
+
+  const pullAlone = Effect.fnUntraced(function*(
+    place: Place,
+    owed: Owed | Receipt
+  ): Effect.fn.Return<Receipt | OthersFirst, Attempt.NoRoom | InventoryError> {
     if (owed._tag !== "Owed") return owed
-    if (Deferred.isDoneUnsafe(withdrawn)) return { _tag: "Withdrawn", file } satisfies Receipt
+    const { file, withdrawn } = place
+    if (Deferred.isDoneUnsafe(withdrawn)) return { _tag: "Withdrawn", file }
     if (place.known.absent !== true) {
       const standing = yield* adopt(owed)
       if (standing !== undefined) return standing
@@ -212,6 +232,34 @@ export const start = Effect.fnUntraced(function*(
     return yield* postpone(row.value, "Defect", "the pull ended by a defect; see the log")
   })
 
+  const tell = (receipt: Receipt) => Effect.andThen(Metrics.finished(receipt._tag), PubSub.publish(receipts, receipt))
+
+  const unwritable = (error: InventoryError) => Effect.andThen(pauses.unwritable(error), Effect.sync(feed.lookAgain))
+
+  /** What went with others has come to its end, or goes alone. */
+  const arrived = Effect.fnUntraced(
+    function*({ began, owed, place }: Together.Traveller, arrival: Together.Arrival) {
+      switch (arrival._tag) {
+        case "Alone":
+          return feed.requeue(place)
+        case "InventoryError":
+          yield* unwritable(arrival)
+          break
+        case "Withdrawn":
+          yield* tell({ _tag: "Withdrawn", file: owed.file })
+          break
+        case "Delivered": {
+          counts.attempts++
+          yield* Metrics.attempted(false)
+          const traced = Traces.sinceRegistration("replicate", owed.file.entry, self.id, told)
+          yield* tell(yield* traced(ended(owed, began, arrival.delivered)))
+        }
+      }
+      yield* feed.giveBack(place)
+    }
+  )
+  const together = yield* Together.make({ open: pauses.open, arrived, reach, onBack, onBytes })
+
   // Taken by a worker, and kept from going on by a pause.
   let heldBack = 0
   /** Gives whether the file keeps its place. */
@@ -221,17 +269,16 @@ export const start = Effect.fnUntraced(function*(
       yield* Effect.ensuring(pauses.open, Effect.sync(() => heldBack--))
       const outcome = yield* pull(place).pipe(
         Effect.catchDefect((defect) => afterDefect(place.file, Cause.die(defect))),
-        Traces.sinceRegistration("replicate", place.file.entry, self.id, told),
         Effect.result
       )
       if (outcome._tag === "Success") {
         const { success } = outcome
+        if (success._tag === "Joined") return true
         if (success._tag === "OthersFirst") {
           yield* feed.setAside(place, success)
           return true
         }
-        yield* Metrics.finished(success._tag)
-        yield* PubSub.publish(receipts, success)
+        yield* tell(success)
         return false
       }
       // The row still says that the file is owed.
@@ -239,8 +286,7 @@ export const start = Effect.fnUntraced(function*(
         yield* feed.park(place, outcome.failure)
         return true
       }
-      yield* pauses.unwritable(outcome.failure)
-      feed.lookAgain()
+      yield* unwritable(outcome.failure)
       return false
     },
     (effect, place) =>

@@ -16,7 +16,7 @@ import { type Peer, PeerResolver } from "../ports/PeerResolver.ts"
 import * as Metrics from "../telemetry/Metrics.ts"
 import { answered, blamed, explainAnswers, explainPauses, kindOf } from "./answers.ts"
 import { named, type OthersFirst, othersFirst, unreachable } from "./crowds.ts"
-import { makeReach, plan } from "./order.ts"
+import { plan, type Reach } from "./order.ts"
 import { Placement } from "./Placement.ts"
 import { type Claim, Room } from "./Room.ts"
 
@@ -106,6 +106,7 @@ const worthGoingOn = 1024 * 1024
  */
 export const make = Effect.fnUntraced(function*(
   pauseMillis: (times: number) => number,
+  reach: Reach,
   onBack: (peer: NodeId) => void
 ) {
   const backend = yield* Backend
@@ -113,7 +114,6 @@ export const make = Effect.fnUntraced(function*(
   const peers = yield* PeerResolver
   const placement = yield* Placement
   const room = yield* Room
-  const reach = makeReach()
   const trails = new Map<FilePath, Trail>()
 
   const answeredBy = (peer: Peer): void => {

@@ -105,11 +105,11 @@ export const make = Effect.gen(function*() {
 
   /** A file that somebody else has replaced or deleted meanwhile can't be replaced again: its rows would count twice. */
   const check = Effect.fnUntraced(function*({ add, remove }: Plan) {
-    const replaced = yield* manifest.getAll(remove.map(({ path }) => path))
+    const replaced = yield* Effect.forEach(remove, ({ path }) => manifest.get(path))
     const absent = remove[replaced.findIndex(Option.isNone)]
     if (absent === undefined) return
     // Unless it was this very replacement, and its answer was lost.
-    const added = yield* manifest.getAll(add.map(({ entry }) => entry.path))
+    const added = yield* Effect.forEach(add, ({ entry }) => manifest.get(entry.path))
     const done = add.every(({ entry }, n) =>
       Option.exists(added[n] ?? Option.none(), (file) => sameBytes(file.entry, entry))
     )

@@ -54,13 +54,13 @@ const nanosOf = (time: string): bigint => {
  * Runs an effect in a span of the file's trace that began when the file was registered. `describe` gives what is told of
  * the outcome.
  */
-export const sinceRegistration = <A>(
+export const sinceRegistration = <Told>(
   name: "publish" | "replicate",
   entry: FileEntry,
   node: string,
-  describe: (outcome: A) => Readonly<Record<string, unknown>>
+  describe: (outcome: Told) => Readonly<Record<string, unknown>>
 ) =>
-<E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
+<A extends Told, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
   Effect.gen(function*() {
     const tracer = yield* listening
     if (tracer === undefined) return yield* effect

@@ -22,6 +22,10 @@ const refusesAll = (path: string) =>
     const file = pathOf(path)
     const errors = yield* Effect.forEach([
       write(file, bytes(10)),
+      Effect.flatMap(
+        backend.commitTogether([{ path: file, bytes: bytes(10), sha256: sha256Of(bytes(10)) }]),
+        ([outcome]) => outcome === undefined ? Effect.void : Effect.fromResult(outcome)
+      ),
       backend.read(file, 0, 1, collector().sink),
       Effect.flatMap(
         // The second is in the folder of the first.
@@ -35,7 +39,7 @@ const refusesAll = (path: string) =>
     ], (operation: Effect.Effect<unknown, unknown, Backend>) => Effect.flip(operation))
     assert.deepStrictEqual(
       errors.map((error) => error instanceof Object && "reason" in error ? error.reason : error),
-      Array.from({ length: 7 }, () => "Unsafe")
+      Array.from({ length: 8 }, () => "Unsafe")
     )
   })
 

@@ -1,10 +1,10 @@
 /** What a server gives when several small files are asked for at once. */
 import { assert, describe, it, vi } from "@effect/vitest"
 import { Deferred, Effect, Exit, Option, Result, Tracer } from "effect"
-import * as Bundle from "../../src/peer/protocol/bundle.ts"
 import * as Frame from "../../src/peer/protocol/Frame.ts"
 import * as Mac from "../../src/peer/protocol/Mac.ts"
 import * as Messages from "../../src/peer/protocol/Messages.ts"
+import { together } from "../../src/ports/FetchClient.ts"
 import { allBytes, entryOf, type TestFile } from "./support/doubles.ts"
 import { type RawClient, rawClient, secret, startServer } from "./support/nodes.ts"
 import { bundleFor, bundleFrame, requestFor, requestFrame, takeAck, takeFrame } from "./support/requests.ts"
@@ -14,8 +14,8 @@ vi.setConfig({ testTimeout: 10_000 })
 const small = entryOf("db/m/small", 1000)
 const other = entryOf("db/m/other", 2345)
 const empty = entryOf("db/m/empty", 0)
-const longest = entryOf("db/m/longest", Bundle.maxFileBytes)
-const tooLong = entryOf("db/m/too-long", Bundle.maxFileBytes + 1)
+const longest = entryOf("db/m/longest", together.fileBytes)
+const tooLong = entryOf("db/m/too-long", together.fileBytes + 1)
 
 /** Asks for a bundle; gives the sizes of its signed answer and the bytes behind it. */
 const ask = Effect.fnUntraced(function*(client: RawClient, request: Messages.FetchBundle) {
@@ -38,8 +38,8 @@ describe("FetchServer, asked for a bundle", () => {
       assert.isTrue((yield* takeAck(client)).bundles)
       yield* client.take(1000)
       const { bytes, sizes } = yield* ask(client, bundleFor([other, empty, longest, small]))
-      assert.deepStrictEqual(sizes, [2345, 0, Bundle.maxFileBytes, 1000])
-      const all = [2345, Bundle.maxFileBytes, 1000].map((size) => allBytes(size))
+      assert.deepStrictEqual(sizes, [2345, 0, together.fileBytes, 1000])
+      const all = [2345, together.fileBytes, 1000].map((size) => allBytes(size))
       assert.isTrue(bytes.equals(Buffer.concat(all)))
       // The connection serves on, one file or several.
       assert.deepStrictEqual((yield* ask(client, bundleFor([small]))).sizes, [1000])
@@ -116,7 +116,7 @@ describe("FetchServer, asked for a bundle", () => {
 
   it.live("gives as many as fit into a bundle, and then those that are short enough", () =>
     Effect.gen(function*() {
-      const files = [1, 2, 3, 4, 5].map((n) => entryOf(`db/m/${n}`, Bundle.maxFileBytes - (n === 1 ? 1000 : 0)))
+      const files = [1, 2, 3, 4, 5].map((n) => entryOf(`db/m/${n}`, together.fileBytes - (n === 1 ? 1000 : 0)))
       const client = yield* rawClient(yield* startServer({ files: [...files, small].map((entry) => ({ entry })) }))
       const { sizes } = yield* ask(client, bundleFor([...files, small]))
       assert.deepStrictEqual(sizes, [...files.slice(0, 4).map(({ size_bytes }) => size_bytes), -1, 1000])
@@ -146,7 +146,7 @@ describe("FetchServer, asked for a bundle", () => {
       assert.deepStrictEqual((yield* ask(client, bundleFor([small]))).sizes, [1000])
     }))
 
-  const many = Array.from({ length: Bundle.maxFiles + 1 }, () => small)
+  const many = Array.from({ length: together.files + 1 }, () => small)
   const refused: ReadonlyArray<readonly [string, () => Messages.FetchBundle, string]> = [
     ["signed with another secret", () => bundleFor([small], { hmac: "0".repeat(64) }), "the MAC is wrong"],
     ["signed for other paths", () => ({ ...bundleFor([small]), paths: [other.path] }), "the MAC is wrong"],
@@ -182,7 +182,7 @@ describe("FetchServer, asked for a bundle", () => {
 
   it.live("gives up on a peer that does not take the bytes, and frees its place", () =>
     Effect.gen(function*() {
-      const files = [1, 2, 3, 4].map((n) => ({ entry: entryOf(`db/m/${n}`, Bundle.maxFileBytes) }))
+      const files = [1, 2, 3, 4].map((n) => ({ entry: entryOf(`db/m/${n}`, together.fileBytes) }))
       const logs: Array<string> = []
       const peer = yield* startServer({ files }, { maxServes: 1, serveTimeoutMillis: 100 }, logs)
       const closed = yield* Deferred.make<void>()
@@ -197,6 +197,6 @@ describe("FetchServer, asked for a bundle", () => {
       yield* Deferred.await(closed)
       assert.include(logs.join("\n"), "no progress for 100 ms")
       const next = yield* rawClient(peer)
-      assert.deepStrictEqual((yield* ask(next, bundleFor([files[0]?.entry ?? small]))).sizes, [Bundle.maxFileBytes])
+      assert.deepStrictEqual((yield* ask(next, bundleFor([files[0]?.entry ?? small]))).sizes, [together.fileBytes])
     }))
 })

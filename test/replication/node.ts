@@ -7,7 +7,13 @@ import * as MembershipStatic from "../../src/membership/MembershipStatic.ts"
 import * as PeerResolverOriginFirst from "../../src/membership/PeerResolverOriginFirst.ts"
 import { Backend } from "../../src/ports/Backend.ts"
 import type { ByteSink } from "../../src/ports/ByteSink.ts"
-import { type Elsewhere, FetchClient, type FetchError, PeerUnreachable } from "../../src/ports/FetchClient.ts"
+import {
+  type Elsewhere,
+  FetchClient,
+  type FetchError,
+  type FetchTogether,
+  PeerUnreachable
+} from "../../src/ports/FetchClient.ts"
 import { type FileEntry, NodeId, type Registered, Revision } from "../../src/ports/FileEntry.ts"
 import { FilePath } from "../../src/ports/FilePath.ts"
 import { Inventory, type InventoryError } from "../../src/ports/Inventory.ts"
@@ -69,7 +75,7 @@ export const dialled = Effect.map(
   ({ all }) => all.map(({ offset, peer }) => (offset === 0 ? peer : `${peer}@${offset}`))
 )
 
-const client = (script: Script) =>
+const client = (script: Script, together: ((peer: Peer) => Option.Option<FetchTogether>) | undefined) =>
   Layer.unwrap(Effect.gen(function*() {
     const queue = yield* Queue.unbounded<string>()
     const all: Array<{ peer: string; path: string; offset: number }> = []
@@ -80,7 +86,8 @@ const client = (script: Script) =>
             all.push({ peer: peer.id, path: entry.path, offset })
             Queue.offerUnsafe(queue, peer.id)
             return script(peer, entry, offset, sink, elsewhere)
-          })
+          }),
+        ...(together === undefined ? {} : { together })
       }),
       Layer.succeed(Dials, { all, next: Queue.take(queue) })
     )
@@ -88,6 +95,8 @@ const client = (script: Script) =>
 
 export interface NodeOptions extends Partial<Puller.PullerOptions> {
   readonly script?: Script
+  /** How peers are asked for several files at once; nobody is, unless told. */
+  readonly together?: (peer: Peer) => Option.Option<FetchTogether>
   readonly peers?: ReadonlyArray<string>
   /** Whether the manifest is walked. */
   readonly catchUp?: boolean
@@ -122,7 +131,7 @@ export const nodeLayer = (options: NodeOptions = {}) =>
     Layer.provideMerge(Layer.mergeAll(
       options.backend === undefined ? BackendMemory.layer : Layer.provide(options.backend, BackendMemory.layer),
       options.inventory === undefined ? InventoryMemory.layer : Layer.succeed(Inventory, options.inventory),
-      client(options.script ?? honest),
+      client(options.script ?? honest, options.together),
       options.membership
         ?? MembershipStatic.layer({
           self: { id: self, role: "reader" },

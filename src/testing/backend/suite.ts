@@ -7,6 +7,7 @@ import { Sha256 } from "../../ports/FileEntry.ts"
 import { FilePath } from "../../ports/FilePath.ts"
 import { compare } from "./suiteCompare.ts"
 import { staging } from "./suiteStaging.ts"
+import { together } from "./suiteTogether.ts"
 import { bytes, collector, type Live, pathOf, pull, sha256Of, write } from "./support.ts"
 
 const mib = 1024 * 1024
@@ -180,6 +181,7 @@ export const suite = (name: string, fresh: Layer.Layer<Backend, BackendError>): 
         assert.strictEqual(now.sha256, sha256Of(second))
       }))
 
+    together(live)
     staging(live)
 
     live("removes a file and whatever is staged for it, and nothing else", () =>

@@ -99,6 +99,22 @@ export const suite = (name: string, fresh: Layer.Layer<Inventory, InventoryError
         assert.isFalse(yield* inventory.settle(a, { ...heldOf(a), size: 99 }))
       }))
 
+    test("settles many at once, each as it would be alone", (inventory) =>
+      Effect.gen(function*() {
+        const [a, b, c] = [file("a", 1), file("b", 2), file("c", 3)]
+        yield* inventory.apply([owe(a, 0), owe(b, 0), owe(c, 0), forget("b", 4, 0)], cursorAt(4))
+        const wrong = { file: c, held: { ...heldOf(c), size: 99 } }
+        const settled = yield* inventory.settleTogether([
+          ...[a, b].map((file) => ({ file, held: heldOf(file) })),
+          wrong,
+          { file: file("d", 5), held: heldOf(file("d", 5)) }
+        ])
+        assert.deepStrictEqual(settled, [true, false, false, false])
+        assert.deepStrictEqual((yield* inventory.progress).verified.files, 1)
+        assert.isTrue(Option.isSome(yield* inventory.verified(pathOf("a"))))
+        assert.deepStrictEqual(yield* inventory.settleTogether([]), [])
+      }))
+
     test("takes the newer stat of a file that is verified already", (inventory) =>
       Effect.gen(function*() {
         const a = file("a", 1)

@@ -28,10 +28,6 @@ export const suite = (name: string, layer: Layer.Layer<Manifest, Unavailable>): 
         assert.deepStrictEqual(registered.entry, entry)
         assert.deepStrictEqual(yield* manifest.get(entry.path), Option.some(registered))
         assert.deepStrictEqual(yield* manifest.get(pathOf("db/cpu/b.parquet")), Option.none())
-        const asked = ["nowhere", entry.path, "db/cpu", entry.path].map(pathOf)
-        const given = [Option.none(), Option.some(registered), Option.none(), Option.some(registered)]
-        assert.deepStrictEqual(yield* manifest.getAll(asked), given)
-        assert.deepStrictEqual(yield* manifest.getAll([]), [])
         yield* manifest.register(entryOf("\"\n\u{1F600}"))
         const { files } = yield* manifest.page(Option.none(), 10)
         assert.strictEqual(files[0]?.entry.path, "\"\n\u{1F600}")

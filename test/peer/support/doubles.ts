@@ -73,11 +73,11 @@ export const ports = (options: {
   const revision = Revision.make(1)
 
   const manifest = Layer.mock(Manifest)({
-    getAll: (paths) =>
+    get: (path) =>
       options.manifestDown === true
         ? Effect.fail(new Unavailable({ operation: "get", detail: "the test turned it off" }))
         : Effect.succeed(
-          paths.map((path) => Option.map(Option.fromUndefinedOr(files.get(path)), ({ entry }) => ({ entry, revision })))
+          Option.map(Option.fromUndefinedOr(files.get(path)), ({ entry }) => ({ entry, revision }))
         )
   })
   const rowOf = (path: string): Verified | undefined => {

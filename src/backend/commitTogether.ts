@@ -1,0 +1,77 @@
+/** Showing small files under their final names, many at once: threads hash, write, sync and name them. */
+import { Effect, Result } from "effect"
+import { dirname } from "node:path"
+import { AlreadyExists, type BackendError, DigestMismatch, type Held, type Whole } from "../ports/Backend.ts"
+import { Sha256 } from "../ports/FileEntry.ts"
+import type { Committed } from "./fileOperations.ts"
+import { placeOf, prepare } from "./places.ts"
+import type { Local } from "./staged.ts"
+import { type Refused, refusedBy, toBackendError, unsafe } from "./systemCalls.ts"
+
+type Outcome = Result.Result<Held, DigestMismatch | AlreadyExists | BackendError>
+
+const refusal = ({ code, detail }: Refused): Committed => ({ _tag: "Refused", code, detail })
+
+const outcomeOf = ({ bytes, path, sha256 }: Whole, answer: Committed): Outcome => {
+  const failed = (cause: Refused): Outcome => Result.fail(toBackendError("commit", path)(cause))
+  switch (answer._tag) {
+    case "Placed":
+      return Result.succeed({ sha256, size: bytes.length, mtime: answer.mtime, inode: answer.inode })
+    case "Wrong":
+      return Result.fail(new DigestMismatch({ path, expected: sha256, actual: Sha256.make(answer.sha256) }))
+    case "Taken":
+      return answer.isFile
+        ? Result.fail(new AlreadyExists({ path }))
+        : failed(unsafe("something that is no file stands under its final name"))
+    case "Refused":
+      return failed(refusedBy(answer.code, answer.detail))
+  }
+}
+
+/** Gives what became of each, in their order. */
+export const commitTogether = Effect.fnUntraced(function*(
+  { fsync, roots, staging, threads }: Local,
+  files: ReadonlyArray<Whole>
+): Effect.fn.Return<ReadonlyArray<Outcome>> {
+  const answers = new Map<Whole, Committed>()
+
+  /** Commits what no answer stands in the way of. */
+  const commit = Effect.fnUntraced(function*(some: ReadonlyArray<{ readonly whole: Whole; readonly file: string }>) {
+    const commits = some.map(({ file, whole: { bytes, path, sha256 } }) => ({
+      bytes,
+      sha256,
+      staged: staging.freeName(path),
+      file
+    }))
+    const given = yield* Effect.result(threads.commit(commits))
+    some.forEach(({ whole }, n) => {
+      const answer = Result.isSuccess(given) ? given.success[n] : refusal(given.failure)
+      if (answer !== undefined) answers.set(whole, answer)
+    })
+  })
+
+  const placed: Array<{ readonly whole: Whole; readonly file: string }> = []
+  for (const whole of files) {
+    const place = yield* Effect.result(placeOf(roots, whole.path))
+    if (Result.isSuccess(place)) placed.push({ whole, file: place.success.file })
+    else answers.set(whole, refusal(place.failure))
+  }
+  if (placed.length > 0) yield* commit(placed)
+
+  const homeless = placed.filter(({ whole }) => {
+    const answer = answers.get(whole)
+    return answer?._tag === "Refused" && (answer.code === "ENOENT" || answer.code === "ENOTDIR")
+  })
+  const prepared = new Map<string, Result.Result<unknown, Refused>>()
+  for (const { file, whole } of homeless) {
+    const folder = dirname(file)
+    const found = prepared.get(folder) ?? (yield* Effect.result(prepare(roots, whole.path, fsync)))
+    prepared.set(folder, found)
+    if (Result.isFailure(found)) answers.set(whole, refusal(found.failure))
+  }
+  const again = homeless.filter(({ file }) => prepared.get(dirname(file))?._tag === "Success")
+  if (again.length > 0) yield* commit(again)
+
+  const none: Committed = { _tag: "Refused", code: "REFUSED", detail: "the thread gave no answer" }
+  return files.map((whole) => outcomeOf(whole, answers.get(whole) ?? none))
+}, Effect.uninterruptible)

@@ -1,0 +1,300 @@
+/** Small files that are pulled together: what goes together, and what becomes of each. */
+import { assert, describe, it } from "@effect/vitest"
+import { Deferred, Effect, Option, Queue } from "effect"
+import { TestClock } from "effect/testing"
+import * as InventoryMemory from "../../src/inventory/InventoryMemory.ts"
+import { type FetchTogether, PeerUnreachable, together } from "../../src/ports/FetchClient.ts"
+import { type FileEntry, NodeId, type Registered } from "../../src/ports/FileEntry.ts"
+import { Inventory, InventoryError } from "../../src/ports/Inventory.ts"
+import type { Peer } from "../../src/ports/PeerResolver.ts"
+import { PathLock } from "../../src/replication/PathLock.ts"
+import { Puller, type Receipt } from "../../src/replication/Puller.ts"
+import { entryOf } from "../support/entries.ts"
+import { bytesOf, dialled, Dials, fileOf, type NodeOptions, onNode, receiptsOf, textUnder } from "./node.ts"
+
+type Bodies = ReadonlyArray<Uint8Array | undefined>
+
+/** Peers that give several files at once, as the test says; what each was asked for, in order. */
+const bundling = (
+  answer: (peer: Peer, entries: ReadonlyArray<FileEntry>) => Effect.Effect<Bodies, PeerUnreachable>
+) => {
+  const asked: Array<{ readonly peer: string; readonly paths: ReadonlyArray<string> }> = []
+  const way = (peer: Peer): Option.Option<FetchTogether> =>
+    Option.some((entries, use) =>
+      Effect.suspend(() => {
+        asked.push({ peer: peer.id, paths: entries.map(({ path }) => path) })
+        return Effect.flatMap(answer(peer, entries), use)
+      })
+    )
+  return { asked, way }
+}
+
+const right = (_: Peer, entries: ReadonlyArray<FileEntry>) => Effect.succeed(entries.map(bytesOf))
+
+const files = (count: number, origin?: string): ReadonlyArray<Registered> =>
+  Array.from({ length: count }, (_, n) => fileOf(`db/${origin ?? "m"}/${n}`, n + 1, origin))
+
+/** What is owed before the node starts, which is paused: nothing happens before `resumed`. */
+const owing = (some: ReadonlyArray<Registered>, options: NodeOptions): NodeOptions => ({
+  queueSize: 1000,
+  smallWorkers: 28,
+  ...options,
+  before: Effect.flatMap(Inventory, (inventory) =>
+    Effect.andThen(
+      inventory.apply(some.map((file) => ({ _tag: "Owe", file, reason: "", due: 0 }))),
+      inventory.remember("paused", Option.some("by the test"))
+    ))
+})
+
+/** Lets the node begin. Gives its receipts, one at a time. */
+const resumed = Effect.gen(function*() {
+  const next = yield* receiptsOf
+  yield* (yield* Puller).resume("operator")
+  return next
+})
+
+/** Waits for a receipt of each of so many files. */
+const ends = Effect.fnUntraced(function*(next: Effect.Effect<Receipt>, count: number) {
+  const found = new Map<string, Receipt>()
+  while (found.size < count) {
+    const receipt = yield* next
+    found.set(receipt.file.entry.path, receipt)
+  }
+  return found
+})
+
+/** The node's whole run: the receipts of as many files. */
+const pulled = (count: number) => Effect.flatMap(resumed, (next) => ends(next, count))
+
+const areHere = Effect.fnUntraced(function*(some: ReadonlyArray<Registered>) {
+  const inventory = yield* Inventory
+  for (const { entry: { path } } of some) {
+    assert.isTrue(Option.isSome(yield* inventory.verified(path)), path)
+    assert.deepStrictEqual(yield* textUnder(path), Option.some(path))
+  }
+})
+
+const tags = (found: ReadonlyMap<string, Receipt>) => Array.from(found.values(), ({ _tag }) => _tag)
+
+describe("small files that are owed", () => {
+  const all = files(100)
+  const { asked, way } = bundling(right)
+  it.effect("come together, and nobody is asked for any of them alone", () =>
+    Effect.gen(function*() {
+      const found = yield* pulled(100)
+      assert.deepStrictEqual(new Set(tags(found)), new Set(["Pulled"]))
+      yield* areHere(all)
+      assert.deepStrictEqual(yield* dialled, [])
+      assert.strictEqual(asked.flatMap(({ paths }) => paths).length, 100)
+      assert.isBelow(asked.length, 10)
+      for (const { paths } of asked) assert.isAtMost(paths.length, together.files)
+      const stats = yield* (yield* Puller).stats
+      assert.deepInclude(stats, { pulled: 100, attempts: 100, failed: 0, queueDepth: 0, inFlight: 0 })
+      assert.strictEqual(stats.bytes, all.reduce((sum, { entry }) => sum + entry.size_bytes, 0))
+    }).pipe(onNode(owing(all, { together: way }))))
+
+  const large = Array.from({ length: 12 }, (_, n): Registered => ({
+    entry: entryOf(`db/large/${n}`, `${n}`.repeat(200_000).slice(0, 200_000), {
+      origin_node_id: NodeId.make("node-1")
+    }),
+    revision: fileOf("x", n + 1).revision
+  }))
+  const long = Array.from({ length: 12 }, (_, n) => fileOf(`${"a".repeat(200)}/`.repeat(10) + n, n + 20))
+  const cut = bundling((_, entries) =>
+    Effect.succeed(entries.map((entry) => {
+      const n = /large\/(\d+)/.exec(entry.path)?.[1]
+      return n === undefined ? bytesOf(entry) : Buffer.from(n.repeat(200_000).slice(0, 200_000))
+    }))
+  )
+  it.effect("are never more bytes together, nor a longer request, than a peer takes", () =>
+    Effect.gen(function*() {
+      const found = yield* pulled(24)
+      assert.deepStrictEqual(new Set(tags(found)), new Set(["Pulled"]))
+      const sizes = new Map([...large, ...long].map(({ entry }) => [String(entry.path), entry.size_bytes]))
+      for (const { paths } of cut.asked) {
+        assert.isAtMost(paths.reduce((sum, path) => sum + (sizes.get(path) ?? 0), 0), together.bytes)
+        assert.isAtMost(paths.join("").length, together.pathLength)
+      }
+      assert.isAbove(cut.asked.length, 4)
+    }).pipe(onNode(owing([...large, ...long], { together: cut.way }))))
+
+  const mixed = [...files(20, "node-1"), ...files(20, "node-2")]
+  const both = bundling(right)
+  it.effect("are asked of the peer that is best for each", () =>
+    Effect.gen(function*() {
+      yield* pulled(40)
+      yield* areHere(mixed)
+      for (const { paths, peer } of both.asked) assert.isTrue(paths.every((path) => path.startsWith(`db/${peer}/`)))
+    }).pipe(onNode(owing(mixed, { together: both.way, peers: ["node-1", "node-2"] }))))
+
+  const empty: Registered = {
+    ...fileOf("db/empty"),
+    entry: entryOf("db/empty", "", { origin_node_id: NodeId.make("node-1") })
+  }
+  const big: Registered = {
+    entry: { ...entryOf("db/big", "x"), size_bytes: together.fileBytes + 1, origin_node_id: NodeId.make("node-1") },
+    revision: fileOf("x", 5).revision
+  }
+  const never = bundling(right)
+  it.effect("go alone when they are empty, too large for it, or the only one", () =>
+    Effect.gen(function*() {
+      const found = yield* pulled(3)
+      assert.deepStrictEqual(["db/empty", "db/one", "db/big"].map((path) => found.get(path)?._tag), [
+        "Pulled",
+        "Pulled",
+        "Postponed"
+      ])
+      assert.deepStrictEqual(never.asked, [])
+    }).pipe(onNode(owing([empty, big, fileOf("db/one", 7)], { together: never.way, maxAttempts: 1 }))))
+})
+
+describe("of files that were to come together", () => {
+  const all = files(10)
+  const [gone = fileOf("x"), wrong = fileOf("y"), ...others] = all
+
+  const partly = bundling((_, entries) =>
+    Effect.succeed(entries.map((entry) =>
+      entry.path === gone.entry.path
+        ? undefined
+        : entry.path === wrong.entry.path
+        ? Buffer.from(bytesOf(entry)).reverse()
+        : bytesOf(entry)
+    ))
+  )
+  it.effect("what did not come, or not with the right bytes, is asked for alone", () =>
+    Effect.gen(function*() {
+      yield* pulled(10)
+      yield* areHere(all)
+      const { all: dials } = yield* Dials
+      assert.sameMembers(dials.map(({ path }) => path), [gone.entry.path, wrong.entry.path])
+      assert.strictEqual(partly.asked.flatMap(({ paths }) => paths).length, 10)
+    }).pipe(onNode(owing(all, { together: partly.way }))))
+
+  const silent = bundling((peer, [entry]) =>
+    Effect.fail(new PeerUnreachable({ peer: peer.id, path: (entry ?? gone.entry).path, detail: "silent" }))
+  )
+  it.effect("all are asked of the next peer when the first says nothing", () =>
+    Effect.gen(function*() {
+      yield* pulled(10)
+      yield* areHere(all)
+      assert.deepStrictEqual(new Set(yield* dialled), new Set(["node-2"]))
+    }).pipe(onNode(owing(all, {
+      together: (peer) => peer.id === "node-1" ? silent.way(peer) : Option.none(),
+      peers: ["node-1", "node-2"]
+    }))))
+
+  const broken = bundling(() => Effect.die(new Error("a defect of the client's")))
+  it.effect("all go alone behind a defect", () =>
+    Effect.gen(function*() {
+      yield* pulled(10)
+      yield* areHere(all)
+      assert.strictEqual((yield* dialled).length, 10)
+    }).pipe(onNode(owing(all, { together: broken.way }))))
+
+  const full = bundling(right)
+  it.effect("none is asked for when there is no room for all; those for which there is go alone", () =>
+    Effect.gen(function*() {
+      yield* pulled(1)
+      assert.deepStrictEqual(full.asked, [])
+    }).pipe(onNode(owing(all, { together: full.way, minFreeBytes: 4 * 1024 ** 3 - 20 }))))
+
+  const held = bundling(right)
+  it.effect("one whose lock somebody holds waits for it alone", () =>
+    Effect.gen(function*() {
+      const locks = yield* PathLock
+      const taken = yield* Deferred.make<void>()
+      const open = yield* Deferred.make<void>()
+      yield* Effect.forkChild(
+        locks.withLock(gone.entry.path)(Effect.andThen(Deferred.succeed(taken, undefined), Deferred.await(open)))
+      )
+      yield* Deferred.await(taken)
+      const next = yield* resumed
+      const first = yield* ends(next, 9)
+      assert.isFalse(first.has(gone.entry.path))
+      yield* Deferred.succeed(open, undefined)
+      yield* ends(next, 1)
+      yield* areHere([gone, wrong, ...others])
+    }).pipe(onNode(owing(all, { together: held.way }))))
+
+  it.effect("one that was deleted meanwhile is not shown", () =>
+    Effect.gen(function*() {
+      const requested = yield* Queue.unbounded<void>()
+      const open = yield* Deferred.make<void>()
+      const late = bundling((peer, entries) =>
+        Effect.andThen(
+          Effect.andThen(Queue.offer(requested, undefined), Deferred.await(open)),
+          right(peer, entries)
+        )
+      )
+      yield* Effect.gen(function*() {
+        const next = yield* resumed
+        yield* Queue.take(requested)
+        const { path } = gone.entry
+        const inventory = yield* Inventory
+        yield* inventory.apply([{ _tag: "Forget", path, revision: fileOf("x", 99).revision, due: 0 }])
+        yield* (yield* Puller).withdraw(path)
+        yield* Deferred.succeed(open, undefined)
+        const found = yield* ends(next, 10)
+        assert.strictEqual(found.get(path)?._tag, "Withdrawn")
+        assert.deepStrictEqual(yield* textUnder(path), Option.none())
+        yield* areHere([wrong, ...others])
+        assert.deepInclude(yield* (yield* Puller).stats, { pulled: 9, inFlight: 0 })
+      }).pipe(onNode(owing(all, { together: late.way })))
+    }))
+
+  it.effect("all stay owed while they can't be recorded, and are taken from the disk when they can", () =>
+    Effect.gen(function*() {
+      const inventory = yield* Inventory
+      let refusing = true
+      const refusal = new InventoryError({ operation: "settle", detail: "the disk is full" })
+      const orRefused = <A>(effect: Effect.Effect<A, InventoryError>) =>
+        Effect.suspend((): Effect.Effect<A, InventoryError> => refusing ? Effect.fail(refusal) : effect)
+      const failing = Inventory.of({
+        ...inventory,
+        settleTogether: (settlements) => orRefused(inventory.settleTogether(settlements)),
+        remember: (name, text) =>
+          name === "probe" ? orRefused(inventory.remember(name, text)) : inventory.remember(name, text)
+      })
+      const unrecorded = bundling(right)
+      yield* Effect.gen(function*() {
+        const next = yield* resumed
+        while (!(yield* (yield* Puller).paused).includes("inventory")) yield* Effect.yieldNow
+        assert.strictEqual((yield* inventory.progress).owed.files, 10)
+        refusing = false
+        const passing = Effect.forever(Effect.andThen(TestClock.adjust("1 second"), Effect.yieldNow))
+        const found = yield* Effect.raceFirst(ends(next, 10), passing)
+        assert.deepStrictEqual(new Set(tags(found)), new Set(["Skipped"]))
+        yield* areHere(all)
+        assert.deepStrictEqual(yield* dialled, [])
+        assert.strictEqual(unrecorded.asked.flatMap(({ paths }) => paths).length, 10)
+      }).pipe(onNode(owing(all, { together: unrecorded.way, inventory: failing })))
+    }).pipe(Effect.provide(InventoryMemory.layer)))
+
+  it.effect("none begins while pulls are paused, and none is lost", () =>
+    Effect.gen(function*() {
+      const { asked, way } = bundling(right)
+      yield* Effect.gen(function*() {
+        yield* TestClock.adjust("1 hour")
+        assert.deepStrictEqual(asked, [])
+        assert.deepInclude(yield* (yield* Puller).stats, { pulled: 0, failed: 0, attempts: 0 })
+        yield* pulled(10)
+        yield* areHere(all)
+      }).pipe(onNode(owing(all, { together: way })))
+    }))
+
+  it.effect("none stays behind when the node stops while they are on their way; all are owed still", () =>
+    Effect.gen(function*() {
+      const inventory = yield* Inventory
+      const requested = yield* Queue.unbounded<void>()
+      const interrupted = yield* Queue.unbounded<void>()
+      const { way } = bundling(() =>
+        Effect.andThen(Queue.offer(requested, undefined), Effect.never).pipe(
+          Effect.onInterrupt(() => Queue.offer(interrupted, undefined))
+        )
+      )
+      yield* Effect.andThen(resumed, Queue.take(requested)).pipe(onNode(owing(all, { together: way, inventory })))
+      yield* Queue.take(interrupted)
+      assert.strictEqual((yield* inventory.progress).owed.files, 10)
+      assert.strictEqual(yield* inventory.failed, 0)
+    }).pipe(Effect.provide(InventoryMemory.layer)))
+})
