@@ -77,8 +77,8 @@ class Outlived extends Schema.TaggedError<Outlived>()("Outlived", {}) {
   }
 }
 
-/** 8 MiB: enough that small files, fetched one after another by a few workers, allocate nothing. */
-const pooledBuffers = 32
+/** 16 MiB: enough that small files, fetched one after another by a few workers, allocate nothing. */
+const pooledBuffers = 16
 
 const make = Effect.fnUntraced(function*(options: Options) {
   const { pull } = yield* RateLimits

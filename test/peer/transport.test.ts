@@ -44,7 +44,7 @@ describe("dial", () => {
       )
       const given = yield* Deferred.make<{ readonly sockets: number; readonly closed: number }>()
       const pool: ReceiveBuffers.BufferPool = {
-        take: () => Buffer.alloc(256 * 1024),
+        take: () => Buffer.alloc(1024 * 1024),
         give: () => Deferred.doneUnsafe(given, Effect.succeed({ sockets, closed }))
       }
       const { peer } = yield* rawPeer((socket) => socket.write("abc"))

@@ -9,10 +9,10 @@
  * free buffer is about to become the current one, and goes on when another is free again.
  */
 
-const bufferBytes = 256 * 1024
+const bufferBytes = 1024 * 1024
 const buffersPerConnection = 4
 /** A buffer with less room than this is not filled further. */
-const leastRoom = 64 * 1024
+const leastRoom = 256 * 1024
 
 /** Buffers of closed connections, kept for the next ones: short fetches would allocate more than they receive. */
 export interface BufferPool {
@@ -20,7 +20,7 @@ export interface BufferPool {
   readonly give: (buffers: ReadonlyArray<Uint8Array>) => void
 }
 
-/** Keeps at most `limit` buffers of 256 KiB. */
+/** Keeps at most `limit` buffers of 1 MiB. */
 export const makePool = (limit: number): BufferPool => {
   const spare: Array<Uint8Array> = []
   return {
