@@ -8,9 +8,8 @@
  * The layer's scope stops it: no new connections at once, bodies in flight get two seconds, then every socket is
  * destroyed.
  */
-import { Clock, Context, DateTime, Effect, Layer, Option, type Redacted, type Result, Schema } from "effect"
-import { Backend, type BackendError } from "../ports/Backend.ts"
-import type { ByteSink } from "../ports/ByteSink.ts"
+import { Clock, Context, DateTime, Effect, Layer, Option, type Redacted, Schema } from "effect"
+import type { Backend } from "../ports/Backend.ts"
 import { NodeId } from "../ports/FileEntry.ts"
 import type { Inventory } from "../ports/Inventory.ts"
 import type { Manifest } from "../ports/Manifest.ts"
@@ -18,7 +17,7 @@ import { Membership } from "../ports/Membership.ts"
 import * as Metrics from "../telemetry/Metrics.ts"
 import * as Traces from "../telemetry/Traces.ts"
 import * as Admission from "./Admission.ts"
-import { acceptance, keepsAlive, refusal, Refused, type Signer } from "./answers.ts"
+import { keepsAlive, refusal, Refused, type Signer } from "./answers.ts"
 import {
   authenticateBundle,
   authenticateFetch,
@@ -28,17 +27,17 @@ import {
   type Verdict,
   windowSeconds
 } from "./authenticate.ts"
-import { throttled } from "./bodies.ts"
 import { makeFrameReader } from "./frames.ts"
 import * as Grants from "./grants.ts"
 import * as Frame from "./protocol/Frame.ts"
 import * as Messages from "./protocol/Messages.ts"
 import * as NonceCache from "./protocol/NonceCache.ts"
-import { laneOf, RateLimits } from "./RateLimits.ts"
+import { RateLimits } from "./RateLimits.ts"
 import * as Bundles from "./serveBundle.ts"
+import * as Files from "./serveFile.ts"
 import * as Strikes from "./Strikes.ts"
 import * as Takers from "./Takers.ts"
-import { type Connection, ConnectionLost, makeProgress, pieceBytes, type Progress } from "./transport/Connection.ts"
+import type { Connection } from "./transport/Connection.ts"
 import { type Accepted, type Bound, listen, type ListenFailed } from "./transport/listen.ts"
 import { follow, type ReadIdentity, type TlsInvalid } from "./transport/Tls.ts"
 
@@ -119,7 +118,6 @@ const makeHandler = Effect.fnUntraced(function*(
   strikes: Strikes.Strikes
 ) {
   const grants = yield* Grants.make
-  const backend = yield* Backend
   const membership = yield* Membership
   const limits = yield* RateLimits
   const takers = Takers.make()
@@ -130,87 +128,18 @@ const makeHandler = Effect.fnUntraced(function*(
     nodeId: membership.self.id,
     secret: configuredSecrets(options.secret, undefined)[0]
   }
-  const bundles = yield* Bundles.make({ signer, grants, serveTimeoutMillis: options.serveTimeoutMillis })
-  const answerMillis = options.answerTimeoutMillis ?? 10_000
+  const { serveTimeoutMillis } = options
+  const reply = Files.replying(options.answerTimeoutMillis ?? 10_000)
+  const files = yield* Files.make({ signer, serveTimeoutMillis, reply })
+  const bundles = yield* Bundles.make({ signer, grants, serveTimeoutMillis })
   const idleMillis = options.idleTimeoutMillis ?? 60_000
   const nowSeconds = Effect.map(Clock.currentTimeMillis, (millis) => Math.floor(millis / 1000))
-
-  /** Sends an answer that no body follows. Whoever takes none would hold a place among the connections for ever. */
-  const reply = Effect.fnUntraced(function*(
-    connection: Connection,
-    encoded: Result.Result<Uint8Array, Frame.FrameTooLong>
-  ) {
-    yield* connection.write(yield* Effect.fromResult(encoded)).pipe(
-      Effect.timeoutOrElse({
-        duration: answerMillis,
-        orElse: () => Effect.fail(new ConnectionLost({ detail: `it took no answer for ${answerMillis} ms` }))
-      })
-    )
-  })
 
   const offend = ({ place }: Session, what: string) => strikes.note(place.address, `closed a connection: ${what}`)
 
   // -------------------------------------------------------------------------------------------------------------------
-  // Fetch: the checks, then the body
+  // Fetch: the checks, then one body or a bundle
   // -------------------------------------------------------------------------------------------------------------------
-
-  /**
-   * Sends the answer and the body; `onSent` is told of its bytes once they have gone out. Nothing has been sent when it
-   * fails with `Refused`.
-   */
-  const send = Effect.fnUntraced(
-    function*(
-      connection: Connection,
-      request: Messages.FetchFile,
-      granted: Grants.Granted,
-      onSent: (bytes: number) => void
-    ) {
-      const { entry, length, offset } = granted
-      const encoded = Messages.encodeFetchFileAck(acceptance(signer, request, {
-        length,
-        offset,
-        sha256: entry.sha256,
-        bundles: limits.serve.bytesPerSecond() === 0
-      }))
-      if (length === 0) return yield* reply(connection, encoded)
-
-      const ack = yield* Effect.fromResult(encoded)
-      const progress = yield* makeProgress(options.serveTimeoutMillis)
-      const bodyProgress: Progress = {
-        ...progress,
-        end: (moved) => {
-          progress.end(moved)
-          onSent(moved)
-        }
-      }
-      const body = throttled(limits, yield* laneOf(entry), connection, bodyProgress)
-      let begun = false
-      // The answer goes out with the first bytes: a disk that fails before them still gives a clear refusal.
-      const begin = (chunk: Uint8Array) => {
-        begun = true
-        return chunk.length <= pieceBytes && limits.serve.bytesPerSecond() === 0
-          ? connection.write(Buffer.concat([ack, chunk]), bodyProgress)
-          : Effect.andThen(connection.write(ack, progress), body(chunk))
-      }
-      const sink: ByteSink<ConnectionLost> = {
-        write: (chunk) =>
-          Effect.andThen(
-            Effect.suspend(() => begun ? body(chunk) : begin(chunk)),
-            Metrics.sent(request.node_id, chunk.length)
-          )
-      }
-      const refuse = (error: BackendError): Effect.Effect<never, BackendError | Refused> =>
-        begun
-          ? Effect.fail(error)
-          : Effect.fail(
-            new Refused({ code: error.reason === "NotFound" ? "not_found" : "backend", reason: error.message })
-          )
-      yield* backend.read(entry.path, offset, length, sink).pipe(
-        Effect.catchTag("BackendError", refuse),
-        Effect.raceFirst(progress.watch)
-      )
-    }
-  )
 
   /** Runs the sending of a body when there is a place for it. */
   const withPlace = <E>(sending: Effect.Effect<void, E>) =>
@@ -248,7 +177,7 @@ const makeHandler = Effect.fnUntraced(function*(
     const granted = yield* grants.one(request)
     yield* Takers.whileTaking(takers, request, granted, (onSent) =>
       withPlace(
-        send(session.connection, request, granted, onSent).pipe(
+        files.serve(session.connection, request, granted, onSent).pipe(
           Traces.serving([granted.entry], membership.self.id, request.node_id, granted.offset)
         )
       ))
