@@ -283,6 +283,7 @@ export const start = Effect.fnUntraced(function*(
     place.known = {}
     parked.add(place, bytes)
     holdForRoom()
+    yield* wakeIfRoom
   })
 
   const unpark = Effect.gen(function*() {

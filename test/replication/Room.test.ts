@@ -98,6 +98,33 @@ describe("a file that has no room on the disk", () => {
     })
   })
 
+  it.effect("makes room in the queue for what waits behind it, whatever else is in flight", () => {
+    const { backend } = makeDisk(50)
+    return Effect.gen(function*() {
+      const open = yield* Deferred.make<void>()
+      const script: Script = (peer, entry, offset, sink) =>
+        Effect.andThen(entry.path === "db/slow" ? Deferred.await(open) : Effect.void, sends(peer, entry, offset, sink))
+      const owed = [
+        sized("db/slow", 10, 10),
+        ...[11, 12, 13].map((n) => sized(`db/large-${n}`, 60, n)),
+        ...[1, 2, 3].map((n) => sized(`db/small-${n}`, 10, n))
+      ]
+      yield* Effect.gen(function*() {
+        const puller = yield* Puller
+        const receipts = yield* receiptsOf
+        yield* puller.pause("operator")
+        // What else wakes the feed at a start is over by then.
+        yield* TestClock.adjust("10 minutes")
+        yield* (yield* Inventory).apply(owed.map((file) => ({ _tag: "Owe", file, reason: "", due: 0 })))
+        yield* puller.offer(owed)
+        yield* puller.resume("operator")
+        for (let n = 0; n < 3; n++) assert.include((yield* receipts).file.entry.path, "db/small")
+        yield* Deferred.succeed(open, undefined)
+        assert.strictEqual((yield* receipts).file.entry.path, "db/slow")
+      }).pipe(onNode({ backend, script }))
+    })
+  })
+
   it.effect("is no debt of anybody once it was deleted, and its place is free", () => {
     const { backend } = makeDisk(10)
     return Effect.gen(function*() {
