@@ -32,7 +32,7 @@ import * as Messages from "./protocol/Messages.ts"
 import { laneOf, RateLimits } from "./RateLimits.ts"
 import { refusalOf } from "./refusals.ts"
 import { sharedBytes } from "./Takers.ts"
-import { type Connection, makeProgress } from "./transport/Connection.ts"
+import { type Connection, makeProgress, pieceBytes } from "./transport/Connection.ts"
 import * as ReceiveBuffers from "./transport/ReceiveBuffers.ts"
 import { follow, type ReadIdentity, type TlsInvalid } from "./transport/Tls.ts"
 import * as Turns from "./Turns.ts"
@@ -217,10 +217,13 @@ const make = Effect.fnUntraced(function*(options: Options) {
           if (received + bytes.length > length) {
             return yield* new ProtocolViolation({ ...asked, detail: `it sends more than the ${length} bytes it said` })
           }
-          if (bytes.length > 0) {
+          // With a limit in pieces: what was registered just now waits behind one piece of another file at most.
+          const most = pull.bytesPerSecond() === 0 ? bytes.length : pieceBytes
+          for (let at = 0; at < bytes.length; at += most) {
+            const piece = bytes.subarray(at, at + most)
             // What is not read yet holds the peer back.
-            yield* pull.take(bytes.length, lane)
-            yield* sink.write(bytes)
+            yield* pull.take(piece.length, lane)
+            yield* sink.write(piece)
           }
           received += bytes.length
           if (received === length) return
