@@ -66,14 +66,15 @@ const cluster = Effect.fnUntraced(function*(
   ).pipe(Effect.map(({ stats }) => stats.peakRss))
   const writer = yield* startNode(setup)
   let born = 0
-  /** Starts a reader and uses it. */
-  const withReader = <A>(use: (reader: Node) => Effect.Effect<A, ProcessFailed>) => {
-    const name = `reader-${born++}`
-    const folder = join(home, name)
-    return Effect.scoped(
-      Effect.flatMap(startNode({ ...base, ...tls, name, role: "reader", folder }), use)
-    ).pipe(Effect.ensuring(removed(folder, options.fileBytes ?? Infinity)))
-  }
+  /** Starts a fresh reader and uses it. */
+  const withReader = <A>(use: (reader: Node) => Effect.Effect<A, ProcessFailed>) =>
+    Effect.suspend(() => {
+      const name = `reader-${born++}`
+      const folder = join(home, name)
+      return Effect.scoped(
+        Effect.flatMap(startNode({ ...base, ...tls, name, role: "reader", folder }), use)
+      ).pipe(Effect.ensuring(removed(folder, options.fileBytes ?? Infinity)))
+    })
   return { home, writer, publishing, withReader, base, tls }
 })
 

@@ -237,7 +237,7 @@ export const layerRoom = fromConfig((settings) => Effect.succeed(Room.layer({ mi
  * Small files are pulled by many more at once: what is asked of the peers, the disk and the inventory for them goes
  * together. The client sees to it that no peer is asked for too many bodies at once.
  */
-const smallWorkers = (workers: number): number => workers === 1 ? 0 : Math.max(0, 32 - workers)
+const smallWorkers = (workers: number): number => workers === 1 ? 0 : Math.max(0, Math.min(32 * workers, 128) - workers)
 
 const puller = fromConfig((settings) =>
   Effect.succeed(Puller.layer({

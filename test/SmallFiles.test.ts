@@ -33,8 +33,8 @@ describe("many small files that are owed at once", () => {
       assert.deepInclude(yield* puller.stats, { pulled: 300, failed: 0, inFlight: 0 })
       const times = (name: string) => names.filter((each) => each === name).length
       assert.strictEqual(times("replicate"), 300)
-      // What goes alone has a span of its transfer: what came before the first answer, and a few behind.
-      assert.isBelow(times("transfer"), 100)
+      // What goes alone has a span of its transfer: what workers took up before the first answer, and a few behind.
+      assert.isBelow(times("transfer"), 200)
       assert.isAbove(times("transfer"), 0)
     }))
 })

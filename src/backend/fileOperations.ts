@@ -220,9 +220,9 @@ const giveName = ({ file, staged }: Commit): void => {
 
 /** Hashes, writes and names one file; its folder is not durable yet. */
 const show = (commit: Commit, sync: boolean): Committed => {
-  const sha256 = hash("sha256", commit.bytes)
-  if (sha256 !== commit.sha256) return { _tag: "Wrong", sha256 }
   try {
+    const sha256 = hash("sha256", commit.bytes)
+    if (sha256 !== commit.sha256) return { _tag: "Wrong", sha256 }
     mustBeStraight(dirname(commit.file))
     return using(fs.openSync(commit.staged, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, 0o644), (fd): Committed => {
       const { bytes } = commit
@@ -246,6 +246,14 @@ const show = (commit: Commit, sync: boolean): Committed => {
   }
 }
 
+const drop = (name: string): void => {
+  try {
+    fs.unlinkSync(name)
+  } catch {
+    // It never came to be, was renamed, or is dropped or found by the next start.
+  }
+}
+
 /**
  * Gives many small files their final names, each written, synced and named as any other: never over another file. A
  * folder that several of them share is synced once, and no name in staging goes before that.
@@ -263,14 +271,13 @@ const commit = (commits: ReadonlyArray<Commit>, sync: boolean): ReadonlyArray<Co
       }
     }
   }
-  for (const { staged } of commits) {
-    try {
-      fs.unlinkSync(staged)
-    } catch {
-      // It never came to be, was renamed, or is dropped by the next start.
-    }
-  }
-  return shown.map((each, n) => each._tag === "Placed" ? failed.get(dirname(commits[n]?.file ?? "")) ?? each : each)
+  return commits.map(({ file, staged }, n) => {
+    const refusal = shown[n]?._tag === "Placed" ? failed.get(dirname(file)) : undefined
+    // A name that may not last is none.
+    if (refusal !== undefined) drop(file)
+    drop(staged)
+    return refusal ?? shown[n] ?? { _tag: "Refused", code: "REFUSED", detail: "nothing became of it" }
+  })
 }
 
 export const operations = { absent, commit, differing, read, readTogether }

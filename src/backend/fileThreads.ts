@@ -25,7 +25,7 @@ export interface FileThreads {
   ) => Effect.Effect<{ readonly bytes: Uint8Array; readonly unread: ReadonlyArray<Unread> }, Refused>
   /**
    * Gives small files their final names. Gives what became of each, in their order: refused with `ENOENT` is one whose
-   * folder does not exist.
+   * folder does not exist. Nobody is at work on any of their bytes when it ends.
    */
   readonly commit: (commits: ReadonlyArray<Commit>) => Effect.Effect<ReadonlyArray<Committed>, Refused>
 }
@@ -127,9 +127,11 @@ export const make = Effect.fnUntraced(function*(roots: Roots, sync: boolean): Ef
       const waiting = commits.map((commit): Waiting => ({ commit, done: Deferred.makeUnsafe() }))
       const left = yield* Queue.offerAll(queue, waiting)
       if (left.length > 0) return yield* refusedBy("REFUSED", "the backend is closed")
-      // Whoever asked may use the memory of the bytes again as soon as this ends: nobody is at work on any of them then.
-      const answers = yield* Effect.forEach(waiting, ({ done }) => Effect.exit(Deferred.await(done)))
-      return yield* Effect.all(answers)
+      const refusal = ({ code, detail }: Refused): Committed => ({ _tag: "Refused", code, detail })
+      return yield* Effect.forEach(
+        waiting,
+        ({ done }) => Deferred.await(done).pipe(Effect.catchTag("Refused", (error) => Effect.succeed(refusal(error))))
+      )
     }, Effect.uninterruptible)
   }
 })

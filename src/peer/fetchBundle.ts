@@ -44,8 +44,9 @@ export interface Bundles {
   readonly heard: (peer: Peer, takesBundles: boolean) => void
 }
 
-/** A peer that failed a bundle is asked for none for so long, milliseconds. */
-const restMillis = 60_000
+/** A peer that failed a bundle is asked for none for so long, milliseconds; twice as long each time, until one comes. */
+const firstRest = 60_000
+const longestRest = 3_600_000
 /** Memory of so many bundles is kept between them. */
 const manySpare = 4
 /** More peers than any cluster has; the oldest are forgotten beyond. */
@@ -54,8 +55,8 @@ const manyPeers = 4096
 export const make = Effect.fnUntraced(function*(options: Options) {
   const { connections, millis, secrets } = options
   const clock = yield* Clock.Clock
-  /** Those that take bundles, and from when on they may be asked for the next, milliseconds. */
-  const takers = new Map<string, number>()
+  /** What peers have said, and from when on those that failed may be asked for the next, milliseconds. */
+  const known = new Map<string, { takes: boolean; rest: number; restsUntil: number }>()
 
   const requestFor = Effect.fnUntraced(function*(entries: ReadonlyArray<FileEntry>) {
     const { clusterName, nodeId } = options
@@ -160,10 +161,14 @@ export const make = Effect.fnUntraced(function*(options: Options) {
 
   const fetch = Effect.fnUntraced(
     function*(peer: Peer, entries: Entries, memory: Uint8Array) {
-      const files = yield* exchange(peer, entries, memory, false)
-      if (files !== undefined) return files
-      yield* connections.drop(peer)
-      return (yield* exchange(peer, entries, memory, true)) ?? []
+      let files = yield* exchange(peer, entries, memory, false)
+      if (files === undefined) {
+        yield* connections.drop(peer)
+        files = yield* exchange(peer, entries, memory, true)
+      }
+      const about = known.get(keyOf(peer))
+      if (about !== undefined) about.rest = 0
+      return files ?? []
     },
     (effect, peer, [{ path }]) =>
       effect.pipe(Effect.catchTag(
@@ -172,8 +177,13 @@ export const make = Effect.fnUntraced(function*(options: Options) {
           ReadonlyArray<Uint8Array | undefined>,
           PeerUnreachable
         > {
-          const key = keyOf(peer)
-          if (takers.has(key)) takers.set(key, clock.currentTimeMillisUnsafe() + restMillis)
+          const about = known.get(keyOf(peer))
+          const now = clock.currentTimeMillisUnsafe()
+          // Several may have been on their way: it has failed once.
+          if (about !== undefined && about.restsUntil <= now) {
+            about.rest = Math.min(longestRest, Math.max(firstRest, 2 * about.rest))
+            about.restsUntil = now + about.rest
+          }
           if (silent) return yield* new PeerUnreachable({ peer: peer.id, path, detail: message })
           yield* Effect.logDebug(`no bundle from ${peer.id}, so files are asked for one by one: ${message}`)
           return []
@@ -197,18 +207,18 @@ export const make = Effect.fnUntraced(function*(options: Options) {
 
   const bundles: Bundles = {
     together: (peer) => {
-      const from = takers.get(keyOf(peer))
-      return from !== undefined && from <= clock.currentTimeMillisUnsafe() && options.allowed()
-        ? Option.some(ask(peer))
-        : Option.none()
+      const about = known.get(keyOf(peer))
+      const may = about?.takes === true && about.restsUntil <= clock.currentTimeMillisUnsafe() && options.allowed()
+      return may ? Option.some(ask(peer)) : Option.none()
     },
-    heard: (peer, takesBundles) => {
+    heard: (peer, takes) => {
       const key = keyOf(peer)
-      if (!takesBundles) return void takers.delete(key)
-      if (takers.has(key)) return
-      const oldest = takers.size < manyPeers ? undefined : takers.keys().next().value
-      if (oldest !== undefined) takers.delete(oldest)
-      takers.set(key, 0)
+      const about = known.get(key)
+      // Whatever it says now, it rests as long as it has to.
+      if (about !== undefined) return void (about.takes = takes)
+      const oldest = known.size < manyPeers ? undefined : known.keys().next().value
+      if (oldest !== undefined) known.delete(oldest)
+      known.set(key, { takes, rest: 0, restsUntil: 0 })
     }
   }
   return bundles

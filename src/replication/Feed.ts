@@ -41,8 +41,6 @@ export interface Place {
   answers?: ReadonlyArray<PeerAnswer>
   /** Why it had no room on the disk when that was last tried. */
   noRoom: string
-  /** It did not come together with others. */
-  alone: boolean
 }
 
 export interface FeedStats
@@ -65,7 +63,9 @@ export interface Feed extends Pick<Lanes<Place>, "take" | "hasNew"> {
   /** Whoever took it has ended with it, and has not put it beside the queue. */
   readonly giveBack: (place: Place) => Effect.Effect<void>
   /** Whoever took it could not pull it together with others: it keeps its place, and waits again. */
-  readonly requeue: (place: Place) => void
+  readonly requeue: (place: Place) => Effect.Effect<void>
+  /** Whoever took it keeps it for a while, beside the queue: more is read for the room that it leaves. */
+  readonly keep: Effect.Effect<void>
   /** Whoever took it found no room for it: it keeps its place, and is queued again once there is room. */
   readonly park: (place: Place, noRoom: NoRoom) => Effect.Effect<void>
   /** Whether a file may be left to others, who take it first. */
@@ -148,7 +148,7 @@ export const start = Effect.fnUntraced(function*(
       counts.skippedDuplicate++
       return "SkippedDuplicate"
     }
-    const taken: Place = { file, lane, withdrawn: Deferred.makeUnsafe(), known, noRoom: "", alone: false }
+    const taken: Place = { file, lane, withdrawn: Deferred.makeUnsafe(), known, noRoom: "" }
     places.set(path, taken)
     if (!admit(taken)) {
       drop(taken)
@@ -307,11 +307,16 @@ export const start = Effect.fnUntraced(function*(
     }),
     skip,
     giveBack,
-    requeue: (place) => {
-      place.alone = true
-      place.known = {}
-      if (!admit(place)) drop(place)
-    },
+    requeue: (place) =>
+      Effect.andThen(
+        Effect.sync(() => {
+          // So it goes alone: only what is known to be absent goes together.
+          place.known = {}
+          if (!admit(place)) drop(place)
+        }),
+        wakeIfRoom
+      ),
+    keep: wakeIfRoom,
     park,
     mayWait: aside.mayWait,
     setAside: (place, others) => {

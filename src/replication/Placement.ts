@@ -20,12 +20,12 @@ export class Placement extends Context.Service<Placement, {
     staged: Staged
   ) => Effect.Effect<Placed, DigestMismatch | BackendError | InventoryError>
   /**
-   * Shows many small files at once. Gives what became of each, in their order; nothing of those that have to go the way
-   * of `place`, which tells why.
+   * Shows many small files at once. Gives what became of each, in their order: `Wrong` are bytes of another digest, and
+   * nothing became of those that have to go the way of `place`, which tells why.
    */
   readonly placeTogether: (
     files: ReadonlyArray<{ readonly file: Registered; readonly bytes: Uint8Array }>
-  ) => Effect.Effect<ReadonlyArray<Placed | undefined>, InventoryError>
+  ) => Effect.Effect<ReadonlyArray<Placed | "Wrong" | undefined>, InventoryError>
   /**
    * Takes a file that already lies under the path, when its bytes are the right ones; they are hashed to know, unless
    * the file is still as it was when it was hashed as `hashed`. Others are set aside. `none`: nothing right lies there.
@@ -103,11 +103,17 @@ export const layer: Layer.Layer<Placement, never, Backend | Inventory | PathLock
               return outcome?._tag === "Success" ? [{ file, held: outcome.success }] : []
             })
             const settled = yield* inventory.settleTogether(shown)
-            const placed = new Map<FilePath, Placed>()
+            const placed = new Map<FilePath, Placed | "Wrong">()
+            for (const [n, { file }] of mine.entries()) {
+              const outcome = outcomes[n]
+              if (outcome?._tag === "Failure" && outcome.failure._tag === "DigestMismatch") {
+                placed.set(file.entry.path, "Wrong")
+              }
+            }
             for (const [n, { file: { entry: { path } } }] of shown.entries()) {
               placed.set(path, settled[n] === true ? "Placed" : "Withdrawn")
               if (settled[n] === true) continue
-              // If it stays, it does as what was deleted: a debt of its own.
+              // Where the path is still to be unlinked, that is tried again.
               yield* backend.remove(path).pipe(Effect.catch((error) => Effect.logError(error.message)))
             }
             return files.map(({ file }) => placed.get(file.entry.path))

@@ -47,9 +47,7 @@ export class Puller extends Context.Service<Puller, {
   readonly receipts: Effect.Effect<Stream.Stream<Receipt>, never, Scope.Scope>
 }>()("file-replication/Puller") {}
 
-export interface PullerOptions extends Workers.WorkersOptions {
-  readonly queueSize: number
-}
+export type PullerOptions = Workers.WorkersOptions
 
 export const layer = (
   options: PullerOptions
@@ -78,6 +76,7 @@ export const layer = (
         withdraw: (path) =>
           Effect.sync(() => {
             const file = feed.withdraw(path)
+            workers.withdraw(path)
             if (file !== undefined) PubSub.publishUnsafe(receipts, { _tag: "Withdrawn", file })
           }),
         pause: pauses.pause,

@@ -6,6 +6,7 @@
 import { Clock, Deferred, Effect, FiberSet, Latch, Option } from "effect"
 import { FetchClient, type FetchTogether, together } from "../ports/FetchClient.ts"
 import { isLive, type NodeId } from "../ports/FileEntry.ts"
+import type { FilePath } from "../ports/FilePath.ts"
 import type { InventoryError, Owed } from "../ports/Inventory.ts"
 import { keyOf, type Peer, PeerResolver } from "../ports/PeerResolver.ts"
 import * as Metrics from "../telemetry/Metrics.ts"
@@ -32,17 +33,31 @@ export type Arrival =
 
 export interface Together {
   /**
-   * Takes over a file of which nothing is here and that was never tried, and waits while very many wait already. Gives
-   * whether it does: the file must be small, and the peer that comes first take such requests.
+   * Takes over a file of which nothing is here and that was never tried. Gives whether it does: the file must be small,
+   * the peer that comes first take such requests, and not too many wait for that one already.
    */
   readonly join: (traveller: Traveller) => Effect.Effect<boolean>
+  /** Lets go of a file that was withdrawn, unless it is on its way already. */
+  readonly withdraw: (path: FilePath) => void
+  /** How many were taken over, and are not on their way. */
+  readonly waiting: () => number
 }
 
 /** On their way from one peer at once: while some are asked for, others are shown, and others recorded. */
 const atOnce = 3
+/** One more for what was registered just now: it does not wait for what is caught up on. */
+const atOnceLive = atOnce + 1
 
-/** So many may wait, of all peers, before whoever brings more waits as well. */
-const manyWaiting = 2 * together.files
+/** So many wait for one peer at most, and so many times as many for all. */
+const mostWaiting = 16 * together.files
+const manyPeersWaiting = 4
+/** How long whoever brings more waits for a peer that has so many, milliseconds: one that sends makes room sooner. */
+const patienceMillis = 1000
+
+/** A peer that has sent wrong bytes is asked for nothing together for so long, milliseconds: alone it shows who it is. */
+const distrustMillis = 600_000
+/** More peers than any cluster has; what is known of the oldest is dropped beyond. */
+const manyPeers = 4096
 
 const withdrawn: Arrival = { _tag: "Withdrawn" }
 const alone: Arrival = { _tag: "Alone" }
@@ -55,6 +70,8 @@ type Travellers = readonly [Traveller, ...ReadonlyArray<Traveller>]
 interface Desk {
   readonly peer: Peer
   waiting: Array<Waiter>
+  /** Open while few wait. */
+  readonly few: Latch.Latch
   onTheirWay: number
   scheduled: boolean
 }
@@ -79,15 +96,25 @@ const fitting = (waiting: ReadonlyArray<Waiter>): number => {
   return end === -1 ? waiting.length : end
 }
 
+/** Pure. How many of those that wait were registered just now; they are the first. */
+const livingAmong = (waiting: ReadonlyArray<Waiter>): number => {
+  const end = waiting.findIndex(({ live }) => !live)
+  return end === -1 ? waiting.length : end
+}
+
 /**
  * `open` holds back what would begin while pulls are paused. `arrived` is told of each file that was taken over, once.
- * `onBack` is told of each peer that answers after it had failed, `onBytes` of bytes that came.
+ * `onBack` is told of each peer that answers after it had failed, `onWrong` of each whose bytes were wrong, `onBytes`
+ * of bytes that came.
  */
-export const make = Effect.fnUntraced(function*({ arrived, onBack, onBytes, open, reach }: {
+export const make = Effect.fnUntraced(function*({ arrived, onBack, onBytes, onWrong, open, queueSize, reach }: {
   readonly open: Effect.Effect<void>
+  /** No more wait for one peer than that. */
+  readonly queueSize: number
   readonly arrived: (traveller: Traveller, arrival: Arrival) => Effect.Effect<void>
   readonly reach: Reach
   readonly onBack: (peer: NodeId) => void
+  readonly onWrong: (peer: NodeId) => void
   readonly onBytes: (count: number) => void
 }) {
   const client = yield* FetchClient
@@ -97,8 +124,28 @@ export const make = Effect.fnUntraced(function*({ arrived, onBack, onBytes, open
   const clock = yield* Clock.Clock
   const run = yield* FiberSet.makeRuntime<never, void, never>()
   const desks = new Map<string, Desk>()
-  const few = Latch.makeUnsafe(true)
+  const distrusted = new Map<string, number>()
+  const manyWaiting = Math.min(mostWaiting, queueSize)
   let waiting = 0
+  // Sent, and held back by a pause.
+  let held = 0
+
+  /** How to ask a peer for several files now. */
+  const wayTo = (peer: Peer): FetchTogether | undefined =>
+    (distrusted.get(keyOf(peer)) ?? 0) > clock.currentTimeMillisUnsafe()
+      ? undefined
+      : Option.getOrUndefined(client.together?.(peer) ?? Option.none())
+
+  const wrong = Effect.fnUntraced(function*(peer: Peer, paths: ReadonlyArray<FilePath>) {
+    const oldest = distrusted.size < manyPeers ? undefined : distrusted.keys().next().value
+    if (oldest !== undefined) distrusted.delete(oldest)
+    distrusted.set(keyOf(peer), clock.currentTimeMillisUnsafe() + distrustMillis)
+    for (const path of paths) {
+      onWrong(peer.id)
+      yield* Metrics.mismatched(peer.id)
+      yield* Effect.logWarning(`${path}: ${peer.id} sent bytes with another sha256 than the manifest says`)
+    }
+  })
 
   /** Whom to ask for a file first. */
   const firstOf = ({ owed: { file: { entry } } }: Traveller) =>
@@ -116,19 +163,22 @@ export const make = Effect.fnUntraced(function*({ arrived, onBack, onBytes, open
     some: ReadonlyArray<Traveller>,
     bodies: ReadonlyArray<Uint8Array | undefined>
   ) {
-    if (reach.answered(peer)) onBack(peer.id)
     const came = some.flatMap((traveller, n) => {
       const bytes = bodies[n]
       return bytes === undefined ? [] : [{ traveller, file: traveller.owed.file, bytes }]
     })
+    // One that gives nothing may not even be who it should be.
+    if (came.length > 0 && reach.answered(peer)) onBack(peer.id)
     const length = came.reduce((sum, { bytes }) => sum + bytes.length, 0)
     onBytes(length)
     yield* Metrics.received(peer.id, length)
     const placed = yield* Effect.result(placement.placeTogether(came))
+    const lies = placed._tag === "Failure" ? [] : came.filter((_, n) => placed.success[n] === "Wrong")
+    if (lies.length > 0) yield* wrong(peer, lies.map(({ file }) => file.entry.path))
     return new Map(came.flatMap(({ bytes, traveller }, n): ReadonlyArray<readonly [Traveller, Arrival]> => {
       if (placed._tag === "Failure") return [[traveller, placed.failure]]
       const outcome = placed.success[n]
-      if (outcome === undefined) return []
+      if (outcome === undefined || outcome === "Wrong") return []
       const delivered = { from: Option.some(peer.id), bytes: bytes.length, placed: outcome }
       return [[traveller, { _tag: "Delivered", delivered }]]
     }))
@@ -153,16 +203,33 @@ export const make = Effect.fnUntraced(function*({ arrived, onBack, onBytes, open
       })
   )
 
-  const send = (desk: Desk, ask: FetchTogether, some: ReadonlyArray<Traveller>): void => {
+  const isGone = ({ place }: Traveller) => Deferred.isDoneUnsafe(place.withdrawn)
+
+  const tell = (each: Traveller, arrival: Arrival) =>
+    Effect.catchCause(
+      arrived(each, arrival),
+      (cause) => Effect.logError(`${entryOf(each).path}: what became of it could not be told`, cause)
+    )
+
+  const send = (desk: Desk, some: ReadonlyArray<Traveller>): void => {
     desk.onTheirWay++
+    held += some.length
     let arrivals = none
-    const isGone = ({ place }: Traveller) => Deferred.isDoneUnsafe(place.withdrawn)
+    const begin = () => {
+      held -= some.length
+      return Effect.void
+    }
     const pull = Effect.suspend(() => {
       const [first, ...others] = some.filter((each) => !isGone(each))
-      return first === undefined ? Effect.succeed(none) : pullAll(desk.peer, ask, [first, ...others])
+      // Much may have changed during a pause.
+      const ask = wayTo(desk.peer)
+      return first === undefined || ask === undefined
+        ? Effect.succeed(none)
+        : pullAll(desk.peer, ask, [first, ...others])
     })
     run(
-      Effect.andThen(open, pull).pipe(
+      Effect.ensuring(open, Effect.suspend(begin)).pipe(
+        Effect.andThen(pull),
         Effect.map((found) => void (arrivals = found)),
         Effect.catchDefect((defect) =>
           Effect.logError(`pulls of ${some.length} files together ended by a defect`, defect)
@@ -172,7 +239,7 @@ export const make = Effect.fnUntraced(function*({ arrived, onBack, onBytes, open
           schedule(desk)
           return Effect.forEach(
             some,
-            (each) => arrived(each, arrivals.get(each) ?? (isGone(each) ? withdrawn : alone)),
+            (each) => tell(each, arrivals.get(each) ?? (isGone(each) ? withdrawn : alone)),
             { discard: true }
           )
         }))
@@ -181,24 +248,28 @@ export const make = Effect.fnUntraced(function*({ arrived, onBack, onBytes, open
   }
 
   /** The first of those that wait. */
-  const take = (desk: Desk, count: number): ReadonlyArray<Traveller> => {
+  const take = (desk: Desk, count: number, from = 0): ReadonlyArray<Traveller> => {
     waiting -= count
-    if (waiting < manyWaiting) few.openUnsafe()
-    return desk.waiting.splice(0, count)
+    const taken = desk.waiting.splice(from, count)
+    if (desk.waiting.length < manyWaiting) desk.few.openUnsafe()
+    return taken
   }
 
   const leaveAlone = (some: ReadonlyArray<Traveller>): void => {
-    run(Effect.forEach(some, (each) => arrived(each, alone), { discard: true }))
+    run(Effect.forEach(some, (each) => tell(each, alone), { discard: true }))
   }
 
   const giveTurns = (desk: Desk): void => {
-    const ask = Option.getOrUndefined(client.together?.(desk.peer) ?? Option.none())
+    const takes = wayTo(desk.peer) !== undefined
     while (desk.waiting.length > 0) {
-      const count = fitting(desk.waiting)
-      if (ask === undefined) leaveAlone(take(desk, desk.waiting.length))
-      else if (count > 1 && desk.onTheirWay < atOnce) send(desk, ask, take(desk, count))
+      const live = livingAmong(desk.waiting)
+      const room = (live > 0 ? atOnceLive : atOnce) - desk.onTheirWay
+      // What is caught up on does not ride on the last place.
+      const count = Math.min(fitting(desk.waiting), room === 1 && live > 0 ? live : Infinity)
+      if (!takes) leaveAlone(take(desk, desk.waiting.length))
+      else if (count > 1 && room > 0) send(desk, take(desk, count))
       // A lone one gathers others while some are on their way, unless somebody may wait for it.
-      else if (count < 2 && (desk.onTheirWay === 0 || desk.waiting[0]?.live === true)) leaveAlone(take(desk, 1))
+      else if (count < 2 && (desk.onTheirWay === 0 || live > 0)) leaveAlone(take(desk, 1))
       else return
     }
     const key = keyOf(desk.peer)
@@ -216,15 +287,20 @@ export const make = Effect.fnUntraced(function*({ arrived, onBack, onBytes, open
     })
   }
 
-  const enter = (peer: Peer, traveller: Traveller): void => {
+  const deskOf = (peer: Peer): Desk => {
     const key = keyOf(peer)
-    const desk = desks.get(key) ?? { peer, waiting: [], onTheirWay: 0, scheduled: false }
+    const desk = desks.get(key) ?? { peer, waiting: [], few: Latch.makeUnsafe(true), onTheirWay: 0, scheduled: false }
     desks.set(key, desk)
+    return desk
+  }
+
+  const enter = (desk: Desk, traveller: Traveller): void => {
     const waiter = { ...traveller, live: isLive(entryOf(traveller), clock.currentTimeMillisUnsafe()) }
     const late = waiter.live ? desk.waiting.findIndex(({ live }) => !live) : -1
     if (late === -1) desk.waiting.push(waiter)
     else desk.waiting.splice(late, 0, waiter)
-    if (++waiting >= manyWaiting) few.closeUnsafe()
+    waiting++
+    if (desk.waiting.length >= manyWaiting) desk.few.closeUnsafe()
     schedule(desk)
   }
 
@@ -232,12 +308,25 @@ export const make = Effect.fnUntraced(function*({ arrived, onBack, onBytes, open
     join: Effect.fnUntraced(function*(traveller) {
       const { size_bytes: size } = entryOf(traveller)
       if (client.together === undefined || size === 0 || size > together.fileBytes) return false
-      yield* few.await
       const peer = yield* firstOf(traveller)
-      if (peer === undefined || Option.isNone(client.together(peer))) return false
-      enter(peer, traveller)
+      if (peer === undefined || wayTo(peer) === undefined || waiting >= manyPeersWaiting * manyWaiting) return false
+      if (desks.get(keyOf(peer))?.few.isOpen() === false) {
+        yield* Effect.timeoutOption(deskOf(peer).few.await, patienceMillis)
+      }
+      const desk = deskOf(peer)
+      if (desk.waiting.length >= manyWaiting || isGone(traveller)) return false
+      enter(desk, traveller)
       return true
-    })
+    }),
+    withdraw: (path) => {
+      for (const desk of desks.values()) {
+        const at = desk.waiting.findIndex((each) => entryOf(each).path === path)
+        if (at === -1) continue
+        run(Effect.forEach(take(desk, 1, at), (each) => tell(each, withdrawn), { discard: true }))
+        schedule(desk)
+      }
+    },
+    waiting: () => waiting + held
   }
   return joined
 })

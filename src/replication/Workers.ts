@@ -3,13 +3,14 @@
  * `Inventory`. A worker's effect never fails.
  *
  * Where there are several workers, one of them is for small files that have not failed, so that neither giants nor
- * peers that take long to fail ever hold all of them. A first round of attempts ends early when others wait. More of
- * these cost little and bring much: what is asked of the inventory and the disk for many small files goes together.
+ * files that take long to fail ever hold all of them. A first round of attempts ends early when others wait. Small files
+ * of which nothing is here go together with others (`Together.ts`): a worker hands them over and takes the next.
  */
 import { Cause, Clock, Deferred, Effect, Exit, Option, PubSub, type Scope } from "effect"
 import type { Backend } from "../ports/Backend.ts"
 import type { FetchClient } from "../ports/FetchClient.ts"
 import type { NodeId, Registered } from "../ports/FileEntry.ts"
+import type { FilePath } from "../ports/FilePath.ts"
 import { Inventory, type InventoryError, type Owed } from "../ports/Inventory.ts"
 import { Membership } from "../ports/Membership.ts"
 import type { PeerResolver } from "../ports/PeerResolver.ts"
@@ -31,6 +32,8 @@ import type { Room } from "./Room.ts"
 import * as Together from "./Together.ts"
 
 export interface WorkersOptions extends Retry.RetryOptions {
+  /** So many files wait for a worker at most, of each kind. */
+  readonly queueSize: number
   readonly workers: number
   /** Workers for small files alone that have not failed, beside these; 0 unless told. */
   readonly smallWorkers?: number | undefined
@@ -38,12 +41,14 @@ export interface WorkersOptions extends Retry.RetryOptions {
 
 /** What workers count, but for what is counted where files wait. */
 export interface WorkersStats extends Omit<PullerStats, keyof FeedStats | "queueDepth" | "inFlight"> {
-  /** Files that a worker has taken, and that a pause keeps from going on. */
+  /** Files that a worker has taken up, and that a pause, or others that they are to go with, keep from going on. */
   readonly heldBack: number
 }
 
 export interface Workers {
   readonly stats: () => WorkersStats
+  /** A path that was taken up is withdrawn: what has not begun ends at once. */
+  readonly withdraw: (path: FilePath) => void
 }
 
 /** Whether another attempt of the same round can do no better. */
@@ -184,7 +189,7 @@ export const start = Effect.fnUntraced(function*(
 
   const pull = Effect.fnUntraced(function*(place: Place) {
     const owed = yield* owedNow(place)
-    if (owed._tag === "Owed" && owed.rounds === 0 && place.known.absent === true && !place.alone) {
+    if (owed._tag === "Owed" && owed.rounds === 0 && place.known.absent === true) {
       const began = yield* Clock.currentTimeMillis
       if (yield* together.join({ place, owed, began })) return { _tag: "Joined" } as const
     }
@@ -241,7 +246,7 @@ export const start = Effect.fnUntraced(function*(
     function*({ began, owed, place }: Together.Traveller, arrival: Together.Arrival) {
       switch (arrival._tag) {
         case "Alone":
-          return feed.requeue(place)
+          return yield* feed.requeue(place)
         case "InventoryError":
           yield* unwritable(arrival)
           break
@@ -256,9 +261,18 @@ export const start = Effect.fnUntraced(function*(
         }
       }
       yield* feed.giveBack(place)
-    }
+    },
+    (effect, { place }) => Effect.onExit(effect, (exit) => Exit.isSuccess(exit) ? Effect.void : feed.giveBack(place))
   )
-  const together = yield* Together.make({ open: pauses.open, arrived, reach, onBack, onBytes })
+  const together = yield* Together.make({
+    open: pauses.open,
+    queueSize: options.queueSize,
+    arrived,
+    reach,
+    onBack,
+    onBytes,
+    onWrong: (peer) => onAnswer(wrongBytes, peer)
+  })
 
   // Taken by a worker, and kept from going on by a pause.
   let heldBack = 0
@@ -273,7 +287,10 @@ export const start = Effect.fnUntraced(function*(
       )
       if (outcome._tag === "Success") {
         const { success } = outcome
-        if (success._tag === "Joined") return true
+        if (success._tag === "Joined") {
+          yield* feed.keep
+          return true
+        }
         if (success._tag === "OthersFirst") {
           yield* feed.setAside(place, success)
           return true
@@ -303,5 +320,8 @@ export const start = Effect.fnUntraced(function*(
       { concurrency: "unbounded", discard: true }
     )
   )
-  return { stats: () => ({ ...counts, wrongBytes: new Map(wrongBytesOf), heldBack }) }
+  return {
+    stats: () => ({ ...counts, wrongBytes: new Map(wrongBytesOf), heldBack: heldBack + together.waiting() }),
+    withdraw: together.withdraw
+  }
 })

@@ -36,9 +36,9 @@ export interface PullerStats {
   readonly bytes: number
   /** Of those that wait for a worker now, the small ones that have not failed before. */
   readonly queuedSmall: number
-  /** Files that wait for a worker now. */
+  /** Files that wait for a worker now, or for others that they are to go with. */
   readonly queueDepth: number
-  /** Files that a worker has taken up now. */
+  /** Files that are being pulled now. */
   readonly inFlight: number
 }
 

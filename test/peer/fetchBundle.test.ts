@@ -141,6 +141,15 @@ describe("FetchClientTcp, asked for several small files together", () => {
         parts.forEach((part, n) => areRight(part, came[n] ?? []))
       }
       assert.deepStrictEqual(asked.map(({ length }) => length), [1, 20, 20, 20, 20, 20, 20])
+      // While one is in use, too.
+      const fetchTogether = yield* Effect.fromOption(wayTo(client, peer))
+      const [one, ...rest] = parts[0] ?? []
+      if (one === undefined) return assert.fail("there are some")
+      yield* fetchTogether([one, ...rest], (bodies) =>
+        Effect.gen(function*() {
+          areRight(parts[1] ?? [], yield* ask(client, peer, parts[1] ?? []))
+          areRight([one, ...rest], bodies)
+        }))
     }))
 
   it.live("asks no peer together that has not said that it takes that, or says that it does not any more", () =>
@@ -206,7 +215,16 @@ describe("FetchClientTcp, asked for several small files together", () => {
         assert.isTrue(Option.isNone(wayTo(client, peer)))
         later = 50_000
         assert.isTrue(Option.isNone(wayTo(client, peer)))
-        later = 60_001
+        // Whatever it says of itself meanwhile.
+        yield* client.fetch(peer, first, 0, collector())
+        assert.isTrue(Option.isNone(wayTo(client, peer)))
+        later = 61_000
+        assert.isTrue(Option.isSome(wayTo(client, peer)))
+        // Twice as long the next time.
+        areRight([], (yield* ask(client, peer, two)).filter((bytes) => bytes !== undefined))
+        later += 110_000
+        assert.isTrue(Option.isNone(wayTo(client, peer)))
+        later += 11_000
         assert.isTrue(Option.isSome(wayTo(client, peer)))
       }))
   }

@@ -1,14 +1,19 @@
 /** Small files that are pulled together: what goes together, and what becomes of each. */
 import { assert, describe, it } from "@effect/vitest"
-import { Deferred, Effect, Option, Queue } from "effect"
+import { Deferred, Effect, Layer, Option, Queue } from "effect"
 import { TestClock } from "effect/testing"
+import * as BackendMemory from "../../src/backend/BackendMemory.ts"
 import * as InventoryMemory from "../../src/inventory/InventoryMemory.ts"
-import { type FetchTogether, PeerUnreachable, together } from "../../src/ports/FetchClient.ts"
+import { FetchClient, type FetchTogether, PeerUnreachable, together } from "../../src/ports/FetchClient.ts"
 import { type FileEntry, NodeId, type Registered } from "../../src/ports/FileEntry.ts"
 import { Inventory, InventoryError } from "../../src/ports/Inventory.ts"
-import type { Peer } from "../../src/ports/PeerResolver.ts"
+import { type Peer, PeerResolver } from "../../src/ports/PeerResolver.ts"
+import { makeReach } from "../../src/replication/order.ts"
 import { PathLock } from "../../src/replication/PathLock.ts"
+import { Placement } from "../../src/replication/Placement.ts"
 import { Puller, type Receipt } from "../../src/replication/Puller.ts"
+import * as Room from "../../src/replication/Room.ts"
+import * as Together from "../../src/replication/Together.ts"
 import { entryOf } from "../support/entries.ts"
 import { bytesOf, dialled, Dials, fileOf, type NodeOptions, onNode, receiptsOf, textUnder } from "./node.ts"
 
@@ -167,6 +172,9 @@ describe("of files that were to come together", () => {
       yield* areHere(all)
       const { all: dials } = yield* Dials
       assert.sameMembers(dials.map(({ path }) => path), [gone.entry.path, wrong.entry.path])
+      const { checksumMismatches, wrongBytes } = yield* (yield* Puller).stats
+      assert.strictEqual(checksumMismatches, 1)
+      assert.deepStrictEqual(wrongBytes, new Map([[NodeId.make("node-1"), 1]]))
       assert.strictEqual(partly.asked.flatMap(({ paths }) => paths).length, 10)
     }).pipe(onNode(owing(all, { together: partly.way }))))
 
@@ -189,7 +197,16 @@ describe("of files that were to come together", () => {
       yield* pulled(10)
       yield* areHere(all)
       assert.strictEqual((yield* dialled).length, 10)
+      assert.strictEqual(broken.asked.flatMap(({ paths }) => paths).length, 10)
     }).pipe(onNode(owing(all, { together: broken.way }))))
+
+  const lots = files(60)
+  it.effect("none is forgotten that finds the queue full when it has to go alone", () =>
+    Effect.gen(function*() {
+      yield* pulled(60)
+      yield* areHere(lots)
+      assert.isAbove((yield* (yield* Puller).stats).dropped, 0)
+    }).pipe(onNode(owing(lots, { together: bundling(() => Effect.succeed([])).way, queueSize: 4 }))))
 
   const full = bundling(right)
   it.effect("none is asked for when there is no room for all; those for which there is go alone", () =>
@@ -297,4 +314,150 @@ describe("of files that were to come together", () => {
       assert.strictEqual((yield* inventory.progress).owed.files, 10)
       assert.strictEqual(yield* inventory.failed, 0)
     }).pipe(Effect.provide(InventoryMemory.layer)))
+
+  it.effect("what was taken up begins no more once pulls are paused, and does when they go on", () =>
+    Effect.gen(function*() {
+      const requested = yield* Queue.unbounded<number>()
+      const open = yield* Deferred.make<void>()
+      const slow = bundling((peer, entries) =>
+        Effect.andThen(
+          Effect.andThen(Queue.offer(requested, entries.length), Deferred.await(open)),
+          right(peer, entries)
+        )
+      )
+      const lots = files(400)
+      yield* Effect.gen(function*() {
+        const puller = yield* Puller
+        const next = yield* resumed
+        for (let n = 0; n < 3; n++) yield* Queue.take(requested)
+        const begun = slow.asked.flatMap(({ paths }) => paths).length
+        yield* puller.pause("operator")
+        yield* Deferred.succeed(open, undefined)
+        yield* ends(next, begun)
+        yield* TestClock.adjust("1 minute")
+        assert.strictEqual(slow.asked.flatMap(({ paths }) => paths).length, begun)
+        assert.strictEqual((yield* puller.stats).inFlight, 0)
+        const inventory = yield* Inventory
+        const gone = lots.slice(100, 300).filter(({ entry: { path } }) =>
+          !slow.asked.some(({ paths }) => paths.includes(path))
+        )
+        const revision = fileOf("x", 1000).revision
+        yield* inventory.apply(gone.map(({ entry: { path } }) => ({ _tag: "Forget", path, revision, due: 0 })))
+        for (const { entry: { path } } of gone) yield* puller.withdraw(path)
+        yield* puller.resume("operator")
+        const found = yield* ends(next, 400 - begun)
+        assert.strictEqual(tags(found).filter((tag) => tag === "Withdrawn").length, gone.length)
+        const asked = new Set(slow.asked.flatMap(({ paths }) => paths))
+        assert.isEmpty(gone.filter(({ entry: { path } }) => asked.has(path)))
+        yield* areHere(lots.filter((file) => !gone.includes(file)))
+      }).pipe(onNode(owing(lots, { together: slow.way })))
+    }))
+
+  it.effect("one that was withdrawn while it waited ends at once, and is not asked for", () =>
+    Effect.gen(function*() {
+      const requested = yield* Queue.unbounded<void>()
+      const stuck = bundling(() => Effect.andThen(Queue.offer(requested, undefined), Effect.never))
+      const lots = files(300)
+      yield* Effect.gen(function*() {
+        const puller = yield* Puller
+        const next = yield* resumed
+        for (let n = 0; n < 3; n++) yield* Queue.take(requested)
+        // The oldest is taken up last.
+        while ((yield* puller.stats).queueDepth < 300 - 3 * together.files) yield* Effect.yieldNow
+        const { entry: { path } } = lots[0] ?? gone
+        yield* puller.withdraw(path)
+        const receipt = yield* next
+        assert.deepStrictEqual([receipt._tag, receipt.file.entry.path], ["Withdrawn", path])
+      }).pipe(onNode(owing(lots, { together: stuck.way })))
+    }))
+
+  it.effect("those that were registered just now do not wait for others", () =>
+    Effect.gen(function*() {
+      yield* TestClock.setTime(Date.parse("2030-01-01T00:00:00Z"))
+      const requested = yield* Queue.unbounded<ReadonlyArray<string>>()
+      const busy = bundling((_, entries) =>
+        Effect.andThen(Queue.offer(requested, entries.map(({ path }) => path)), Effect.never)
+      )
+      const fresh = files(2, "node-1").map(({ entry, revision }): Registered => ({
+        entry: { ...entry, created_at: "2030-01-01T00:00:00Z" },
+        revision: fileOf("x", revision + 1000).revision
+      }))
+      yield* Effect.gen(function*() {
+        const puller = yield* Puller
+        yield* Effect.asVoid(resumed)
+        for (let n = 0; n < 3; n++) yield* Queue.take(requested)
+        yield* (yield* Inventory).apply(fresh.map((file) => ({ _tag: "Owe", file, reason: "", due: 0 })))
+        yield* puller.offer(fresh)
+        assert.deepStrictEqual(
+          new Set(yield* Queue.take(requested)),
+          new Set(fresh.map(({ entry: { path } }) => String(path)))
+        )
+      }).pipe(onNode(owing(files(400), { together: busy.way })))
+    }))
+
+  it.effect("none of a slow peer's keeps those of another waiting", () =>
+    Effect.gen(function*() {
+      const slow = Array.from({ length: 700 }, (_, n) => fileOf(`db/node-1/${n}`, n + 1000, "node-1"))
+      const quick = files(20, "node-2")
+      const stuck = bundling((peer, entries) => peer.id === "node-1" ? Effect.never : right(peer, entries))
+      yield* Effect.gen(function*() {
+        const found = yield* pulled(20)
+        assert.sameMembers(Array.from(found.keys()), quick.map(({ entry: { path } }) => String(path)))
+      }).pipe(onNode(owing([...slow, ...quick], { together: stuck.way, peers: ["node-1", "node-2"], queueSize: 1000 })))
+    }))
+})
+
+describe("a peer that had failed", () => {
+  const peer = { id: NodeId.make("node-1"), address: { host: "127.0.0.1", port: 9 } }
+  const never = () => Effect.die(new Error("nobody asks for this"))
+
+  it.effect("is back once it gives something together, and not when it gives nothing", () =>
+    Effect.gen(function*() {
+      const reach = makeReach()
+      const back: Array<string> = []
+      const arrivals = yield* Queue.unbounded<string>()
+      let gives = false
+      const { way } = bundling((peer, entries) => gives ? right(peer, entries) : Effect.succeed([]))
+      const made = yield* Together.make({
+        open: Effect.void,
+        queueSize: 100,
+        arrived: (_, { _tag }) => Queue.offer(arrivals, _tag),
+        reach,
+        onBack: (peer) => void back.push(peer),
+        onWrong: () => undefined,
+        onBytes: () => undefined
+      }).pipe(
+        Effect.provideService(FetchClient, { fetch: never, together: way }),
+        Effect.provideService(PeerResolver, { candidates: () => Effect.succeed([peer]) }),
+        Effect.provideService(Placement, {
+          place: never,
+          adopt: never,
+          setAside: never,
+          placeTogether: (files) => Effect.succeed(files.map(() => "Placed" as const))
+        }),
+        Effect.provide(Layer.provide(Room.layer({ minFreeBytes: 0 }), BackendMemory.layer))
+      )
+      const travel = Effect.gen(function*() {
+        reach.failed(peer, 0)
+        for (const file of files(2)) {
+          const owed = { _tag: "Owed", file, since: 0, rounds: 0, due: 0, reason: "", answers: [] } as const
+          const place = {
+            file,
+            lane: "small",
+            withdrawn: Deferred.makeUnsafe<void>(),
+            known: {},
+            noRoom: "",
+            alone: false
+          } as const
+          assert.isTrue(yield* made.join({ place, owed, began: 0 }))
+        }
+        return [yield* Queue.take(arrivals), yield* Queue.take(arrivals)]
+      })
+      assert.deepStrictEqual(yield* travel, ["Alone", "Alone"])
+      assert.deepStrictEqual(back, [])
+      gives = true
+      assert.deepStrictEqual(yield* travel, ["Delivered", "Delivered"])
+      assert.deepStrictEqual(back, ["node-1"])
+      assert.strictEqual(made.waiting(), 0)
+    }))
 })
