@@ -234,10 +234,10 @@ const announcement = Layer.effectDiscard(Effect.gen(function*() {
 export const layerRoom = fromConfig((settings) => Effect.succeed(Room.layer({ minFreeBytes: settings.minFreeBytes })))
 
 /**
- * Small files are pulled by many more at once: what is asked of the peers, the disk and the inventory for them goes
- * together. The client sees to it that no peer is asked for too many bodies at once.
+ * Small files that go alone are pulled by more at once; most go together, whoever takes them up. 128 of them cost half as
+ * much processor time again, for all that a peer is asked for before it has said that it takes bundles goes alone.
  */
-const smallWorkers = (workers: number): number => workers === 1 ? 0 : Math.max(0, Math.min(32 * workers, 128) - workers)
+const smallWorkers = (workers: number): number => workers === 1 ? 0 : Math.max(0, 32 - workers)
 
 const puller = fromConfig((settings) =>
   Effect.succeed(Puller.layer({
