@@ -129,6 +129,7 @@ const limited = (id: string, what: string, value: number, limit: number, show: (
 
 /** Copies the same files by a node, by `rsync`, and by the raw ceiling, with and without fsync. */
 const copies = (id: string, count: number, size: number, targets: {
+  /** Of the raw ceiling, with fsync; `undefined`: for comparison only. */
   readonly raw: number | undefined
   readonly rsyncUnsynced: number
   readonly memory?: boolean
@@ -164,15 +165,13 @@ const copies = (id: string, count: number, size: number, targets: {
         },
         { name: "rsync", run: into((target) => rsync(target, { fsync })) }
       ]
-      if (targets.raw !== undefined) {
-        const raw = yield* rawCeiling({
-          files: work.files,
-          sizes: work.files.map(() => size),
-          fsync,
-          lanes: Math.min(count, 4)
-        })
-        contenders.push({ name: "raw", run: into(raw) })
-      }
+      const raw = yield* rawCeiling({
+        files: work.files,
+        sizes: work.files.map(() => size),
+        fsync,
+        lanes: Math.min(count, 4)
+      })
+      contenders.push({ name: "raw", run: into(raw) })
       const times = yield* alternate(contenders, settings.runs)
       const how = fsync ? "with fsync" : "without fsync"
       lines.push(compared(
@@ -182,11 +181,9 @@ const copies = (id: string, count: number, size: number, targets: {
         times("rsync"),
         fsync ? 1 : targets.rsyncUnsynced
       ))
-      if (targets.raw !== undefined) {
-        lines.push(
-          compared(id, `the raw ceiling, ${how}`, times("ours"), times("raw"), fsync ? targets.raw : undefined)
-        )
-      }
+      lines.push(
+        compared(id, `the raw ceiling, ${how}`, times("ours"), times("raw"), fsync ? targets.raw : undefined)
+      )
       if (targets.memory === true && fsync) {
         const { stats } = yield* writer.ask({ _tag: "Stats" })
         lines.push(limited("h", `memory of the puller in ${id}`, peak, 200e6, Figures.mebibytes))
