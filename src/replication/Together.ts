@@ -79,6 +79,8 @@ interface Desk {
 interface Waiter extends Traveller {
   /** Registered just now: it goes before what is caught up on. */
   readonly live: boolean
+  /** Where nobody waited and nothing was on its way: whoever brought it waits to hear whether others have come as well. */
+  readonly goes: Deferred.Deferred<boolean> | undefined
 }
 
 const entryOf = ({ owed }: Traveller) => owed.file.entry
@@ -248,14 +250,16 @@ export const make = Effect.fnUntraced(function*({ arrived, onBack, onBytes, onWr
   }
 
   /** The first of those that wait. */
-  const take = (desk: Desk, count: number, from = 0): ReadonlyArray<Traveller> => {
+  const take = (desk: Desk, count: number, goes = true, from = 0): ReadonlyArray<Waiter> => {
     waiting -= count
     const taken = desk.waiting.splice(from, count)
+    for (const waiter of taken) if (waiter.goes !== undefined) Deferred.doneUnsafe(waiter.goes, Effect.succeed(goes))
     if (desk.waiting.length < manyWaiting) desk.few.openUnsafe()
     return taken
   }
 
-  const leaveAlone = (some: ReadonlyArray<Traveller>): void => {
+  const leaveAlone = (desk: Desk, count: number): void => {
+    const some = take(desk, count, false).filter(({ goes }) => goes === undefined)
     run(Effect.forEach(some, (each) => tell(each, alone), { discard: true }))
   }
 
@@ -266,10 +270,10 @@ export const make = Effect.fnUntraced(function*({ arrived, onBack, onBytes, onWr
       const room = (live > 0 ? atOnceLive : atOnce) - desk.onTheirWay
       // What is caught up on does not ride on the last place.
       const count = Math.min(fitting(desk.waiting), room === 1 && live > 0 ? live : Infinity)
-      if (!takes) leaveAlone(take(desk, desk.waiting.length))
+      if (!takes) leaveAlone(desk, desk.waiting.length)
       else if (count > 1 && room > 0) send(desk, take(desk, count))
       // A lone one gathers others while some are on their way, unless somebody may wait for it.
-      else if (count < 2 && (desk.onTheirWay === 0 || live > 0)) leaveAlone(take(desk, 1))
+      else if (count < 2 && (desk.onTheirWay === 0 || live > 0)) leaveAlone(desk, 1)
       else return
     }
     const key = keyOf(desk.peer)
@@ -294,14 +298,17 @@ export const make = Effect.fnUntraced(function*({ arrived, onBack, onBytes, onWr
     return desk
   }
 
-  const enter = (desk: Desk, traveller: Traveller): void => {
-    const waiter = { ...traveller, live: isLive(entryOf(traveller), clock.currentTimeMillisUnsafe()) }
+  const enter = (desk: Desk, traveller: Traveller): Waiter => {
+    const live = isLive(entryOf(traveller), clock.currentTimeMillisUnsafe())
+    const idle = desk.onTheirWay === 0 && desk.waiting.length === 0
+    const waiter: Waiter = { ...traveller, live, goes: idle ? Deferred.makeUnsafe() : undefined }
     const late = waiter.live ? desk.waiting.findIndex(({ live }) => !live) : -1
     if (late === -1) desk.waiting.push(waiter)
     else desk.waiting.splice(late, 0, waiter)
     waiting++
     if (desk.waiting.length >= manyWaiting) desk.few.closeUnsafe()
     schedule(desk)
+    return waiter
   }
 
   const joined: Together = {
@@ -315,14 +322,14 @@ export const make = Effect.fnUntraced(function*({ arrived, onBack, onBytes, onWr
       }
       const desk = deskOf(peer)
       if (desk.waiting.length >= manyWaiting || isGone(traveller)) return false
-      enter(desk, traveller)
-      return true
+      const { goes } = enter(desk, traveller)
+      return goes === undefined || (yield* Deferred.await(goes))
     }),
     withdraw: (path) => {
       for (const desk of desks.values()) {
         const at = desk.waiting.findIndex((each) => entryOf(each).path === path)
         if (at === -1) continue
-        run(Effect.forEach(take(desk, 1, at), (each) => tell(each, withdrawn), { discard: true }))
+        run(Effect.forEach(take(desk, 1, true, at), (each) => tell(each, withdrawn), { discard: true }))
         schedule(desk)
       }
     },

@@ -8,6 +8,7 @@ import { FetchClient, type FetchTogether, PeerUnreachable, together } from "../.
 import { type FileEntry, NodeId, type Registered } from "../../src/ports/FileEntry.ts"
 import { Inventory, InventoryError } from "../../src/ports/Inventory.ts"
 import { type Peer, PeerResolver } from "../../src/ports/PeerResolver.ts"
+import type { Place } from "../../src/replication/Feed.ts"
 import { makeReach } from "../../src/replication/order.ts"
 import { PathLock } from "../../src/replication/PathLock.ts"
 import { Placement } from "../../src/replication/Placement.ts"
@@ -439,18 +440,13 @@ describe("a peer that had failed", () => {
       )
       const travel = Effect.gen(function*() {
         reach.failed(peer, 0)
-        for (const file of files(2)) {
+        const joined = yield* Effect.forEach(files(2), (file) => {
           const owed = { _tag: "Owed", file, since: 0, rounds: 0, due: 0, reason: "", answers: [] } as const
-          const place = {
-            file,
-            lane: "small",
-            withdrawn: Deferred.makeUnsafe<void>(),
-            known: {},
-            noRoom: "",
-            alone: false
-          } as const
-          assert.isTrue(yield* made.join({ place, owed, began: 0 }))
-        }
+          const withdrawn = Deferred.makeUnsafe<void>()
+          const place: Place = { file, lane: "small", withdrawn, known: {}, noRoom: "" }
+          return made.join({ place, owed, began: 0 })
+        }, { concurrency: "unbounded" })
+        assert.deepStrictEqual(joined, [true, true])
         return [yield* Queue.take(arrivals), yield* Queue.take(arrivals)]
       })
       assert.deepStrictEqual(yield* travel, ["Alone", "Alone"])
