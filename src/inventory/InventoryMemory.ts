@@ -1,5 +1,5 @@
 /** The inventory in memory, for tests and for nodes that hash everything at each start. */
-import { Clock, Effect, Layer, Option, PubSub, Stream } from "effect"
+import { Clock, Effect, Layer, Option, PubSub, Result, Stream } from "effect"
 import type { FileEntry, Registered } from "../ports/FileEntry.ts"
 import { Revision } from "../ports/FileEntry.ts"
 import type { FilePath } from "../ports/FilePath.ts"
@@ -202,7 +202,8 @@ const make = (written: PubSub.PubSub<void>): Inventory["Service"] => {
     unpend: (path) => write(() => void pendings.delete(path)),
     pendings: Effect.sync(() => Array.from(pendings.values())),
     settle: (file, held) => write(() => settle(file, held)),
-    settleTogether: (settlements) => write(() => settlements.map(({ file, held }) => settle(file, held))),
+    settleTogether: (settlements) =>
+      write(() => settlements.map(({ file, held }) => Result.succeed(settle(file, held)))),
     unlinked: (path, revision) =>
       write(() => {
         const row = rows.get(path)

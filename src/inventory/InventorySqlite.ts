@@ -72,13 +72,18 @@ const make = Effect.fnUntraced(function*(path: string) {
   }))
   yield* Effect.addFinalizer(() => Effect.andThen(Queue.end(jobs), Fiber.await(writer)))
 
+  /** Each is awaited to its end, for they may share no transaction. */
   const writeMany = Effect.fnUntraced(function*(writes: ReadonlyArray<Write>) {
     const offered = writes.map((write): Job => ({ write, done: Deferred.makeUnsafe() }))
-    const [left] = yield* Queue.offerAll(jobs, offered)
-    if (left !== undefined) return yield* new InventoryError({ operation: left.write._tag, detail: "it is closed" })
-    return yield* Effect.forEach(offered, ({ done }) => Deferred.await(done))
+    for (const { done, write } of yield* Queue.offerAll(jobs, offered)) {
+      Deferred.doneUnsafe(done, Effect.fail(new InventoryError({ operation: write._tag, detail: "it is closed" })))
+    }
+    return yield* Effect.forEach(offered, ({ done }) => Effect.result(Deferred.await(done)))
   })
-  const write = (write: Write) => Effect.map(writeMany([write]), ([answer]) => answer === true)
+  const write = Effect.fnUntraced(function*(write: Write) {
+    const [answer] = yield* writeMany([write])
+    return answer !== undefined && (yield* Effect.fromResult(answer))
+  })
 
   const one = (operation: string, path: FilePath) =>
     thread.call("row", path).pipe(

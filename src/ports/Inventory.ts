@@ -22,7 +22,7 @@
  *
  * A file that this node writes is *pending* besides, from the moment its bytes are sealed until it is settled.
  */
-import { Context, type Effect, type Option, Schema, type Stream } from "effect"
+import { Context, type Effect, type Option, type Result, Schema, type Stream } from "effect"
 import { Held } from "./Backend.ts"
 import { FileEntry, NodeId, type Registered, Revision } from "./FileEntry.ts"
 import { FilePath } from "./FilePath.ts"
@@ -175,10 +175,10 @@ export class Inventory extends Context.Service<Inventory, {
    * Records a file as verified, by compare-and-set: it is owed, verified or pending with these very bytes. `false`: it was deleted or replaced meanwhile, and the file on disk must go.
    */
   readonly settle: (file: Registered, held: Held) => Effect.Effect<boolean, InventoryError>
-  /** The same for many, in their order. */
+  /** The same for many, in their order: one that could not be recorded says nothing of the others. */
   readonly settleTogether: (
     settlements: ReadonlyArray<{ readonly file: Registered; readonly held: Held }>
-  ) => Effect.Effect<ReadonlyArray<boolean>, InventoryError>
+  ) => Effect.Effect<ReadonlyArray<Result.Result<boolean, InventoryError>>>
   /** Turns a deleted file's row into none, when it is still unlinking at this revision. */
   readonly unlinked: (path: FilePath, revision: Revision) => Effect.Effect<void, InventoryError>
   /** What is known of each of many paths, in their order: one read for a whole batch of events. */

@@ -2,7 +2,7 @@
  * The one step at which a file becomes visible: under its path's lock and not interruptible, the bytes get their final
  * name and `Inventory` records them. A path that was deleted meanwhile loses its file again in the same step.
  */
-import { Context, Effect, Layer, Option } from "effect"
+import { Context, Effect, Layer, Option, Result } from "effect"
 import { agrees, Backend, BackendError, type DigestMismatch, type Held, type Staged } from "../ports/Backend.ts"
 import { type Registered } from "../ports/FileEntry.ts"
 import type { FilePath } from "../ports/FilePath.ts"
@@ -25,7 +25,7 @@ export class Placement extends Context.Service<Placement, {
    */
   readonly placeTogether: (
     files: ReadonlyArray<{ readonly file: Registered; readonly bytes: Uint8Array }>
-  ) => Effect.Effect<ReadonlyArray<Placed | "Wrong" | undefined>, InventoryError>
+  ) => Effect.Effect<ReadonlyArray<Placed | "Wrong" | InventoryError | undefined>>
   /**
    * Takes a file that already lies under the path, when its bytes are the right ones; they are hashed to know, unless
    * the file is still as it was when it was hashed as `hashed`. Others are set aside. `none`: nothing right lies there.
@@ -103,7 +103,7 @@ export const layer: Layer.Layer<Placement, never, Backend | Inventory | PathLock
               return outcome?._tag === "Success" ? [{ file, held: outcome.success }] : []
             })
             const settled = yield* inventory.settleTogether(shown)
-            const placed = new Map<FilePath, Placed | "Wrong">()
+            const placed = new Map<FilePath, Placed | "Wrong" | InventoryError>()
             for (const [n, { file }] of mine.entries()) {
               const outcome = outcomes[n]
               if (outcome?._tag === "Failure" && outcome.failure._tag === "DigestMismatch") {
@@ -111,8 +111,13 @@ export const layer: Layer.Layer<Placement, never, Backend | Inventory | PathLock
               }
             }
             for (const [n, { file: { entry: { path } } }] of shown.entries()) {
-              placed.set(path, settled[n] === true ? "Placed" : "Withdrawn")
-              if (settled[n] === true) continue
+              const answer = settled[n]
+              if (answer === undefined) continue
+              placed.set(
+                path,
+                Result.isFailure(answer) ? answer.failure : answer.success ? "Placed" : "Withdrawn"
+              )
+              if (Result.isFailure(answer) || answer.success) continue
               // Where the path is still to be unlinked, that is tried again.
               yield* backend.remove(path).pipe(Effect.catch((error) => Effect.logError(error.message)))
             }

@@ -174,13 +174,13 @@ export const make = Effect.fnUntraced(function*({ arrived, onBack, onBytes, onWr
     const length = came.reduce((sum, { bytes }) => sum + bytes.length, 0)
     onBytes(length)
     yield* Metrics.received(peer.id, length)
-    const placed = yield* Effect.result(placement.placeTogether(came))
-    const lies = placed._tag === "Failure" ? [] : came.filter((_, n) => placed.success[n] === "Wrong")
+    const placed = yield* placement.placeTogether(came)
+    const lies = came.filter((_, n) => placed[n] === "Wrong")
     if (lies.length > 0) yield* wrong(peer, lies.map(({ file }) => file.entry.path))
     return new Map(came.flatMap(({ bytes, traveller }, n): ReadonlyArray<readonly [Traveller, Arrival]> => {
-      if (placed._tag === "Failure") return [[traveller, placed.failure]]
-      const outcome = placed.success[n]
+      const outcome = placed[n]
       if (outcome === undefined || outcome === "Wrong") return []
+      if (outcome !== "Placed" && outcome !== "Withdrawn") return [[traveller, outcome]]
       const delivered = { from: Option.some(peer.id), bytes: bytes.length, placed: outcome }
       return [[traveller, { _tag: "Delivered", delivered }]]
     }))
@@ -267,11 +267,11 @@ export const make = Effect.fnUntraced(function*({ arrived, onBack, onBytes, onWr
     const takes = wayTo(desk.peer) !== undefined
     while (desk.waiting.length > 0) {
       const live = livingAmong(desk.waiting)
-      const room = (live > 0 ? atOnceLive : atOnce) - desk.onTheirWay
+      const left = (live > 0 ? atOnceLive : atOnce) - desk.onTheirWay
       // What is caught up on does not ride on the last place.
-      const count = Math.min(fitting(desk.waiting), room === 1 && live > 0 ? live : Infinity)
+      const count = Math.min(fitting(desk.waiting), left === 1 && live > 0 ? live : Infinity)
       if (!takes) leaveAlone(desk, desk.waiting.length)
-      else if (count > 1 && room > 0) send(desk, take(desk, count))
+      else if (count > 1 && left > 0) send(desk, take(desk, count))
       // A lone one gathers others while some are on their way, unless somebody may wait for it.
       else if (count < 2 && (desk.onTheirWay === 0 || live > 0)) leaveAlone(desk, 1)
       else return
@@ -320,8 +320,9 @@ export const make = Effect.fnUntraced(function*({ arrived, onBack, onBytes, onWr
       if (desks.get(keyOf(peer))?.few.isOpen() === false) {
         yield* Effect.timeoutOption(deskOf(peer).few.await, patienceMillis)
       }
+      if (isGone(traveller)) return false
       const desk = deskOf(peer)
-      if (desk.waiting.length >= manyWaiting || isGone(traveller)) return false
+      if (desk.waiting.length >= manyWaiting) return false
       const { goes } = enter(desk, traveller)
       return goes === undefined || (yield* Deferred.await(goes))
     }),

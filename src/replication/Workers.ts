@@ -248,8 +248,9 @@ export const start = Effect.fnUntraced(function*(
         case "Alone":
           return yield* feed.requeue(place)
         case "InventoryError":
-          yield* unwritable(arrival)
-          break
+          // What is read again must not leave it out as one in hand.
+          yield* feed.giveBack(place)
+          return yield* unwritable(arrival)
         case "Withdrawn":
           yield* tell({ _tag: "Withdrawn", file: owed.file })
           break

@@ -1,6 +1,6 @@
 /** Small files that are pulled together: what goes together, and what becomes of each. */
 import { assert, describe, it } from "@effect/vitest"
-import { Deferred, Effect, Layer, Option, Queue } from "effect"
+import { Deferred, Effect, Layer, Option, Queue, Result } from "effect"
 import { TestClock } from "effect/testing"
 import * as BackendMemory from "../../src/backend/BackendMemory.ts"
 import * as InventoryMemory from "../../src/inventory/InventoryMemory.ts"
@@ -269,7 +269,12 @@ describe("of files that were to come together", () => {
         Effect.suspend((): Effect.Effect<A, InventoryError> => refusing ? Effect.fail(refusal) : effect)
       const failing = Inventory.of({
         ...inventory,
-        settleTogether: (settlements) => orRefused(inventory.settleTogether(settlements)),
+        settleTogether: (settlements) =>
+          Effect.suspend(() =>
+            refusing
+              ? Effect.succeed(settlements.map(() => Result.fail(refusal)))
+              : inventory.settleTogether(settlements)
+          ),
         remember: (name, text) =>
           name === "probe" ? orRefused(inventory.remember(name, text)) : inventory.remember(name, text)
       })
@@ -286,6 +291,37 @@ describe("of files that were to come together", () => {
         assert.deepStrictEqual(yield* dialled, [])
         assert.strictEqual(unrecorded.asked.flatMap(({ paths }) => paths).length, 10)
       }).pipe(onNode(owing(all, { together: unrecorded.way, inventory: failing })))
+    }).pipe(Effect.provide(InventoryMemory.layer)))
+
+  it.effect("one that can't be recorded says nothing of the others, and what was deleted goes all the same", () =>
+    Effect.gen(function*() {
+      const inventory = yield* Inventory
+      const { path } = gone.entry
+      const refusal = new InventoryError({ operation: "settle", detail: "the disk is full" })
+      const failing = Inventory.of({
+        ...inventory,
+        settleTogether: (settlements) =>
+          inventory.apply([{ _tag: "Forget", path, revision: fileOf("x", 99).revision, due: 0 }]).pipe(
+            Effect.orDie,
+            Effect.andThen(
+              inventory.settleTogether(settlements.filter(({ file }) => file.entry.path !== wrong.entry.path))
+            ),
+            Effect.map((settled) => {
+              const left = [...settled]
+              return settlements.map(({ file }) =>
+                file.entry.path === wrong.entry.path ? Result.fail(refusal) : left.shift() ?? Result.fail(refusal)
+              )
+            })
+          )
+      })
+      yield* Effect.gen(function*() {
+        const passing = Effect.forever(Effect.andThen(TestClock.adjust("1 second"), Effect.yieldNow))
+        const found = yield* Effect.raceFirst(pulled(10), passing)
+        assert.strictEqual(found.get(path)?._tag, "Withdrawn")
+        assert.deepStrictEqual(yield* textUnder(path), Option.none())
+        assert.strictEqual(found.get(wrong.entry.path)?._tag, "Skipped")
+        yield* areHere([wrong, ...others])
+      }).pipe(onNode(owing(all, { together: bundling(right).way, inventory: failing })))
     }).pipe(Effect.provide(InventoryMemory.layer)))
 
   it.effect("none begins while pulls are paused, and none is lost", () =>
