@@ -20,7 +20,7 @@ import { make as makeFileThreads } from "./fileThreads.ts"
 import * as FolderId from "./FolderId.ts"
 import { trimFolder } from "./leftovers.ts"
 import { walk } from "./listing.ts"
-import { find, isInside, isMissing, type Place, placeOf, prune, type Roots } from "./places.ts"
+import { find, isInside, isMissing, type Place, placeIn, placeOf, prune, type Roots } from "./places.ts"
 import { feed, makeBuffers } from "./readAhead.ts"
 import { stageInMemory } from "./smallStaged.ts"
 import { hashing, type Local, stage, unseal } from "./staged.ts"
@@ -96,7 +96,7 @@ const make = Effect.fnUntraced(function*(
         { readonly n: number; readonly path: FilePath; readonly file: string; readonly length: number }
       > = []
       for (const [n, { length, path }] of files.entries()) {
-        const place = yield* Effect.result(placeOf(roots, path))
+        const place = placeIn(roots, path)
         if (Result.isSuccess(place)) places.push({ n, path, file: place.success.file, length })
         else unread.set(n, toBackendError("read", path)(place.failure))
       }

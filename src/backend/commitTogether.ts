@@ -4,13 +4,12 @@ import { dirname } from "node:path"
 import { AlreadyExists, type BackendError, DigestMismatch, type Held, type Whole } from "../ports/Backend.ts"
 import { Sha256 } from "../ports/FileEntry.ts"
 import type { Committed } from "./fileOperations.ts"
-import { placeOf, prepare } from "./places.ts"
+import { refusal, unanswered } from "./fileThreads.ts"
+import { isMissing, placeIn, prepare } from "./places.ts"
 import type { Local } from "./staged.ts"
 import { type Refused, refusedBy, toBackendError, unsafe } from "./systemCalls.ts"
 
 type Outcome = Result.Result<Held, DigestMismatch | AlreadyExists | BackendError>
-
-const refusal = ({ code, detail }: Refused): Committed => ({ _tag: "Refused", code, detail })
 
 const outcomeOf = ({ bytes, path, sha256 }: Whole, answer: Committed): Outcome => {
   const failed = (cause: Refused): Outcome => Result.fail(toBackendError("commit", path)(cause))
@@ -35,32 +34,28 @@ export const commitTogether = Effect.fnUntraced(function*(
 ): Effect.fn.Return<ReadonlyArray<Outcome>> {
   const answers = new Map<Whole, Committed>()
 
-  /** Commits what no answer stands in the way of. */
   const commit = Effect.fnUntraced(function*(some: ReadonlyArray<{ readonly whole: Whole; readonly file: string }>) {
-    const commits = some.map(({ file, whole: { bytes, path, sha256 } }) => ({
+    if (some.length === 0) return
+    const given = yield* threads.commit(some.map(({ file, whole: { bytes, path, sha256 } }) => ({
       bytes,
       sha256,
       staged: staging.freeName(path),
       file
-    }))
-    const given = yield* Effect.result(threads.commit(commits))
-    some.forEach(({ whole }, n) => {
-      const answer = Result.isSuccess(given) ? given.success[n] : refusal(given.failure)
-      if (answer !== undefined) answers.set(whole, answer)
-    })
+    })))
+    for (const [n, { whole }] of some.entries()) answers.set(whole, given[n] ?? unanswered)
   })
 
-  const placed: Array<{ readonly whole: Whole; readonly file: string }> = []
-  for (const whole of files) {
-    const place = yield* Effect.result(placeOf(roots, whole.path))
-    if (Result.isSuccess(place)) placed.push({ whole, file: place.success.file })
-    else answers.set(whole, refusal(place.failure))
-  }
-  if (placed.length > 0) yield* commit(placed)
+  const placed = files.flatMap((whole) => {
+    const place = placeIn(roots, whole.path)
+    if (Result.isSuccess(place)) return [{ whole, file: place.success.file }]
+    answers.set(whole, refusal(place.failure))
+    return []
+  })
+  yield* commit(placed)
 
   const homeless = placed.filter(({ whole }) => {
     const answer = answers.get(whole)
-    return answer?._tag === "Refused" && (answer.code === "ENOENT" || answer.code === "ENOTDIR")
+    return answer?._tag === "Refused" && isMissing(answer)
   })
   const prepared = new Map<string, Result.Result<unknown, Refused>>()
   for (const { file, whole } of homeless) {
@@ -69,9 +64,7 @@ export const commitTogether = Effect.fnUntraced(function*(
     prepared.set(folder, found)
     if (Result.isFailure(found)) answers.set(whole, refusal(found.failure))
   }
-  const again = homeless.filter(({ file }) => prepared.get(dirname(file))?._tag === "Success")
-  if (again.length > 0) yield* commit(again)
+  yield* commit(homeless.filter(({ file }) => prepared.get(dirname(file))?._tag === "Success"))
 
-  const none: Committed = { _tag: "Refused", code: "REFUSED", detail: "the thread gave no answer" }
-  return files.map((whole) => outcomeOf(whole, answers.get(whole) ?? none))
+  return files.map((whole) => outcomeOf(whole, answers.get(whole) ?? unanswered))
 }, Effect.uninterruptible)

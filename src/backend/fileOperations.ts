@@ -259,24 +259,22 @@ const drop = (name: string): void => {
  * folder that several of them share is synced once, and no name in staging goes before that.
  */
 const commit = (commits: ReadonlyArray<Commit>, sync: boolean): ReadonlyArray<Committed> => {
-  const shown = commits.map((each) => show(each, sync))
+  const shown = commits.map((each) => ({ ...each, folder: dirname(each.file), answer: show(each, sync) }))
   const failed = new Map<string, Committed>()
-  if (sync) {
-    const folders = new Set(commits.flatMap(({ file }, n) => shown[n]?._tag === "Placed" ? [dirname(file)] : []))
-    for (const folder of folders) {
-      try {
-        syncFolder(folder)
-      } catch (cause) {
-        failed.set(folder, { _tag: "Refused", ...told(cause) })
-      }
+  const folders = shown.flatMap(({ answer, folder }) => sync && answer._tag === "Placed" ? [folder] : [])
+  for (const folder of new Set(folders)) {
+    try {
+      syncFolder(folder)
+    } catch (cause) {
+      failed.set(folder, { _tag: "Refused", ...told(cause) })
     }
   }
-  return commits.map(({ file, staged }, n) => {
-    const refusal = shown[n]?._tag === "Placed" ? failed.get(dirname(file)) : undefined
+  return shown.map(({ answer, file, folder, staged }) => {
+    const refusal = answer._tag === "Placed" ? failed.get(folder) : undefined
     // A name that may not last is none.
     if (refusal !== undefined) drop(file)
     drop(staged)
-    return refusal ?? shown[n] ?? { _tag: "Refused", code: "REFUSED", detail: "nothing became of it" }
+    return refusal ?? answer
   })
 }
 

@@ -4,7 +4,7 @@
  *
  * Small files that are to be committed wait for a thread that is free, and go there together.
  */
-import { type Cause, Deferred, Effect, Fiber, Queue, Scope } from "effect"
+import { type Cause, Deferred, Effect, Exit, Fiber, Queue, Scope } from "effect"
 import * as Thread from "../internal/Thread.ts"
 import type { FileStat } from "../ports/Backend.ts"
 import type { FilePath } from "../ports/FilePath.ts"
@@ -27,7 +27,7 @@ export interface FileThreads {
    * Gives small files their final names. Gives what became of each, in their order: refused with `ENOENT` is one whose
    * folder does not exist. Nobody is at work on any of their bytes when it ends.
    */
-  readonly commit: (commits: ReadonlyArray<Commit>) => Effect.Effect<ReadonlyArray<Committed>, Refused>
+  readonly commit: (commits: ReadonlyArray<Commit>) => Effect.Effect<ReadonlyArray<Committed>>
 }
 
 /** One waits for the disk while the other works. */
@@ -59,8 +59,15 @@ const startThread: Effect.Effect<Call, never, Scope.Scope> = Effect.map(
 
 interface Waiting {
   readonly commit: Commit
-  readonly done: Deferred.Deferred<Committed, Refused>
+  readonly done: Deferred.Deferred<Committed>
 }
+
+/** A refusal as it becomes of one file. */
+export const refusal = ({ code, detail }: Refused): Committed => ({ _tag: "Refused", code, detail })
+
+const closed = refusal(refusedBy("REFUSED", "the backend is closed"))
+/** What becomes of a file of which nothing is said. */
+export const unanswered = refusal(refusedBy("REFUSED", "the thread gave no answer"))
 
 export const make = Effect.fnUntraced(function*(roots: Roots, sync: boolean): Effect.fn.Return<
   FileThreads,
@@ -70,19 +77,20 @@ export const make = Effect.fnUntraced(function*(roots: Roots, sync: boolean): Ef
   const scope = yield* Scope.Scope
   const queue = yield* Queue.unbounded<Waiting, Cause.Done>()
 
-  const commitTogether = (call: Call) =>
+  const commitWaiting = (call: Call) =>
     Queue.takeBetween(queue, 1, together).pipe(
       Effect.flatMap((waiting) =>
-        Effect.flatMap(Effect.exit(call("commit", waiting.map(({ commit }) => commit), sync)), (answers) =>
-          Effect.forEach(waiting, ({ done }, n) => {
-            const answer = answers._tag === "Success" ? answers.value[n] : undefined
-            if (answer !== undefined) {
-              return Deferred.succeed(done, answer)
-            }
-            return answers._tag === "Failure"
-              ? Deferred.failCause(done, answers.cause)
-              : Deferred.fail(done, refusedBy("REFUSED", "the thread gave no answer"))
-          }, { discard: true }))
+        call("commit", waiting.map(({ commit }) => commit), sync).pipe(
+          Effect.catchTag("Refused", (error) => Effect.succeed(waiting.map(() => refusal(error)))),
+          Effect.exit,
+          Effect.flatMap((exit) =>
+            Effect.forEach(
+              waiting,
+              ({ done }, n) => Deferred.done(done, Exit.map(exit, (answers) => answers[n] ?? unanswered)),
+              { discard: true }
+            )
+          )
+        )
       ),
       // Whoever waits for an answer gets it, even when the backend closes: closing ends the queue instead.
       Effect.uninterruptible,
@@ -93,7 +101,7 @@ export const make = Effect.fnUntraced(function*(roots: Roots, sync: boolean): Ef
   const started = yield* Effect.cached(
     Effect.gen(function*() {
       const calls = yield* Effect.all(Array.from({ length: threads }, () => startThread))
-      const committing = yield* Effect.forEach(calls, (call) => Effect.forkScoped(commitTogether(call)))
+      const committing = yield* Effect.forEach(calls, (call) => Effect.forkScoped(commitWaiting(call)))
       yield* Effect.addFinalizer(() => Effect.andThen(Queue.end(queue), Fiber.awaitAll(committing)))
       return calls
     }).pipe(Scope.provide(scope))
@@ -125,13 +133,8 @@ export const make = Effect.fnUntraced(function*(roots: Roots, sync: boolean): Ef
     commit: Effect.fnUntraced(function*(commits) {
       yield* started
       const waiting = commits.map((commit): Waiting => ({ commit, done: Deferred.makeUnsafe() }))
-      const left = yield* Queue.offerAll(queue, waiting)
-      if (left.length > 0) return yield* refusedBy("REFUSED", "the backend is closed")
-      const refusal = ({ code, detail }: Refused): Committed => ({ _tag: "Refused", code, detail })
-      return yield* Effect.forEach(
-        waiting,
-        ({ done }) => Deferred.await(done).pipe(Effect.catchTag("Refused", (error) => Effect.succeed(refusal(error))))
-      )
+      for (const { done } of yield* Queue.offerAll(queue, waiting)) Deferred.doneUnsafe(done, Effect.succeed(closed))
+      return yield* Effect.forEach(waiting, ({ done }) => Deferred.await(done))
     }, Effect.uninterruptible)
   }
 })

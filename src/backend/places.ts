@@ -4,7 +4,7 @@
  * A symbolic link below the data folder is never followed: the real path of a file's folder must be the very one that
  * its name says, and the file itself is only ever opened without following links.
  */
-import { Effect } from "effect"
+import { Effect, Result } from "effect"
 import { dirname, join, sep } from "node:path"
 import { lstat, makeFolder, realPath, type Refused, refused, removeFolder, syncFolder, unsafe } from "./systemCalls.ts"
 
@@ -27,14 +27,18 @@ export const isOwn = (roots: Roots, path: string): boolean =>
   isInside(path, roots.state) && !isInside(roots.data, roots.state)
 
 /** Where a path lies, by its name alone. */
-export const placeOf = (roots: Roots, path: string): Effect.Effect<Place, Refused> => {
+export const placeIn = (roots: Roots, path: string): Result.Result<Place, Refused> => {
   const file = join(roots.data, path)
-  if (!isInside(file, roots.data)) return Effect.fail(unsafe("the path leads out of the data folder"))
+  if (!isInside(file, roots.data)) return Result.fail(unsafe("the path leads out of the data folder"))
   if (isOwn(roots, file)) {
-    return Effect.fail(unsafe("the path leads into the node's own state folder"))
+    return Result.fail(unsafe("the path leads into the node's own state folder"))
   }
-  return Effect.succeed({ folder: dirname(file), file })
+  return Result.succeed({ folder: dirname(file), file })
 }
+
+/** The same, as an effect. */
+export const placeOf = (roots: Roots, path: string): Effect.Effect<Place, Refused> =>
+  Effect.fromResult(placeIn(roots, path))
 
 /** Fails unless a folder exists and no symbolic link leads to it. */
 export const checkFolder = (folder: string): Effect.Effect<void, Refused> =>
@@ -87,4 +91,4 @@ export const prune = (roots: Roots, folder: string): Effect.Effect<void> =>
   )
 
 /** No such file, or not even its folder. */
-export const isMissing = (error: Refused): boolean => error.code === "ENOENT" || error.code === "ENOTDIR"
+export const isMissing = (error: Pick<Refused, "code">): boolean => error.code === "ENOENT" || error.code === "ENOTDIR"

@@ -23,6 +23,7 @@ import { isGiant } from "../ports/giant.ts"
 import type { Peer } from "../ports/PeerResolver.ts"
 import * as Traces from "../telemetry/Traces.ts"
 import { configuredSecrets } from "./authenticate.ts"
+import { throttled } from "./bodies.ts"
 import * as Connections from "./Connections.ts"
 import { make as makeBundles } from "./fetchBundle.ts"
 import { makeFrameReader } from "./frames.ts"
@@ -32,7 +33,7 @@ import * as Messages from "./protocol/Messages.ts"
 import { laneOf, RateLimits } from "./RateLimits.ts"
 import { refusalOf } from "./refusals.ts"
 import { sharedBytes } from "./Takers.ts"
-import { type Connection, makeProgress, pieceBytes } from "./transport/Connection.ts"
+import { type Connection, makeProgress } from "./transport/Connection.ts"
 import * as ReceiveBuffers from "./transport/ReceiveBuffers.ts"
 import { follow, type ReadIdentity, type TlsInvalid } from "./transport/Tls.ts"
 import * as Turns from "./Turns.ts"
@@ -207,7 +208,7 @@ const make = Effect.fnUntraced(function*(options: Options) {
   ) =>
     Effect.gen(function*() {
       const progress = yield* makeProgress(options.fetchTimeoutMillis)
-      const lane = yield* laneOf(entry)
+      const write = throttled(pull, yield* laneOf(entry), sink.write)
       let received = 0
 
       const body = Effect.gen(function*() {
@@ -217,14 +218,8 @@ const make = Effect.fnUntraced(function*(options: Options) {
           if (received + bytes.length > length) {
             return yield* new ProtocolViolation({ ...asked, detail: `it sends more than the ${length} bytes it said` })
           }
-          // With a limit in pieces: what was registered just now waits behind one piece of another file at most.
-          const most = pull.bytesPerSecond() === 0 ? bytes.length : pieceBytes
-          for (let at = 0; at < bytes.length; at += most) {
-            const piece = bytes.subarray(at, at + most)
-            // What is not read yet holds the peer back.
-            yield* pull.take(piece.length, lane)
-            yield* sink.write(piece)
-          }
+          // What is not read yet holds the peer back.
+          if (bytes.length > 0) yield* write(bytes)
           received += bytes.length
           if (received === length) return
           chunk = yield* connection.read(progress).pipe(

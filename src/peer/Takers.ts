@@ -3,6 +3,7 @@
  * it elsewhere is told so, so that a file costs its origin a few bodies and not one for each node.
  */
 import { Clock, Effect, Exit, Schema } from "effect"
+import { setWithin } from "../internal/boundedMap.ts"
 import { type FileEntry, NodeId } from "../ports/FileEntry.ts"
 import { Refused } from "./answers.ts"
 import type { Granted } from "./grants.ts"
@@ -79,10 +80,7 @@ export const make = (): Takers => {
       // Later than now: the clock was set back.
       if (had !== undefined && (had > now || had + namedMillis <= now)) takers.delete(node)
     }
-    files.delete(path)
-    const oldest = files.size < manyFiles ? undefined : files.keys().next().value
-    if (oldest !== undefined) files.delete(oldest)
-    files.set(path, { sha256, takers })
+    setWithin(files, path, { sha256, takers }, manyFiles)
     return takers
   }
 
@@ -106,10 +104,7 @@ export const make = (): Takers => {
       }
       // Whoever asks for a part, or twice at once, is one taker all the same.
       const taker: Taker = { began: now, length, sent: 0, had: undefined }
-      const eldest = takers.size < manyTakers ? undefined : takers.keys().next().value
-      if (eldest !== undefined) takers.delete(eldest)
-      takers.delete(node)
-      takers.set(node, taker)
+      setWithin(takers, node, taker, manyTakers)
       return {
         sent: (bytes) => void (taker.sent += bytes),
         ended: (whole, now) => {

@@ -3,6 +3,7 @@
  * to all who ask it.
  */
 import { Clock, Deferred, Effect } from "effect"
+import { enterLiveFirst } from "../internal/liveFirst.ts"
 import { PeerUnreachable, Stalled } from "../ports/FetchClient.ts"
 import { type FileEntry, isLive } from "../ports/FileEntry.ts"
 import { keyOf, type Peer } from "../ports/PeerResolver.ts"
@@ -47,9 +48,7 @@ export const make = Effect.fnUntraced(function*(atOnce: number) {
     desks.set(key, desk)
     const live = isLive(entry, clock.currentTimeMillisUnsafe())
     const waiter: Waiter = { entry, live, turn: Deferred.makeUnsafe(), state: "waiting" }
-    const late = live ? desk.waiting.findIndex(({ live }) => !live) : -1
-    if (late === -1) desk.waiting.push(waiter)
-    else desk.waiting.splice(late, 0, waiter)
+    enterLiveFirst(desk.waiting, waiter)
     giveTurns(desk)
     return { desk, waiter }
   }

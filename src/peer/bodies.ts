@@ -1,23 +1,22 @@
-/** Sends bytes to a peer within the limit of what this node gives. */
+/** Moves the bytes of a body within a limit, out of this node or into it. */
 import { Effect } from "effect"
-import type { RateLimits } from "./RateLimits.ts"
 import type * as Throttle from "./Throttle.ts"
-import { type Connection, type ConnectionLost, pieceBytes, type Progress } from "./transport/Connection.ts"
+import { pieceBytes } from "./transport/Connection.ts"
 
-/** Gives what sends a body, a chunk at a time, as `Connection.write` does. */
-export const throttled = (
-  { serve }: RateLimits["Service"],
+/**
+ * Gives what moves a chunk as `move` does: in small pieces while there is a limit, so that what was registered just now
+ * waits behind one piece of another file at most.
+ */
+export const throttled = <E>(
+  throttle: Throttle.Throttle,
   lane: Throttle.Lane,
-  connection: Connection,
-  progress: Progress
+  move: (chunk: Uint8Array) => Effect.Effect<void, E>
 ) => {
-  const send = (chunk: Uint8Array): Effect.Effect<void, ConnectionLost> => {
-    if (serve.bytesPerSecond() === 0) return connection.write(chunk, progress)
+  const next = (chunk: Uint8Array): Effect.Effect<void, E> => {
+    if (throttle.bytesPerSecond() === 0) return move(chunk)
     const piece = chunk.subarray(0, pieceBytes)
-    const written = Effect.andThen(serve.take(piece.length, lane), connection.write(piece, progress))
-    return piece.length === chunk.length
-      ? written
-      : Effect.flatMap(written, () => send(chunk.subarray(pieceBytes)))
+    const moved = Effect.andThen(throttle.take(piece.length, lane), move(piece))
+    return piece.length === chunk.length ? moved : Effect.flatMap(moved, () => next(chunk.subarray(pieceBytes)))
   }
-  return send
+  return next
 }

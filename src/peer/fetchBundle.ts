@@ -3,6 +3,7 @@
  * reasons: what does not come, whatever happens, is asked for alone, and that tells.
  */
 import { Clock, Effect, Option, type Redacted, Schema } from "effect"
+import { setWithin } from "../internal/boundedMap.ts"
 import { type Entries, type FetchTogether, PeerUnreachable, together } from "../ports/FetchClient.ts"
 import type { FileEntry } from "../ports/FileEntry.ts"
 import { keyOf, type Peer } from "../ports/PeerResolver.ts"
@@ -216,9 +217,7 @@ export const make = Effect.fnUntraced(function*(options: Options) {
       const about = known.get(key)
       // Whatever it says now, it rests as long as it has to.
       if (about !== undefined) return void (about.takes = takes)
-      const oldest = known.size < manyPeers ? undefined : known.keys().next().value
-      if (oldest !== undefined) known.delete(oldest)
-      known.set(key, { takes, rest: 0, restsUntil: 0 })
+      setWithin(known, key, { takes, rest: 0, restsUntil: 0 }, manyPeers)
     }
   }
   return bundles

@@ -64,7 +64,7 @@ export const make = Effect.fnUntraced(function*({ reply, serveTimeoutMillis, sig
             onSent(moved)
           }
         }
-        const body = throttled(limits, yield* laneOf(entry), connection, bodyProgress)
+        const body = throttled(limits.serve, yield* laneOf(entry), (chunk) => connection.write(chunk, bodyProgress))
         let begun = false
         // The answer goes out with the first bytes: a disk that fails before them still gives a clear refusal.
         const begin = (chunk: Uint8Array) => {

@@ -72,6 +72,8 @@ export interface Feed extends Pick<Lanes<Place>, "take" | "hasNew"> {
   readonly mayWait: (place: Place) => Effect.Effect<boolean>
   /** Others take it first: it keeps its place, and is queued again in a moment. */
   readonly setAside: (place: Place, others: OthersFirst) => Effect.Effect<void>
+  /** Whether a path has a place. */
+  readonly has: (path: FilePath) => boolean
   /**
    * Tells whoever has taken a path to stop. Gives its file if it waited beside the queue: nobody else tells of its end
    * then.
@@ -323,6 +325,7 @@ export const start = Effect.fnUntraced(function*(
       place.known = {}
       return Effect.andThen(aside.add(place, others), wakeIfRoom)
     },
+    has: (path) => places.has(path),
     withdraw: (path) => {
       ended?.add(path)
       const place = places.get(path)

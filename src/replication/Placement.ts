@@ -98,18 +98,14 @@ export const layer: Layer.Layer<Placement, never, Backend | Inventory | PathLock
             const outcomes = yield* backend.commitTogether(
               mine.map(({ bytes, file: { entry: { path, sha256 } } }) => ({ path, sha256, bytes }))
             )
+            const placed = new Map<FilePath, Placed | "Wrong" | InventoryError>()
             const shown = mine.flatMap(({ file }, n) => {
               const outcome = outcomes[n]
-              return outcome?._tag === "Success" ? [{ file, held: outcome.success }] : []
+              if (outcome?._tag === "Success") return [{ file, held: outcome.success }]
+              if (outcome?.failure._tag === "DigestMismatch") placed.set(file.entry.path, "Wrong")
+              return []
             })
             const settled = yield* inventory.settleTogether(shown)
-            const placed = new Map<FilePath, Placed | "Wrong" | InventoryError>()
-            for (const [n, { file }] of mine.entries()) {
-              const outcome = outcomes[n]
-              if (outcome?._tag === "Failure" && outcome.failure._tag === "DigestMismatch") {
-                placed.set(file.entry.path, "Wrong")
-              }
-            }
             for (const [n, { file: { entry: { path } } }] of shown.entries()) {
               const answer = settled[n]
               if (answer === undefined) continue

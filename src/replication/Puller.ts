@@ -76,7 +76,7 @@ export const layer = (
         withdraw: (path) =>
           Effect.sync(() => {
             const file = feed.withdraw(path)
-            workers.withdraw(path)
+            if (feed.has(path)) workers.withdraw(path)
             if (file !== undefined) PubSub.publishUnsafe(receipts, { _tag: "Withdrawn", file })
           }),
         pause: pauses.pause,

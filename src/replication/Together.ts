@@ -4,6 +4,7 @@
  * not come to its end so, for whatever reason, goes alone, and that tells why.
  */
 import { Clock, Deferred, Effect, FiberSet, Latch, Option } from "effect"
+import { enterLiveFirst } from "../internal/liveFirst.ts"
 import { FetchClient, type FetchTogether, together } from "../ports/FetchClient.ts"
 import { isLive, type NodeId } from "../ports/FileEntry.ts"
 import type { FilePath } from "../ports/FilePath.ts"
@@ -12,7 +13,7 @@ import { keyOf, type Peer, PeerResolver } from "../ports/PeerResolver.ts"
 import * as Metrics from "../telemetry/Metrics.ts"
 import type { Delivered } from "./attempt.ts"
 import type { Place } from "./Feed.ts"
-import { plan, type Reach } from "./order.ts"
+import { memory, plan, type Reach } from "./order.ts"
 import { Placement } from "./Placement.ts"
 import { Room } from "./Room.ts"
 
@@ -56,8 +57,6 @@ const patienceMillis = 1000
 
 /** A peer that has sent wrong bytes is asked for nothing together for so long, milliseconds: alone it shows who it is. */
 const distrustMillis = 600_000
-/** More peers than any cluster has; what is known of the oldest is dropped beyond. */
-const manyPeers = 4096
 
 const withdrawn: Arrival = { _tag: "Withdrawn" }
 const alone: Arrival = { _tag: "Alone" }
@@ -106,16 +105,14 @@ const livingAmong = (waiting: ReadonlyArray<Waiter>): number => {
 
 /**
  * `open` holds back what would begin while pulls are paused. `arrived` is told of each file that was taken over, once.
- * `onBack` is told of each peer that answers after it had failed, `onWrong` of each whose bytes were wrong, `onBytes`
- * of bytes that came.
+ * `onWrong` is told of each peer whose bytes were wrong, `onBytes` of bytes that came.
  */
-export const make = Effect.fnUntraced(function*({ arrived, onBack, onBytes, onWrong, open, queueSize, reach }: {
+export const make = Effect.fnUntraced(function*({ arrived, onBytes, onWrong, open, queueSize, reach }: {
   readonly open: Effect.Effect<void>
   /** No more wait for one peer than that. */
   readonly queueSize: number
   readonly arrived: (traveller: Traveller, arrival: Arrival) => Effect.Effect<void>
   readonly reach: Reach
-  readonly onBack: (peer: NodeId) => void
   readonly onWrong: (peer: NodeId) => void
   readonly onBytes: (count: number) => void
 }) {
@@ -126,22 +123,20 @@ export const make = Effect.fnUntraced(function*({ arrived, onBack, onBytes, onWr
   const clock = yield* Clock.Clock
   const run = yield* FiberSet.makeRuntime<never, void, never>()
   const desks = new Map<string, Desk>()
-  const distrusted = new Map<string, number>()
+  const distrusted = memory<number>()
   const manyWaiting = Math.min(mostWaiting, queueSize)
-  let waiting = 0
+  const gathered = () => Array.from(desks.values()).reduce((sum, { waiting }) => sum + waiting.length, 0)
   // Sent, and held back by a pause.
   let held = 0
 
   /** How to ask a peer for several files now. */
   const wayTo = (peer: Peer): FetchTogether | undefined =>
-    (distrusted.get(keyOf(peer)) ?? 0) > clock.currentTimeMillisUnsafe()
+    (distrusted.get(peer) ?? 0) > clock.currentTimeMillisUnsafe()
       ? undefined
       : Option.getOrUndefined(client.together?.(peer) ?? Option.none())
 
   const wrong = Effect.fnUntraced(function*(peer: Peer, paths: ReadonlyArray<FilePath>) {
-    const oldest = distrusted.size < manyPeers ? undefined : distrusted.keys().next().value
-    if (oldest !== undefined) distrusted.delete(oldest)
-    distrusted.set(keyOf(peer), clock.currentTimeMillisUnsafe() + distrustMillis)
+    distrusted.set(peer, clock.currentTimeMillisUnsafe() + distrustMillis)
     for (const path of paths) {
       onWrong(peer.id)
       yield* Metrics.mismatched(peer.id)
@@ -170,7 +165,7 @@ export const make = Effect.fnUntraced(function*({ arrived, onBack, onBytes, onWr
       return bytes === undefined ? [] : [{ traveller, file: traveller.owed.file, bytes }]
     })
     // One that gives nothing may not even be who it should be.
-    if (came.length > 0 && reach.answered(peer)) onBack(peer.id)
+    if (came.length > 0) reach.answered(peer)
     const length = came.reduce((sum, { bytes }) => sum + bytes.length, 0)
     onBytes(length)
     yield* Metrics.received(peer.id, length)
@@ -217,10 +212,6 @@ export const make = Effect.fnUntraced(function*({ arrived, onBack, onBytes, onWr
     desk.onTheirWay++
     held += some.length
     let arrivals = none
-    const begin = () => {
-      held -= some.length
-      return Effect.void
-    }
     const pull = Effect.suspend(() => {
       const [first, ...others] = some.filter((each) => !isGone(each))
       // Much may have changed during a pause.
@@ -230,7 +221,7 @@ export const make = Effect.fnUntraced(function*({ arrived, onBack, onBytes, onWr
         : pullAll(desk.peer, ask, [first, ...others])
     })
     run(
-      Effect.ensuring(open, Effect.suspend(begin)).pipe(
+      Effect.ensuring(open, Effect.sync(() => void (held -= some.length))).pipe(
         Effect.andThen(pull),
         Effect.map((found) => void (arrivals = found)),
         Effect.catchDefect((defect) =>
@@ -251,7 +242,6 @@ export const make = Effect.fnUntraced(function*({ arrived, onBack, onBytes, onWr
 
   /** The first of those that wait. */
   const take = (desk: Desk, count: number, goes = true, from = 0): ReadonlyArray<Waiter> => {
-    waiting -= count
     const taken = desk.waiting.splice(from, count)
     for (const waiter of taken) if (waiter.goes !== undefined) Deferred.doneUnsafe(waiter.goes, Effect.succeed(goes))
     if (desk.waiting.length < manyWaiting) desk.few.openUnsafe()
@@ -302,10 +292,7 @@ export const make = Effect.fnUntraced(function*({ arrived, onBack, onBytes, onWr
     const live = isLive(entryOf(traveller), clock.currentTimeMillisUnsafe())
     const idle = desk.onTheirWay === 0 && desk.waiting.length === 0
     const waiter: Waiter = { ...traveller, live, goes: idle ? Deferred.makeUnsafe() : undefined }
-    const late = waiter.live ? desk.waiting.findIndex(({ live }) => !live) : -1
-    if (late === -1) desk.waiting.push(waiter)
-    else desk.waiting.splice(late, 0, waiter)
-    waiting++
+    enterLiveFirst(desk.waiting, waiter)
     if (desk.waiting.length >= manyWaiting) desk.few.closeUnsafe()
     schedule(desk)
     return waiter
@@ -316,7 +303,7 @@ export const make = Effect.fnUntraced(function*({ arrived, onBack, onBytes, onWr
       const { size_bytes: size } = entryOf(traveller)
       if (client.together === undefined || size === 0 || size > together.fileBytes) return false
       const peer = yield* firstOf(traveller)
-      if (peer === undefined || wayTo(peer) === undefined || waiting >= manyPeersWaiting * manyWaiting) return false
+      if (peer === undefined || wayTo(peer) === undefined || gathered() >= manyPeersWaiting * manyWaiting) return false
       if (desks.get(keyOf(peer))?.few.isOpen() === false) {
         yield* Effect.timeoutOption(deskOf(peer).few.await, patienceMillis)
       }
@@ -334,7 +321,7 @@ export const make = Effect.fnUntraced(function*({ arrived, onBack, onBytes, onWr
         schedule(desk)
       }
     },
-    waiting: () => waiting + held
+    waiting: () => gathered() + held
   }
   return joined
 })

@@ -73,9 +73,8 @@ export const start = Effect.fnUntraced(function*(
   const { self } = yield* Membership
   const placement = yield* Placement
   const background = yield* Background
-  const reach = makeReach()
-  const { reached: onBack } = rearmed
-  const attempt = yield* Attempt.make((times) => Retry.pauseMillis(options, times), reach, onBack)
+  const reach = makeReach(rearmed.reached)
+  const attempt = yield* Attempt.make((times) => Retry.pauseMillis(options, times), reach)
 
   const counts = {
     pulled: 0,
@@ -270,7 +269,6 @@ export const start = Effect.fnUntraced(function*(
     queueSize: options.queueSize,
     arrived,
     reach,
-    onBack,
     onBytes,
     onWrong: (peer) => onAnswer(wrongBytes, peer)
   })

@@ -6,6 +6,7 @@
  * next attempts take them from one peer alone, from 0 on, so that it shows who it is.
  */
 import { Clock, Effect, Option, Schema } from "effect"
+import { setWithin } from "../internal/boundedMap.ts"
 import { Backend, type BackendError, type DigestMismatch, type Staged } from "../ports/Backend.ts"
 import type { ByteSink } from "../ports/ByteSink.ts"
 import { type Crowded, type Elsewhere, FetchClient, type FetchError } from "../ports/FetchClient.ts"
@@ -101,13 +102,12 @@ const manyTrails = 16_384
 const worthGoingOn = 1024 * 1024
 
 /**
- * `pauseMillis`: how long a peer rests that has sent wrong bytes for one file for the nth time. `onBack` is told of each
- * peer that answers after it had failed.
+ * `pauseMillis`: how long a peer rests that has sent wrong bytes for one file for the nth time. `reach` learns of each
+ * peer how it does.
  */
 export const make = Effect.fnUntraced(function*(
   pauseMillis: (times: number) => number,
-  reach: Reach,
-  onBack: (peer: NodeId) => void
+  reach: Reach
 ) {
   const backend = yield* Backend
   const client = yield* FetchClient
@@ -116,20 +116,14 @@ export const make = Effect.fnUntraced(function*(
   const room = yield* Room
   const trails = new Map<FilePath, Trail>()
 
-  const answeredBy = (peer: Peer): void => {
-    if (reach.answered(peer)) onBack(peer.id)
-  }
-
   const trailOf = ({ path, sha256 }: FileEntry): Trail => {
     const trail = trails.get(path)
     return trail?.sha256 === sha256 ? trail : { sha256, origin: mixed, alone: false }
   }
 
   const keepTrail = (path: FilePath, trail: Trail): void => {
-    trails.delete(path)
-    const oldest = trails.size < manyTrails ? undefined : trails.keys().next().value
-    if (oldest !== undefined) trails.delete(oldest)
-    if (trail.origin._tag === "One" || trail.alone) trails.set(path, trail)
+    if (trail.origin._tag === "One" || trail.alone) setWithin(trails, path, trail, manyTrails)
+    else trails.delete(path)
   }
 
   const answer = (round: Round, given: PeerAnswer): PeerAnswer => {
@@ -154,7 +148,7 @@ export const make = Effect.fnUntraced(function*(
       reach.failed(peer, at)
     } else if (error._tag === "PeerRejected" && error.code === "busy") {
       reach.busy(peer, at + (error.retryAfterMillis ?? 0))
-    } else answeredBy(peer)
+    } else reach.answered(peer)
     const { id } = peer
     return answer(
       round,
@@ -278,12 +272,12 @@ export const make = Effect.fnUntraced(function*(
         reach.sent(peer, sent, ended - began, ended)
         bytes += sent
         if (Option.isNone(failure)) {
-          answeredBy(peer)
+          reach.answered(peer)
           from = peer
           return true
         }
         if (failure.value._tag === "Crowded") {
-          answeredBy(peer)
+          reach.answered(peer)
           // Behind what others said before.
           crowds.delete(id)
           crowds.set(id, failure.value)

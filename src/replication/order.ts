@@ -2,6 +2,7 @@
  * In which order the candidates for a file are asked, by what was learnt since they were named: about a peer, for as
  * long as this process lives, and about a peer and a file, for as long as the file is owed.
  */
+import { setWithin } from "../internal/boundedMap.ts"
 import type { NodeId } from "../ports/FileEntry.ts"
 import type { PeerAnswer } from "../ports/Inventory.ts"
 import { addressText } from "../ports/Membership.ts"
@@ -85,8 +86,11 @@ const speedMillis = 300_000
 /** More names than any cluster has; beyond it the oldest are dropped. */
 const manyPeers = 4096
 
-/** A memory of its own. What is known of a peer goes with its address: one that moved begins anew. */
-export const makeReach = (): Reach => {
+/**
+ * A memory of its own. What is known of a peer goes with its address: one that moved begins anew. `onBack` is told of
+ * each peer that answers after it had failed.
+ */
+export const makeReach = (onBack: (peer: NodeId) => void = () => undefined): Reach => {
   const failing = memory<{ readonly until: number; readonly rest: number }>()
   const speeds = memory<{ readonly bytesPerMilli: number; readonly until: number }>()
   const speedOf = (peer: Peer, now: number): number | undefined => {
@@ -105,7 +109,9 @@ export const makeReach = (): Reach => {
     answered: (peer) => {
       const before = failing.get(peer)
       failing.delete(peer)
-      return before !== undefined && before.rest > 0
+      const back = before !== undefined && before.rest > 0
+      if (back) onBack(peer.id)
+      return back
     },
     sent: (peer, bytes, millis, now) => {
       if (bytes < tellingBytes) return
@@ -123,7 +129,8 @@ export const makeReach = (): Reach => {
   }
 }
 
-const memory = <A>() => {
+/** What is kept of each peer; of one that moved, nothing. */
+export const memory = <A>() => {
   const kept = new Map<NodeId, { readonly address: string; readonly value: A }>()
   return {
     get: (peer: Peer): A | undefined => {
@@ -131,10 +138,7 @@ const memory = <A>() => {
       return known?.address === addressText(peer.address) ? known.value : undefined
     },
     set: (peer: Peer, value: A): void => {
-      const oldest = kept.size < manyPeers ? undefined : kept.keys().next().value
-      if (oldest !== undefined) kept.delete(oldest)
-      kept.delete(peer.id)
-      kept.set(peer.id, { address: addressText(peer.address), value })
+      setWithin(kept, peer.id, { address: addressText(peer.address), value }, manyPeers)
     },
     delete: (peer: Peer): void => void kept.delete(peer.id)
   }

@@ -3,6 +3,7 @@ import { assert, describe, it, vi } from "@effect/vitest"
 import { Effect, Exit, Queue, Redacted, Scope } from "effect"
 import { TestClock } from "effect/testing"
 import { connect } from "node:tls"
+import * as Throttle from "../../src/peer/Throttle.ts"
 import { nodeUri, type TlsIdentity } from "../../src/peer/transport/Tls.ts"
 import type { Peer } from "../../src/ports/PeerResolver.ts"
 import { makeAuthority } from "./support/certificates.ts"
@@ -281,5 +282,24 @@ describe("mutual TLS", () => {
       assert.deepInclude(server, { _tag: "TlsInvalid" })
       const client = yield* Effect.flip(makeClient({ tls }))
       assert.strictEqual(client._tag, "TlsInvalid")
+    }))
+})
+
+describe("a client with a limit", () => {
+  it.live("takes a body in small pieces while there is a limit", () =>
+    Effect.gen(function*() {
+      const file = entryOf("large", 4 * MiB)
+      const peer = yield* startServer({ files: [{ entry: file }] })
+      const most = Effect.fnUntraced(function*(bytesPerSecond: number) {
+        const limits = { pull: yield* Throttle.make(bytesPerSecond), serve: yield* Throttle.make(0) }
+        const client = yield* makeClient({}, limits)
+        let most = 0
+        yield* client.fetch(peer, file, 0, {
+          write: (chunk) => Effect.sync(() => (most = Math.max(most, chunk.length)))
+        })
+        return most
+      })
+      assert.isAtMost(yield* most(2 ** 40), 64 * 1024)
+      assert.isAbove(yield* most(0), 64 * 1024)
     }))
 })

@@ -5,7 +5,6 @@ import { TestClock } from "effect/testing"
 import { placeOf } from "../../src/peer/addresses.ts"
 import * as Admission from "../../src/peer/Admission.ts"
 import * as Strikes from "../../src/peer/Strikes.ts"
-import * as Throttle from "../../src/peer/Throttle.ts"
 import { Sha256 } from "../../src/ports/FileEntry.ts"
 import { allBytes, entryOf } from "./support/doubles.ts"
 import { heartbeatOf, signedJoin } from "./support/joins.ts"
@@ -376,23 +375,6 @@ describe("FetchServer's limits", () => {
       })
       assert.strictEqual(received, large.size_bytes)
       assert.isBelow(most - before, 16 * MiB)
-    }))
-
-  it.live("takes a body in small pieces while there is a limit", () =>
-    Effect.gen(function*() {
-      const file = entryOf("large", 4 * MiB)
-      const peer = yield* startServer({ files: [{ entry: file }] })
-      const most = Effect.fnUntraced(function*(bytesPerSecond: number) {
-        const limits = { pull: yield* Throttle.make(bytesPerSecond), serve: yield* Throttle.make(0) }
-        const client = yield* makeClient({}, limits)
-        let most = 0
-        yield* client.fetch(peer, file, 0, {
-          write: (chunk) => Effect.sync(() => (most = Math.max(most, chunk.length)))
-        })
-        return most
-      })
-      assert.isAtMost(yield* most(2 ** 40), 64 * 1024)
-      assert.isAbove(yield* most(0), 64 * 1024)
     }))
 
   it.live("holds a fast server back for as long as the client's sink is stuck", () =>

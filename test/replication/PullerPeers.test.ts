@@ -10,7 +10,7 @@ import { type Member, Membership } from "../../src/ports/Membership.ts"
 import { Puller } from "../../src/replication/Puller.ts"
 import { entryOf } from "../support/entries.ts"
 import { dialled, Dials, fileOf, honest, makeGate, onNode, receiptsOf, type Script, textUnder } from "./node.ts"
-import { peer, self, unreachable } from "./node.ts"
+import { passing, peer, self, unreachable } from "./node.ts"
 
 const MiB = 1024 * 1024
 
@@ -45,10 +45,6 @@ const sends = (bytes: (size: number) => Uint8Array, count = Infinity): Script =>
 }
 const notHere: Script = (peer, entry) =>
   Effect.fail(new FileNotOnPeer({ peer: peer.id, path: entry.path, code: "not_found" }))
-
-/** Waits for something while time passes: fibers that hash begin their sleeps when they get there. */
-const passing = <A>(awaited: Effect.Effect<A>) =>
-  Effect.raceFirst(awaited, Effect.forever(Effect.andThen(TestClock.adjust("50 millis"), Effect.yieldNow)))
 
 /** Each peer's own script. */
 const each = (scripts: Readonly<Record<string, Script>>): Script => (peer, entry, offset, sink) =>

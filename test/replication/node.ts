@@ -1,5 +1,6 @@
 /** One node in memory, with peers whose answers a test scripts. */
 import { Clock, Context, Deferred, Effect, Layer, Option, Queue, Stream } from "effect"
+import { TestClock } from "effect/testing"
 import * as BackendMemory from "../../src/backend/BackendMemory.ts"
 import * as InventoryMemory from "../../src/inventory/InventoryMemory.ts"
 import * as ManifestMemory from "../../src/manifest/ManifestMemory.ts"
@@ -226,3 +227,7 @@ export const makeGate = Effect.gen(function*() {
     )
   return { script, open: Deferred.succeed(open, undefined), interrupted: Queue.take(interrupted) }
 })
+
+/** Waits for something while time passes: fibers that hash begin their sleeps when they get there. */
+export const passing = <A, E, R>(awaited: Effect.Effect<A, E, R>) =>
+  Effect.raceFirst(awaited, Effect.forever(Effect.andThen(TestClock.adjust("50 millis"), Effect.yieldNow)))
