@@ -4,6 +4,7 @@
  */
 import { Effect, Exit, Random, Redacted, Schedule, Scope } from "effect"
 import { execFile, execFileSync, spawnSync } from "node:child_process"
+import { readdirSync, readFileSync } from "node:fs"
 import { rm, writeFile } from "node:fs/promises"
 import { join } from "node:path"
 import { type EtcdFailed, type Member, type MemberPlan, planMembers, startMember } from "../../src/cli/demo/etcd.ts"
@@ -59,6 +60,26 @@ export interface ClusterOptions {
 }
 
 const orDie = <A, R>(effect: Effect.Effect<A, EtcdFailed, R>) => Effect.orDie(effect)
+
+/** What a read gives of something that is still there. */
+const ifThere = <A>(read: () => A): A | undefined => {
+  try {
+    return read()
+  } catch {
+    return undefined
+  }
+}
+
+/** Waits until every thread of a process is stopped: some may go on for a moment behind the signal, and answer. */
+const standsStill = (pid: number | undefined): Effect.Effect<void> =>
+  Effect.suspend(() => {
+    const threads = `/proc/${pid}/task`
+    const stopped = (ifThere(() => readdirSync(threads)) ?? []).every((thread) => {
+      const stat = ifThere(() => readFileSync(`${threads}/${thread}/stat`, "utf8"))
+      return stat === undefined || /\) [Tt] [^)]*$/.test(stat)
+    })
+    return stopped ? Effect.void : Effect.andThen(Effect.yieldNow, standsStill(pid))
+  })
 
 /** Starts a cluster in the scope around it. */
 export const startCluster = Effect.fnUntraced(function*(
@@ -125,7 +146,10 @@ export const startCluster = Effect.fnUntraced(function*(
     endpoint: plan.endpoint,
     pid: () => running.get(plan.name)?.member.pid ?? 0,
     kill: stop(plan),
-    freeze: signal(plan, "SIGSTOP"),
+    freeze: Effect.andThen(
+      signal(plan, "SIGSTOP"),
+      Effect.suspend(() => standsStill(running.get(plan.name)?.member.pid))
+    ),
     thaw: signal(plan, "SIGCONT"),
     start: Effect.flatMap(begin(plan), ({ serving }) => serving).pipe(orDie)
   }))
