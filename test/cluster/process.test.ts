@@ -75,6 +75,13 @@ const LogLine = Schema.fromJsonString(
   Schema.Struct({ message: Schema.String, level: Schema.String, timestamp: Schema.String })
 )
 
+/** What it logged, which must be JSON and nothing else. */
+const messagesIn = (stderr: string) =>
+  Effect.forEach(
+    stderr.trimEnd().split("\n"),
+    (line) => Effect.map(Schema.decodeUnknownEffect(LogLine)(line), ({ message }) => message)
+  )
+
 describe("a node as a process", () => {
   it.live("logs one JSON object a line, or readable lines when told to", () =>
     Effect.gen(function*() {
@@ -84,11 +91,8 @@ describe("a node as a process", () => {
       yield* lineOf(node, /it serves/)
       node.child.kill("SIGINT")
       assert.strictEqual(yield* node.exit, 0)
-      const lines = node.output().stderr.trimEnd().split("\n")
-      const first = yield* Schema.decodeUnknownEffect(LogLine)(lines[0])
-      assert.match(first.message, /^node node \(reader\) listens on /)
-      const messages: Array<string> = []
-      for (const line of lines) messages.push((yield* Schema.decodeUnknownEffect(LogLine)(line)).message)
+      const messages = yield* messagesIn(node.output().stderr)
+      assert.match(messages[0] ?? "", /^node node \(reader\) listens on /)
       assert.deepStrictEqual(messages.slice(-2), ["SIGINT: stopping, within 30s at most", "stopped"])
 
       const readable = yield* start(["node", "--config", config, "--log-format", "text"])
@@ -112,7 +116,24 @@ describe("a node as a process", () => {
       node.child.kill("SIGINT")
       node.child.kill("SIGCONT")
       assert.include([130, 143], yield* node.exit)
-      assert.include(node.output().stderr, "a second signal")
+      assert.match(
+        (yield* messagesIn(node.output().stderr)).at(-1) ?? "",
+        /^a second signal, SIG(INT|TERM): leaving at once$/
+      )
+    }), 120_000)
+
+  it.live("ends when its shutdown takes too long, and says so", () =>
+    Effect.gen(function*() {
+      const folder = yield* temporaryFolder
+      const config = yield* configure(folder, "node")
+      const node = yield* start(["node", "--config", config], { ARC_SERVER_SHUTDOWN_TIMEOUT_MS: "1" })
+      yield* lineOf(node, /it serves/)
+      node.child.kill("SIGTERM")
+      assert.strictEqual(yield* node.exit, 1)
+      assert.strictEqual(
+        (yield* messagesIn(node.output().stderr)).at(-1),
+        "shutdown has not ended within 1ms; leaving"
+      )
     }), 120_000)
 
   it.live("says in one sentence that another process has its folder", () =>
