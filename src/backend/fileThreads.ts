@@ -1,16 +1,17 @@
 /**
  * Threads for what is done to many files, or to small ones: see `fileOperations.ts`. They start when they are first
- * asked and end with the scope.
+ * asked and end with the scope. What one was at when it dies is refused; a commit may then have shown its file, whole,
+ * without saying so.
  *
  * Small files that are to be committed wait for a thread that is free, and go there together.
  */
-import { type Cause, Deferred, Effect, Exit, Fiber, Queue, Scope } from "effect"
+import { type Cause, Deferred, Effect, Exit, Fiber, Queue, type Scope } from "effect"
 import * as Thread from "../internal/Thread.ts"
 import type { FileStat } from "../ports/Backend.ts"
 import type { FilePath } from "../ports/FilePath.ts"
 import type { Commit, Committed, FileOperations, Unread } from "./fileOperations.ts"
 import type { Roots } from "./places.ts"
-import { Refused, refusedBy } from "./systemCalls.ts"
+import { type Refused, refusedBy, unlink } from "./systemCalls.ts"
 
 export interface FileThreads {
   /** Which of some files differ from what is said of them. */
@@ -47,6 +48,7 @@ const startThread: Effect.Effect<Call, never, Scope.Scope> = Effect.map(
   Thread.start({
     module: new URL(`./fileWorker${extension}`, import.meta.url),
     data: {},
+    what: "files",
     ended: "the backend is closed"
   }),
   (ask): Call => (name, ...args) =>
@@ -74,14 +76,19 @@ export const make = Effect.fnUntraced(function*(roots: Roots, sync: boolean): Ef
   never,
   Scope.Scope
 > {
-  const scope = yield* Scope.Scope
+  const context = yield* Effect.context<Scope.Scope>()
   const queue = yield* Queue.unbounded<Waiting, Cause.Done>()
 
   const commitWaiting = (call: Call) =>
     Queue.takeBetween(queue, 1, together).pipe(
       Effect.flatMap((waiting) =>
         call("commit", waiting.map(({ commit }) => commit), sync).pipe(
-          Effect.catchTag("Refused", (error) => Effect.succeed(waiting.map(() => refusal(error)))),
+          Effect.catchTag("Refused", (error) =>
+            // A thread that died has not dropped what it staged.
+            Effect.as(
+              Effect.forEach(waiting, ({ commit }) => Effect.ignore(unlink(commit.staged)), { discard: true }),
+              waiting.map(() => refusal(error))
+            )),
           Effect.exit,
           Effect.flatMap((exit) =>
             Effect.forEach(
@@ -104,7 +111,8 @@ export const make = Effect.fnUntraced(function*(roots: Roots, sync: boolean): Ef
       const committing = yield* Effect.forEach(calls, (call) => Effect.forkScoped(commitWaiting(call)))
       yield* Effect.addFinalizer(() => Effect.andThen(Queue.end(queue), Fiber.awaitAll(committing)))
       return calls
-    }).pipe(Scope.provide(scope))
+      // It is logged as this layer's, not as of whoever asks first.
+    }).pipe(Effect.provide(context))
   )
   let turn = 0
   const call: Call = (name, ...args) =>

@@ -10,7 +10,7 @@ import * as Thread from "../internal/Thread.ts"
 
 /**
  * SQLite refused. `Busy`: another process holds the file, asking again is right. `Full`: the disk is. `Corrupt`: the
- * file is no sound database. `Failed`: anything else, and the thread's own end.
+ * file is no sound database. `Failed`: anything else, and the thread's own end: whether it was done is then not known.
  */
 export class SqliteError extends Schema.TaggedError<SqliteError>()("SqliteError", {
   path: Schema.String,
@@ -41,7 +41,7 @@ export interface SqliteThread<Ops> {
 
 /**
  * Opens a database by its operations module. Closing the scope finishes what was asked, closes the database and ends
- * the thread.
+ * the thread. When the thread dies, another one opens the database anew.
  */
 export const make = <Ops extends Operations<Ops>>(options: {
   /** The file; its folder must exist. */
@@ -51,6 +51,7 @@ export const make = <Ops extends Operations<Ops>>(options: {
 }): Effect.Effect<SqliteThread<Ops>, SqliteError, Scope.Scope> =>
   Effect.gen(function*() {
     const thread = yield* Thread.start({
+      what: "database",
       module: new URL(`./sqliteWorker${extension}`, import.meta.url),
       data: { path: options.path, operations: options.operations.href },
       ended: "the database is closed"

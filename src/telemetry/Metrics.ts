@@ -187,6 +187,13 @@ const lostCounted = counters(
 const scrubbed = counter("scrubbed_bytes_total", "Bytes that were hashed again.")
 const scrubEnded = gauge("scrub_completed_timestamp_seconds", "When every file had last been hashed again; 0: never.")
 const unlinkedCounted = counter("unlinked_files_total", "Deleted files that have left this disk.")
+const threadKinds = ["files", "database"] as const
+export type ThreadKind = typeof threadKinds[number]
+const deathsCounted = counters(
+  "thread_deaths_total",
+  "Threads that died and were replaced, by what they are for.",
+  threadKinds.map((what) => ({ what }))
+)
 
 /** Runs a registration and counts it, with its time. */
 export const registering = <A, E extends { readonly _tag: string }, R>(
@@ -221,6 +228,7 @@ export const eventsTaken = (events: ReadonlyArray<ManifestEvent>): Effect.Effect
 export const localLost = (why: "Missing" | "Damaged"): Effect.Effect<void> => lostCounted.add({ why })
 export const hashedAgain = (bytes: number): Effect.Effect<void> => scrubbed.add({}, bytes)
 export const unlinked: Effect.Effect<void> = unlinkedCounted.add({})
+export const threadDied = (what: ThreadKind): Effect.Effect<void> => deathsCounted.add({ what })
 
 /** A scrub over everything has ended; milliseconds since 1970. */
 export const scrubCompleted = (at: number): Effect.Effect<void> => Metric.update(scrubEnded, at / 1000)
@@ -318,7 +326,8 @@ export const seed = (labels: Parameters<typeof build>[0]): Effect.Effect<void> =
       eventsCounted,
       lostCounted,
       scrubbed,
-      unlinkedCounted
+      unlinkedCounted,
+      deathsCounted
     ].flatMap(({ all }) => all.map(touch)),
     ...[pullSeconds, owedSeconds, registerSeconds, loopLag].map(touch),
     touch(connectionsRefused),

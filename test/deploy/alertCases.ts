@@ -146,6 +146,13 @@ export const cases: ReadonlyArray<AlertCase> = [
     labels: plain
   },
   {
+    alert: "FileReplicationThreadDied",
+    bad: { [of("thread_deaths_total", "what=\"files\"")]: "0 0 0 1 1 1 1 1 1 1" },
+    good: { [of("thread_deaths_total", "what=\"files\"")]: "7x10" },
+    firesAt: "8m",
+    labels: `${plain} what="files"`
+  },
+  {
     alert: "FileReplicationEventLoopBlocked",
     bad: {
       [of("event_loop_lag_seconds_bucket", "le=\"0.25\"")]: "0+10x40",

@@ -20,7 +20,7 @@ const outside = (from: string) => !from.endsWith(".ts")
 const allowed: Record<string, ReadonlyArray<string>> = {
   ports: [],
   telemetry: ["ports"],
-  internal: [],
+  internal: ["telemetry"],
   config: ["ports"],
   sqlite: ["internal"],
   etcd: [],

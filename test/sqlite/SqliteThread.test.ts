@@ -30,6 +30,25 @@ describe("SqliteThread", () => {
       assert.strictEqual(yield* thread.call("add", 1), 1)
     }))
 
+  it.live("opens the database anew when the thread died, which undoes what it was at", () =>
+    Effect.gen(function*() {
+      const path = join(yield* temporaryFolder, "counter.db")
+      const scope = yield* Scope.make()
+      const thread = yield* Scope.provide(make<CounterOperations>({ path, operations }), scope)
+      yield* thread.call("add", 1)
+      for (const sum of [2, 3]) {
+        const error = yield* Effect.flip(thread.call("die"))
+        assert.deepInclude(error, { reason: "Failed", detail: "the thread died: it exited with code 1" })
+        assert.strictEqual(yield* thread.call("add", 1), sum)
+      }
+      yield* Effect.flip(thread.call("die"))
+      yield* Scope.close(scope, Exit.void)
+      assert.strictEqual(
+        yield* Effect.flatMap(make<CounterOperations>({ path, operations }), (t) => t.call("add", 0)),
+        3
+      )
+    }))
+
   it.live("says of a file that is no database that it is corrupt", () =>
     Effect.gen(function*() {
       const path = join(yield* temporaryFolder, "counter.db")

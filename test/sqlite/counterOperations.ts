@@ -10,6 +10,12 @@ export const open = (path: string) => {
         database.prepare("UPDATE counter SET value = value + ?").run(amount)
         return Number(database.prepare("SELECT value FROM counter").get()?.["value"])
       }),
+    /** In the middle of a transaction. */
+    die: (): void =>
+      transaction(database, () => {
+        database.exec("UPDATE counter SET value = 1000")
+        process.exit(1)
+      }),
     fail: (): void => database.exec("INSERT INTO nowhere VALUES (1)"),
     close: (): void => database.close()
   }

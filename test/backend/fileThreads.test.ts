@@ -1,0 +1,67 @@
+/** Threads for small files that are killed while they are at work. */
+import { assert, describe } from "@effect/vitest"
+import { Effect, Fiber, Logger, Option, Result } from "effect"
+import { existsSync, readdirSync } from "node:fs"
+import { join } from "node:path"
+import { Backend, type Whole } from "../../src/ports/Backend.ts"
+import { bytes, collector, pathOf, sha256Of } from "../../src/testing/backend/support.ts"
+import { workersOf } from "../support/workers.ts"
+import { local, run } from "./local.ts"
+
+const turn = Effect.promise(() => new Promise<void>((resolve) => setImmediate(resolve)))
+
+const whole = (path: string, n: number): Whole => {
+  const content = bytes(50_000, n)
+  return { path: pathOf(path), sha256: sha256Of(content), bytes: content }
+}
+
+describe("BackendLocal, when a thread dies", () => {
+  local("says what was not committed, shows nothing by halves, and commits and reads on", (folders) => {
+    const logged: Array<string> = []
+    const logger = Logger.make<unknown, void>(({ message }) => void logged.push(String(message)))
+    return run(
+      folders,
+      Effect.gen(function*() {
+        const backend = yield* Backend
+        const workers = yield* workersOf
+        const files = Array.from({ length: 128 }, (_, n) => whole(`db/${n % 4}/${n}`, n))
+        const committing = yield* Effect.forkChild(backend.commitTogether(files))
+        // Both threads are in the middle of the 32 that they were given.
+        const begun = [...files.slice(0, 8), ...files.slice(32, 40)]
+        while (!begun.every(({ path }) => existsSync(join(folders.data, path)))) yield* turn
+        const [first] = workers
+        yield* Effect.promise(async () => void (await first?.terminate()))
+        const outcomes = yield* Fiber.join(committing)
+
+        const failed = files.filter((_, n) => {
+          const outcome = outcomes[n]
+          if (outcome === undefined || Result.isSuccess(outcome)) return false
+          assert.deepInclude(outcome.failure, { _tag: "BackendError", reason: "Io" })
+          assert.include(outcome.failure.message, "the thread died")
+          return true
+        })
+        assert.isAbove(failed.length, 0)
+        // The other thread went on meanwhile.
+        assert.isAtMost(failed.length, 32)
+        for (const { path, sha256 } of files) {
+          const held = Option.getOrUndefined(yield* backend.adopt(path))
+          if (held === undefined) assert.isTrue(failed.some((each) => each.path === path))
+          else assert.strictEqual(held.sha256, sha256)
+        }
+        const staged = readdirSync(join(folders.state, "staging"), { recursive: true, encoding: "utf8" })
+        assert.deepStrictEqual(staged.filter((name) => name.includes(".")), [])
+
+        for (const outcome of yield* backend.commitTogether(failed)) {
+          if (Result.isFailure(outcome)) assert.strictEqual(outcome.failure._tag, "AlreadyExists")
+        }
+        yield* Effect.promise(() => Promise.all(workers.map((worker) => worker.terminate())))
+        const more = Array.from({ length: 64 }, (_, n) => whole(`db/more/${n}`, n))
+        for (const outcome of yield* backend.commitTogether(more)) assert.isTrue(Result.isSuccess(outcome))
+        const taken = collector()
+        yield* backend.read(pathOf("db/more/1"), 0, 50_000, taken.sink)
+        assert.isTrue(taken.bytes().equals(bytes(50_000, 1)))
+        assert.strictEqual(logged.filter((line) => line.startsWith("a thread for files died")).length, 3)
+      })
+    ).pipe(Effect.provide(Logger.layer([logger])))
+  })
+})
