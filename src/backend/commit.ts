@@ -3,6 +3,7 @@ import { Effect } from "effect"
 import { AlreadyExists, type Held } from "../ports/Backend.ts"
 import type { Sha256 } from "../ports/FileEntry.ts"
 import type { FilePath } from "../ports/FilePath.ts"
+import { withoutLinks } from "./fileOperations.ts"
 import { type Place, prepare, type Roots } from "./places.ts"
 import { link, lstat, Refused, refused, rename, syncFolder, unlink, unsafe } from "./systemCalls.ts"
 
@@ -79,7 +80,6 @@ export const giveName = (
     Effect.catchIf((error) => error.code === "ENOENT", () => Effect.succeed("Vanished" as const))
   )
 
-const withoutLinks = new Set(["EPERM", "ENOSYS", "ENOTSUP", "EOPNOTSUPP", "EMLINK"])
 const taken = new Refused({ code: "EEXIST", detail: "the name is taken" })
 
 const standing = (path: FilePath, isFile: boolean): Effect.Effect<never, AlreadyExists | Refused> =>

@@ -204,7 +204,7 @@ const syncFolder = (folder: string): void =>
   using(fs.openSync(folder, O_RDONLY | fs.constants.O_DIRECTORY | O_NOFOLLOW), fs.fsyncSync)
 
 /** Codes of a filesystem without hard links. */
-const withoutLinks = new Set(["EPERM", "ENOSYS", "ENOTSUP", "EOPNOTSUPP", "EMLINK"])
+export const withoutLinks: ReadonlySet<string> = new Set(["EPERM", "ENOSYS", "ENOTSUP", "EOPNOTSUPP", "EMLINK"])
 
 /** Gives a staged file its final name when that is free. */
 const giveName = ({ file, staged }: Commit): void => {

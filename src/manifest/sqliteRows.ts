@@ -16,22 +16,28 @@ const columns = [
 
 export type FileRow = { readonly [column in typeof columns[number]]?: unknown }
 
-/** What one row says of its file; the decoder looks whether a manifest wrote that. */
-export const fileOf = (row: FileRow) => ({
-  revision: row.seq,
+/** What the columns of one row say of its file, in their order; the decoder looks whether a manifest wrote that. */
+const fileFrom = (
+  [seq, path, sha256, size_bytes, database, measurement, partition_time, origin_node_id, tier, created_at, lsn]:
+    ReadonlyArray<unknown>
+) => ({
+  revision: seq,
   entry: {
-    path: row.path,
-    sha256: row.sha256,
-    size_bytes: row.size_bytes,
-    database: row.database,
-    measurement: row.measurement,
-    partition_time: row.partition_time,
-    origin_node_id: row.origin_node_id,
-    tier: row.tier,
-    created_at: row.created_at,
-    lsn: integerOf(row.lsn)
+    path,
+    sha256,
+    size_bytes,
+    database,
+    measurement,
+    partition_time,
+    origin_node_id,
+    tier,
+    created_at,
+    lsn: integerOf(lsn)
   }
 })
+
+/** What one row says of its file. */
+export const fileOf = (row: FileRow) => fileFrom(columns.map((column) => row[column]))
 
 const integerOf = (text: unknown): unknown => {
   // Anything else stays as it is, for the decoder to name.
@@ -45,21 +51,5 @@ export const packedRow = `json_array(${columns.join(", ")})`
 /** What rows that were packed, with commas between them, say of their files. */
 export const unpacked = (rows: string): ReadonlyArray<ReturnType<typeof fileOf>> => {
   const all: ReadonlyArray<ReadonlyArray<unknown>> = JSON.parse(`[${rows}]`)
-  return all.map((
-    [seq, path, sha256, size_bytes, database, measurement, partition_time, origin_node_id, tier, created_at, lsn]
-  ) =>
-    fileOf({
-      seq,
-      path,
-      sha256,
-      size_bytes,
-      database,
-      measurement,
-      partition_time,
-      origin_node_id,
-      tier,
-      created_at,
-      lsn
-    })
-  )
+  return all.map(fileFrom)
 }

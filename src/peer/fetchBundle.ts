@@ -4,6 +4,7 @@
  */
 import { Clock, Effect, Option, type Redacted, Schema } from "effect"
 import { setWithin } from "../internal/boundedMap.ts"
+import { peerRest } from "../internal/rests.ts"
 import { type Entries, type FetchTogether, PeerUnreachable, together } from "../ports/FetchClient.ts"
 import type { FileEntry } from "../ports/FileEntry.ts"
 import { keyOf, type Peer } from "../ports/PeerResolver.ts"
@@ -39,15 +40,15 @@ export interface Options {
 }
 
 export interface Bundles {
-  /** How to ask a peer for several files at once; `none`: it takes no such requests, or failed one lately. */
+  /**
+   * How to ask a peer for several files at once; `none`: it takes no such requests, or failed one, for which it rests
+   * for longer each time until one comes.
+   */
   readonly together: (peer: Peer) => Option.Option<FetchTogether>
   /** The peer has said whether it takes bundles. */
   readonly heard: (peer: Peer, takesBundles: boolean) => void
 }
 
-/** A peer that failed a bundle is asked for none for so long, milliseconds; twice as long each time, until one comes. */
-const firstRest = 60_000
-const longestRest = 3_600_000
 /** Memory of so many bundles is kept between them. */
 const manySpare = 4
 /** More peers than any cluster has; the oldest are forgotten beyond. */
@@ -182,7 +183,7 @@ export const make = Effect.fnUntraced(function*(options: Options) {
           const now = clock.currentTimeMillisUnsafe()
           // Several may have been on their way: it has failed once.
           if (about !== undefined && about.restsUntil <= now) {
-            about.rest = Math.min(longestRest, Math.max(firstRest, 2 * about.rest))
+            about.rest = peerRest(about.rest)
             about.restsUntil = now + about.rest
           }
           if (silent) return yield* new PeerUnreachable({ peer: peer.id, path, detail: message })

@@ -3,6 +3,7 @@
  * long as this process lives, and about a peer and a file, for as long as the file is owed.
  */
 import { setWithin } from "../internal/boundedMap.ts"
+import { peerRest } from "../internal/rests.ts"
 import type { NodeId } from "../ports/FileEntry.ts"
 import type { PeerAnswer } from "../ports/Inventory.ts"
 import { addressText } from "../ports/Membership.ts"
@@ -75,9 +76,6 @@ export interface Reach {
 
 /** Below it a body's time is that of its answer and of our disk, bytes. */
 const tellingBytes = 1024 * 1024
-/** How long a peer that has failed is asked last, milliseconds: at first, and at most. */
-const firstRest = 60_000
-const longestRest = 3_600_000
 /** So many times slower than another is slow: workers that share a peer are not. */
 const slowTimes = 8
 /** How long a speed counts, milliseconds: then a slow peer has another try. */
@@ -102,7 +100,7 @@ export const makeReach = (onBack: (peer: NodeId) => void = () => undefined): Rea
       const known = failing.get(peer)
       // Several workers may have asked it at the same time: it has failed once.
       if (known !== undefined && known.until > now && known.rest > 0) return
-      const rest = Math.min(longestRest, Math.max(firstRest, 2 * (known?.rest ?? 0)))
+      const rest = peerRest(known?.rest ?? 0)
       failing.set(peer, { until: now + rest, rest })
     },
     busy: (peer, until) => failing.set(peer, { until, rest: 0 }),
