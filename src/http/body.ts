@@ -13,10 +13,15 @@ const tooSlow = refuse("TooSlow", "the body came too slowly")
 export const encodingRefusal = (
   { headers }: HttpServerRequest.HttpServerRequest
 ): Refusal<"WrongMediaType"> | undefined => {
-  const encoding = headers["content-encoding"]
-  return encoding === undefined || encoding === "identity"
+  const content = headers["content-encoding"] ?? "identity"
+  if (content !== "identity") {
+    return refuse("WrongMediaType", `send it as it is, without Content-Encoding: ${content}`)
+  }
+  // Node.js takes off the chunks and nothing else: what is left of `gzip, chunked` is compressed.
+  const transfer = headers["transfer-encoding"] ?? "chunked"
+  return transfer.toLowerCase() === "chunked"
     ? undefined
-    : refuse("WrongMediaType", `send it as it is, without Content-Encoding: ${encoding}`)
+    : refuse("WrongMediaType", `send it as it is, without Transfer-Encoding: ${transfer}`)
 }
 
 export interface BodyOptions {

@@ -72,8 +72,8 @@ export const layer = (endpoints: ReadonlyArray<Endpoint>) =>
       route.pipe(
         Effect.updateService(HttpServerRequest.HttpServerRequest, literal),
         Effect.map((answer) =>
-          // Said by the library, and without our shape.
-          answer.status === 415
+          // Said by the library, and without our shape; our own are JSON.
+          answer.status === 415 && answer.headers["content-type"] !== "application/json"
             ? response(refuse("WrongMediaType", "the body must be JSON: Content-Type: application/json"))
             : answer
         ),
