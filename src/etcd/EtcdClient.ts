@@ -144,7 +144,12 @@ export const make = Effect.fnUntraced(function*(
   const leave = (mine: number, error: EtcdError) =>
     Effect.sync(() => {
       if (error.reason === "TokenExpired") token = undefined
-      else if (error.reason === "Unreachable" && turn === mine) turn++
+      else if (error.reason === "Unreachable" && turn === mine) {
+        turn++
+        // Put back to an older backup, a member does not refuse a session that it can't know: it keeps the call waiting
+        // until its log is as long as it was when the session began.
+        token = undefined
+      }
     })
 
   const isPassing = (error: EtcdError) => error.reason === "Unreachable" || error.reason === "TokenExpired"

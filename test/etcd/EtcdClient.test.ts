@@ -5,7 +5,7 @@ import * as Etcd from "../../src/etcd/EtcdClient.ts"
 import { EtcdError } from "../../src/etcd/EtcdError.ts"
 import type { Event } from "../../src/etcd/messages.ts"
 import { makeAuthority } from "../peer/support/certificates.ts"
-import { clientOf, hasEtcd, missing, startCluster } from "../support/etcd.ts"
+import { clientOf, guard, hasEtcd, missing, startCluster } from "../support/etcd.ts"
 
 type Client = EtcdClient["Service"]
 
@@ -305,6 +305,31 @@ else {
           assert.strictEqual(nobody.reason, "Denied")
           yield* etcdctl("--user", "root:secret", "role", "revoke-permission", "files", "w/", "w0")
           assert.strictEqual((yield* Effect.flip(client.put({ key: "w/1", value: "" }))).reason, "Denied")
+        }),
+      60_000
+    )
+
+    it.live(
+      "logs in again where it was kept waiting: an older backup knows nothing of its session, and does not say so",
+      () =>
+        Effect.gen(function*() {
+          const cluster = yield* startCluster()
+          const { endpoint, freeze, thaw } = yield* Effect.fromNullishOr(cluster.members[0])
+          const { user } = yield* guard(cluster, "n")
+          const logins = Effect.promise(async () => {
+            const metrics = await (await fetch(`http://${endpoint}/metrics`)).text()
+            return Number(
+              /grpc_server_handled_total\{grpc_code="OK",grpc_method="Authenticate",.*\} (\d+)/.exec(metrics)?.[1]
+            )
+          })
+          const client = yield* clientOf(cluster, { user, deadline: "500 millis", patience: "1 millis" })
+          yield* Effect.eventually(client.put({ key: "/n/a", value: "" }))
+          const before = yield* logins
+          yield* freeze
+          assert.strictEqual((yield* Effect.flip(client.put({ key: "/n/a", value: "" }))).reason, "Unreachable")
+          yield* thaw
+          yield* Effect.eventually(client.put({ key: "/n/a", value: "" }))
+          assert.isAbove(yield* logins, before)
         }),
       60_000
     )
