@@ -8,7 +8,8 @@ import { type Place, prepare, type Roots } from "./places.ts"
 import { link, lstat, Refused, refused, rename, syncFolder, unlink, unsafe } from "./systemCalls.ts"
 
 /** How often a folder may vanish under a commit before it gives up: somebody prunes empty folders all the time. */
-const tries = 100
+export const tries = 100
+export const vanishing = refused("its folder was removed again and again")
 
 interface Source {
   readonly name: string
@@ -53,7 +54,7 @@ const show = Effect.fnUntraced(function*(
       Effect.catchIf((error) => error.code === "ENOENT", () => Effect.fail(refused("its staged bytes were removed")))
     )
   }
-  return yield* refused("its folder was removed again and again")
+  return yield* vanishing
 })
 
 /**

@@ -3,6 +3,7 @@ import { Effect, Result } from "effect"
 import { dirname } from "node:path"
 import { AlreadyExists, type BackendError, DigestMismatch, type Held, type Whole } from "../ports/Backend.ts"
 import { Sha256 } from "../ports/FileEntry.ts"
+import { tries, vanishing } from "./commit.ts"
 import type { Committed } from "./fileOperations.ts"
 import { refusal, unanswered } from "./fileThreads.ts"
 import { isMissing, placeIn, prepare } from "./places.ts"
@@ -53,18 +54,22 @@ export const commitTogether = Effect.fnUntraced(function*(
   })
   yield* commit(placed)
 
-  const homeless = placed.filter(({ whole }) => {
-    const answer = answers.get(whole)
-    return answer?._tag === "Refused" && isMissing(answer)
-  })
-  const prepared = new Map<string, Result.Result<unknown, Refused>>()
-  for (const { file, whole } of homeless) {
-    const folder = dirname(file)
-    const found = prepared.get(folder) ?? (yield* Effect.result(prepare(roots, whole.path, fsync)))
-    prepared.set(folder, found)
-    if (Result.isFailure(found)) answers.set(whole, refusal(found.failure))
+  const homeless = () =>
+    placed.filter(({ whole }) => {
+      const answer = answers.get(whole)
+      return answer?._tag === "Refused" && isMissing(answer)
+    })
+  for (let left = tries, some = homeless(); left > 0 && some.length > 0; left--, some = homeless()) {
+    const prepared = new Map<string, Result.Result<unknown, Refused>>()
+    for (const { file, whole } of some) {
+      const folder = dirname(file)
+      const found = prepared.get(folder) ?? (yield* Effect.result(prepare(roots, whole.path, fsync)))
+      prepared.set(folder, found)
+      if (Result.isFailure(found)) answers.set(whole, refusal(found.failure))
+    }
+    yield* commit(some.filter(({ file }) => prepared.get(dirname(file))?._tag === "Success"))
   }
-  yield* commit(homeless.filter(({ file }) => prepared.get(dirname(file))?._tag === "Success"))
+  for (const { whole } of homeless()) answers.set(whole, refusal(vanishing))
 
   return files.map((whole) => outcomeOf(whole, answers.get(whole) ?? unanswered))
 }, Effect.uninterruptible)
