@@ -65,7 +65,11 @@ export const drainCommand = Command.make("drain", {
         return yield* new NotDrained({ status })
       }
       if (!json && Option.isSome(status.looked) && status.left !== told) {
-        yield* Console.log(`no other node holds ${status.left} of ${status.files} files yet`)
+        yield* Console.log(
+          status.left === 0
+            ? `each of its ${status.files} files is on another node; now it listens for others that leave too`
+            : `no other node holds ${status.left} of ${status.files} files yet`
+        )
         told = status.left
       }
       yield* Effect.sleep(interval)

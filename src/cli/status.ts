@@ -6,6 +6,7 @@ import { NodeId, Revision } from "../ports/FileEntry.ts"
 import { Inventory } from "../ports/Inventory.ts"
 import { Cursor, Manifest } from "../ports/Manifest.ts"
 import { Membership } from "../ports/Membership.ts"
+import { DrainStatus } from "../replication/Drain.ts"
 import { Status } from "../replication/Status.ts"
 import { type Client, faceOf, makeClient, named, patience } from "./client.ts"
 import { size } from "./demo/display.ts"
@@ -27,18 +28,31 @@ export const StatusReport = Schema.Struct({
   oldestOwed: Schema.OptionFromNullOr(Schema.Int),
   failed: Schema.Natural,
   unlinking: Schema.Natural,
+  /** Since when the running node prepares to leave; `none` when it does not, or no node answers. */
+  draining: Schema.OptionFromNullOr(Schema.Int),
   /** What the running node says of itself; `none` when no node answers. */
   live: Schema.OptionFromNullOr(Status)
-}).pipe(Schema.encodeKeys({ verifiedThrough: "verified_through", oldestOwed: "oldest_owed_ms" }))
+}).pipe(
+  Schema.encodeKeys({
+    verifiedThrough: "verified_through",
+    oldestOwed: "oldest_owed_ms",
+    draining: "draining_since_ms"
+  })
+)
 type StatusReport = typeof StatusReport.Type
 
 const encodeReport = Schema.encodeSync(Schema.fromJsonString(StatusReport))
 
 /** What a running node says. */
-const said = (client: Client) => client.call("GET", "/api/v1/cluster/status", NodeStatus)
+const said = (client: Client) =>
+  Effect.all({
+    word: client.call("GET", "/api/v1/cluster/status", NodeStatus),
+    drain: client.call("GET", "/api/v1/cluster/drain", DrainStatus)
+  })
+type Said = Effect.Success<ReturnType<typeof said>>
 
 /** A node that is asked over HTTP alone: everything is its own word. */
-const fromNode = ({ head, node, status }: typeof NodeStatus.Type): StatusReport => ({
+const fromNode = ({ drain, word: { head, node, status } }: Said): StatusReport => ({
   node,
   head: Option.fromNullOr(head),
   cursor: status.cursor,
@@ -48,6 +62,7 @@ const fromNode = ({ head, node, status }: typeof NodeStatus.Type): StatusReport 
   oldestOwed: status.oldestOwed,
   failed: status.failed,
   unlinking: status.unlinking,
+  draining: drain.since,
   live: Option.some(status)
 })
 
@@ -63,7 +78,7 @@ const fromFiles = Effect.fnUntraced(function*(client: Option.Option<Client>) {
       said(client).pipe(
         Effect.timeout(patience),
         Effect.option,
-        Effect.map(Option.filter(({ node }) => node === self.id))
+        Effect.map(Option.filter(({ word }) => word.node === self.id))
       )
   })
   return {
@@ -71,7 +86,8 @@ const fromFiles = Effect.fnUntraced(function*(client: Option.Option<Client>) {
     head,
     ...(yield* inventory.progress),
     failed: yield* inventory.failed,
-    live: Option.map(live, ({ status }) => status)
+    draining: Option.flatMap(live, ({ drain }) => drain.since),
+    live: Option.map(live, ({ word }) => word.status)
   } satisfies StatusReport
 })
 
@@ -129,13 +145,17 @@ const troubles = ({ manifestTrouble, membershipTrouble }: Status, now: number): 
   ) => ["trouble", `since ${moment(since, now)}: ${detail}`])
 
 const render = (report: StatusReport, face: string | undefined, now: number): string => {
-  const { live, unlinking, verified, verifiedThrough } = report
+  const { draining, live, unlinking, verified, verifiedThrough } = report
   const lines: Array<readonly [string, string]> = [
     ["state", readiness(live, face)],
     ["verified", `${files(verified.files)}, ${size(verified.bytes)}; all of it through revision ${verifiedThrough}`],
     ["owed", owed(report, now)],
     ["manifest", position(report)]
   ]
+  if (Option.isSome(draining)) {
+    const meaning = "its copies count for nobody, until drain --cancel or a restart"
+    lines.push(["draining", `since ${moment(draining.value, now)}: ${meaning}`])
+  }
   if (unlinking > 0) lines.push(["deleted", `${files(unlinking)} still to unlink`])
   if (Option.isSome(live)) {
     lines.push(...troubles(live.value, now))

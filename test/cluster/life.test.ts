@@ -97,6 +97,8 @@ describe("drain and remove-node", () => {
           "file-replication: this node must stay: no other node holds 1 of its 1 files\n"
             + "  db/a: there is no other member\n"
         )
+        // Who gave up waiting is told that it still drains.
+        assert.match((yield* run(["status", "--url", one.url])).stdout, /\n {2}draining +since .*drain --cancel/)
         const two = yield* served(folder, "two")
         const drained = yield* run(["drain", "--url", one.url, "--timeout", "120"])
         assert.strictEqual(drained.code, 0, drained.stderr)
