@@ -8,6 +8,7 @@ import { type Client, place } from "./client.ts"
 import { size } from "./demo/display.ts"
 import { json, nodeFlags } from "./flags.ts"
 import { layerBeside } from "./operator.ts"
+import { printable } from "./printable.ts"
 
 const mostInOnePage = 1000
 
@@ -30,7 +31,7 @@ const fromFiles = { page: FileList.page, owed: FileList.owed } satisfies Source<
 
 const listedLine = ({ entry, local, revision }: typeof FileList.ListedFile.Type): string =>
   `${local.state.padEnd(9)}  ${size(entry.size_bytes).padStart(9)}  ${entry.sha256.slice(0, 12)}  `
-  + `${String(revision).padStart(8)}  ${entry.path}`
+  + `${String(revision).padStart(8)}  ${printable(entry.path)}`
 
 interface ListOptions {
   readonly prefix: string
@@ -53,7 +54,9 @@ const listOwed = Effect.fn("files")(function*<E, R>(source: Source<E, R>, { json
   const { bytes, files, total } = yield* source.owed(Math.min(limit, mostInOnePage))
   for (const file of files) {
     yield* Console.log(
-      json ? ExactJson.stringify(file) : `${size(file.size_bytes).padStart(9)}  ${file.path}: ${file.reason}`
+      json
+        ? ExactJson.stringify(file)
+        : printable(`${size(file.size_bytes).padStart(9)}  ${file.path}: ${file.reason}`)
     )
   }
   if (!json && total > files.length) yield* Console.log(`and ${total - files.length} more, ${size(bytes)} in all`)

@@ -20,6 +20,7 @@ import { type Client, fileAddress, named, type NoAnswer, type Refused } from "./
 import { size } from "./demo/display.ts"
 import { beside, json, nodeFlags, path } from "./flags.ts"
 import { parsePath } from "./operator.ts"
+import { printableLines } from "./printable.ts"
 import { Misused } from "./publish.ts"
 
 export interface ForgetOptions {
@@ -30,12 +31,12 @@ export interface ForgetOptions {
 }
 
 const explanation = ({ entry, sightings }: Lost.Search): string =>
-  [
+  printableLines([
     `${entry.path}, ${size(entry.size_bytes)}, sha256 ${entry.sha256}, from ${entry.origin_node_id}:`,
     ...sightings.map(({ detail, node }) => `  ${node}: ${detail}`),
     "Forgetting it deletes it from the manifest for every node and for good: no node pulls it any more, every node that",
     "comes back with it deletes it, and nothing can be published under this path again."
-  ].join("\n")
+  ].join("\n"))
 
 /** On a terminal somebody can be asked the second time; a script says `--yes`. */
 const confirmed = Effect.fnUntraced(function*(options: ForgetOptions) {

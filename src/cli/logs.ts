@@ -1,5 +1,6 @@
 /** What a node logs, on standard error: readable lines on a terminal, one JSON object a line otherwise. */
 import { Cause, Layer, Logger, type LogLevel } from "effect"
+import { printable } from "./printable.ts"
 
 export type LogFormat = "text" | "json"
 
@@ -28,7 +29,7 @@ export const line = (
   const two = (part: number) => String(part).padStart(2, "0")
   const time = `${two(date.getHours())}:${two(date.getMinutes())}:${two(date.getSeconds())}`
   const parts = Array.isArray(entry.message) ? entry.message : [entry.message]
-  const message = parts.map((part) => typeof part === "string" ? part : JSON.stringify(part)).join(" ")
+  const message = printable(parts.map((part) => typeof part === "string" ? part : JSON.stringify(part)).join(" "))
   const cause = entry.cause.reasons.length === 0 ? "" : `\n${Cause.pretty(entry.cause)}`
   return `${paint(time, dim)} ${paint(level.toUpperCase().padEnd(5), colors[level])} ${
     paint(message, colors[level])

@@ -5,6 +5,7 @@ import * as NodeServices from "@effect/platform-node/NodeServices"
 import { Cause, Console, Effect, Exit, Layer, Logger, Runtime } from "effect"
 import { CliError, CliOutput, Command } from "effect/cli"
 import { version } from "../version.ts"
+import { printableLines } from "./printable.ts"
 import { ranNode } from "./signals.ts"
 
 /** Every command, in the order of the help, and the module that has it: loading all of them costs half a second. */
@@ -37,7 +38,7 @@ const needed = (args: ReadonlyArray<string>) => {
 
 /** A failure is one message on standard error, never a stack trace; a defect is ours and keeps its trace. */
 const explain = (error: { readonly message: string }) =>
-  CliError.isCliError(error) ? Effect.void : Console.error(`file-replication: ${error.message}`)
+  CliError.isCliError(error) ? Effect.void : Console.error(printableLines(`file-replication: ${error.message}`))
 
 /** A line that can't be understood is told in one sentence too, without the help that nobody asked for. */
 const presenter: CliOutput.Presenter = {

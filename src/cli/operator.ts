@@ -3,6 +3,7 @@ import { Duration, Effect, FileSystem, Layer, Result, Runtime, Schema } from "ef
 import { FilePath, offence } from "../ports/FilePath.ts"
 import { layerGuestBackend, layerPorts, type Ports, type StartError } from "../Replication.ts"
 import { folders, ReplicationConfig, type Settings } from "../ReplicationConfig.ts"
+import { printable } from "./printable.ts"
 
 /** No node ever ran with this configuration. */
 export class NoNode extends Schema.TaggedError<NoNode>()("NoNode", { inventory: Schema.String }) {
@@ -49,5 +50,5 @@ export const moment = (millis: number, now: number): string => {
 /** Lines of a name and what there is to say of it, the names padded. */
 export const sheet = (lines: ReadonlyArray<readonly [string, string]>): string => {
   const width = Math.max(...lines.map(([name]) => name.length))
-  return lines.map(([name, text]) => `  ${name.padEnd(width)}  ${text}`).join("\n")
+  return lines.map(([name, text]) => `  ${name.padEnd(width)}  ${printable(text)}`).join("\n")
 }

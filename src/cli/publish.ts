@@ -15,6 +15,7 @@ import { folders, ReplicationConfig, type Settings } from "../ReplicationConfig.
 import * as FolderLock from "../sqlite/FolderLock.ts"
 import { type Client, fileAddress, place } from "./client.ts"
 import { json, nodeFlags } from "./flags.ts"
+import { printable } from "./printable.ts"
 import { showing } from "./progress.ts"
 import { fileBytes, type FileFailed, fileLength } from "./userFiles.ts"
 
@@ -112,7 +113,7 @@ const tell = ({ entry, revision }: Registered, json: boolean) =>
   Console.log(
     json
       ? ExactJson.stringify({ entry, revision })
-      : `${entry.path}  ${entry.size_bytes} bytes  sha256 ${entry.sha256}  revision ${revision}`
+      : `${printable(entry.path)}  ${entry.size_bytes} bytes  sha256 ${entry.sha256}  revision ${revision}`
   )
 
 /** Publishes files, one after the other, and says each as soon as it is. */

@@ -12,6 +12,7 @@ import { type Client, faceOf, makeClient, named, patience } from "./client.ts"
 import { size } from "./demo/display.ts"
 import { configured, json, nodeFlags } from "./flags.ts"
 import { layerBeside, moment, sheet } from "./operator.ts"
+import { printable } from "./printable.ts"
 
 const Amount = Schema.Struct({ files: Schema.Natural, bytes: Schema.Natural })
 
@@ -196,7 +197,7 @@ const watch = Effect.fnUntraced(function*<E, R>(
   const draw = Effect.gen(function*() {
     const report = yield* look
     if (json) return yield* Console.log(encodeReport(report))
-    if (!terminal) return yield* Console.log(summary(report))
+    if (!terminal) return yield* Console.log(printable(summary(report)))
     const text = `${render(report, face, yield* Clock.currentTimeMillis)}\n\n${bar(report)}`
     yield* Effect.sync(() => process.stdout.write(`\u001b[H\u001b[2J${text}\n`))
   })

@@ -7,6 +7,7 @@ import { fileAddress, place } from "./client.ts"
 import { size } from "./demo/display.ts"
 import { json, nodeFlags, path } from "./flags.ts"
 import { layerBeside, moment, parsePath, sheet } from "./operator.ts"
+import { printable } from "./printable.ts"
 
 type Line = readonly [string, string]
 
@@ -64,7 +65,7 @@ const diskText = ({ disk_error, on_disk }: FileReport, now: number): string => {
 }
 
 const render = (known: FileReport, now: number): string =>
-  `${known.path}\n${
+  `${printable(known.path)}\n${
     sheet([
       ["manifest", manifestText(known.manifest)],
       ...localLines(known, now),

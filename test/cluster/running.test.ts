@@ -113,6 +113,13 @@ layer(node, { timeout: 120_000, excludeTestServices: true })("commands that ask 
         ["verified", "list/a"],
         ["verified", "list/b"]
       ])
+      // A name that steers a terminal, and looks like a second line.
+      const odd = "odd/\u001b[2J\u202e\nverified"
+      fine(yield* there("publish", source, "--as", odd))
+      for (const shown of [yield* here("files", "--prefix", "odd/"), yield* here("why", odd)]) {
+        assert.include(fine(shown), "odd/\\u001b[2J\\u202e\\u000averified\n")
+      }
+      assert.include((yield* here("why", `${odd}s`)).stderr, "odd/\\u001b[2J\\u202e\nverifieds\n")
       const json = fine(yield* there("files", "--prefix", "list/", "--limit", "1", "--json"))
       assert.strictEqual(String((yield* decode(FileList.ListedFile, json)).entry.path), "list/a")
       assert.match(fine(yield* there("files", "--owed")), /4 B {2}lost\/file: ./)
