@@ -193,7 +193,7 @@ export const make = Effect.fnUntraced(function*(options: Options) {
       ))
   )
 
-  // Shared with the threads that write to the disk, which spares a copy.
+  // Shared with the threads that write to the disk, which spares a copy. Whoever asks bounds how many there are.
   const spare: Array<Uint8Array> = []
   const memory = Effect.acquireRelease(
     Effect.sync(() => spare.pop() ?? new Uint8Array(new SharedArrayBuffer(together.bytes))),

@@ -49,6 +49,13 @@ const atOnce = 3
 /** One more for what was registered just now: it does not wait for what is caught up on. */
 const atOnceLive = atOnce + 1
 
+/**
+ * On their way from all peers at once, each with up to 1 MiB in memory. Some more may be asked of peers of which nothing
+ * is on its way: those that send nothing keep no other from its turn. Beyond that files go alone.
+ */
+const mostInAll = 32
+const moreInAll = 16
+
 /** So many wait for one peer at most, and so many times as many for all. */
 const mostWaiting = 16 * together.files
 const manyPeersWaiting = 4
@@ -128,6 +135,7 @@ export const make = Effect.fnUntraced(function*({ arrived, onBytes, onWrong, ope
   const gathered = () => Array.from(desks.values()).reduce((sum, { waiting }) => sum + waiting.length, 0)
   // Sent, and held back by a pause.
   let held = 0
+  let inAll = 0
 
   /** How to ask a peer for several files now. */
   const wayTo = (peer: Peer): FetchTogether | undefined =>
@@ -210,6 +218,7 @@ export const make = Effect.fnUntraced(function*({ arrived, onBytes, onWrong, ope
 
   const send = (desk: Desk, some: ReadonlyArray<Traveller>): void => {
     desk.onTheirWay++
+    inAll++
     held += some.length
     let arrivals = none
     const pull = Effect.suspend(() => {
@@ -229,6 +238,7 @@ export const make = Effect.fnUntraced(function*({ arrived, onBytes, onWrong, ope
         ),
         Effect.ensuring(Effect.suspend(() => {
           desk.onTheirWay--
+          inAll--
           schedule(desk)
           return Effect.forEach(
             some,
@@ -260,10 +270,12 @@ export const make = Effect.fnUntraced(function*({ arrived, onBytes, onWrong, ope
       const left = (live > 0 ? atOnceLive : atOnce) - desk.onTheirWay
       // What is caught up on does not ride on the last place.
       const count = Math.min(fitting(desk.waiting), left === 1 && live > 0 ? live : Infinity)
-      if (!takes) leaveAlone(desk, desk.waiting.length)
-      else if (count > 1 && left > 0) send(desk, take(desk, count))
+      const idle = desk.onTheirWay === 0
+      const full = inAll >= (idle ? mostInAll + moreInAll : mostInAll)
+      if (!takes || (full && idle)) leaveAlone(desk, desk.waiting.length)
+      else if (count > 1 && left > 0 && !full) send(desk, take(desk, count))
       // A lone one gathers others while some are on their way, unless somebody may wait for it.
-      else if (count < 2 && (desk.onTheirWay === 0 || live > 0)) leaveAlone(desk, 1)
+      else if (count < 2 && (idle || live > 0)) leaveAlone(desk, 1)
       else return
     }
     const key = keyOf(desk.peer)

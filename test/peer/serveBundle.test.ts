@@ -128,23 +128,33 @@ describe("FetchServer, asked for a bundle", () => {
       assert.deepStrictEqual((yield* ask(client, bundleFor([small]))).sizes, [1000])
     }))
 
-  it.live("gives nothing while it sends as many bodies as it may, and goes on with the connection", () =>
-    Effect.gen(function*() {
-      const gate = yield* Deferred.make<void>()
-      const begun = yield* Deferred.make<void>()
-      const files = [{ entry: small }]
-      const beforeChunk = Effect.andThen(Deferred.succeed(begun, undefined), Deferred.await(gate))
-      const peer = yield* startServer({ files, beforeChunk }, { maxServes: 1 })
-      const first = yield* rawClient(peer)
-      yield* first.send(requestFrame(requestFor(small.path)))
-      yield* Deferred.await(begun)
-      const client = yield* rawClient(peer)
-      assert.deepStrictEqual((yield* ask(client, bundleFor([small]))).sizes, [-1])
-      yield* Deferred.succeed(gate, undefined)
-      assert.strictEqual((yield* takeAck(first)).status, "ok")
-      yield* first.all
-      assert.deepStrictEqual((yield* ask(client, bundleFor([small]))).sizes, [1000])
-    }))
+  for (
+    const [what, frame] of [
+      ["bodies", () => requestFrame(requestFor(small.path))],
+      // Its bytes are all in memory, so none is read without a place.
+      ["bundles", () => bundleFrame(bundleFor([small]))]
+    ] as const
+  ) {
+    it.live(`reads and gives nothing while it gives as many ${what} as it may, and goes on with the connection`, () =>
+      Effect.gen(function*() {
+        const gate = yield* Deferred.make<void>()
+        const begun = yield* Deferred.make<void>()
+        const files = [{ entry: small }]
+        const beforeChunk = Effect.andThen(Deferred.succeed(begun, undefined), Deferred.await(gate))
+        const peer = yield* startServer({ files, beforeChunk }, { maxServes: 1 })
+        const first = yield* rawClient(peer)
+        yield* first.send(frame())
+        yield* Deferred.await(begun)
+        const client = yield* rawClient(peer)
+        assert.deepStrictEqual((yield* ask(client, bundleFor([small]))).sizes, [-1])
+        yield* Deferred.succeed(gate, undefined)
+        yield* takeFrame(first)
+        yield* first.take(1000)
+        first.socket.end()
+        yield* first.all
+        assert.deepStrictEqual((yield* ask(client, bundleFor([small]))).sizes, [1000])
+      }))
+  }
 
   const many = Array.from({ length: together.files + 1 }, () => small)
   const refused: ReadonlyArray<readonly [string, () => Messages.FetchBundle, string]> = [

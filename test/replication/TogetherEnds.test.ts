@@ -287,6 +287,43 @@ describe("of files that were to come together", () => {
       }).pipe(onNode(owing(files(400), { together: busy.way })))
     }))
 
+  const filesOfPeers = (count: number, each: number) =>
+    Array.from({ length: count }, (_, peer) => peer + 10).flatMap((peer) =>
+      Array.from({ length: each }, (_, n) => fileOf(`db/node-${peer}/${n}`, 1000 * peer + n, `node-${peer}`))
+    )
+  const peersOf = (some: ReadonlyArray<Registered>) => [...new Set(some.map(({ entry }) => entry.origin_node_id))]
+
+  it.effect("never more than 32 bundles are on their way, but for peers of which none is", () =>
+    Effect.gen(function*() {
+      const slow = filesOfPeers(12, 140)
+      const quick = files(20, "node-2")
+      const stuck = bundling((peer, entries) => peer.id === "node-2" ? right(peer, entries) : Effect.never)
+      yield* Effect.gen(function*() {
+        yield* pulled(20)
+        const asked = stuck.asked.map(({ peer }) => peer)
+        const silent = asked.filter((peer) => peer !== "node-2")
+        assert.isBelow(silent.length, asked.length)
+        assert.isAtLeast(silent.length, 32)
+        for (const [n, peer] of silent.entries()) assert.isTrue(n < 32 || silent.indexOf(peer) === n, silent.join(" "))
+      }).pipe(onNode(owing([...slow, ...quick], {
+        together: stuck.way,
+        peers: peersOf([...slow, ...quick]),
+        queueSize: 3000
+      })))
+    }))
+
+  it.effect("never more than 48 bundles are on their way; what would be more goes alone", () =>
+    Effect.gen(function*() {
+      const slow = filesOfPeers(50, 2)
+      const stuck = bundling(() => Effect.never)
+      yield* Effect.gen(function*() {
+        const found = yield* pulled(4)
+        assert.strictEqual(stuck.asked.length, 48)
+        const asked = new Set(stuck.asked.map(({ peer }) => peer))
+        for (const { file: { entry } } of found.values()) assert.isFalse(asked.has(entry.origin_node_id))
+      }).pipe(onNode(owing(slow, { together: stuck.way, peers: peersOf(slow) })))
+    }))
+
   it.effect("none of a slow peer's keeps those of another waiting", () =>
     Effect.gen(function*() {
       const slow = Array.from({ length: 700 }, (_, n) => fileOf(`db/node-1/${n}`, n + 1000, "node-1"))
