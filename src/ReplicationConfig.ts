@@ -70,25 +70,33 @@ export const load = (options: LoadOptions): Effect.Effect<Settings, ConfigError>
 export const inspect = (options: LoadOptions): Effect.Effect<Resolve.Resolved, ConfigError> =>
   Effect.gen(function*() {
     const path = Option.orElse(options.file, () => Option.fromUndefinedOr(options.environment["ARC_CONFIG"]))
-    const file = Option.isNone(path) ? {} : { file: yield* readText(path.value, "the configuration file") }
+    const file = Option.isNone(path) ? {} : {
+      file: yield* readText(path.value).pipe(
+        Effect.mapError((why) => new ConfigError({ offences: [`the configuration file ${why}`] }))
+      )
+    }
     const input = { ...file, environment: options.environment }
-    const secretFiles = new Map<string, string>()
+    const secretFiles = new Map<string, Result.Result<string, string>>()
     for (const secretFile of Resolve.secretFilePaths(input)) {
-      secretFiles.set(secretFile, yield* readText(secretFile, "the file of a secret"))
+      secretFiles.set(secretFile, yield* Effect.result(readText(secretFile)))
     }
     const resolved = Resolve.resolve({ ...input, secretFiles })
     if (Result.isFailure(resolved)) return yield* new ConfigError({ offences: resolved.failure })
     return resolved.success
   })
 
-const readText = (path: string, what: string): Effect.Effect<string, ConfigError> =>
+const utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true })
+
+/** The text of a file, or why there is none. */
+const readText = (path: string): Effect.Effect<string, string> =>
   Effect.tryPromise({
-    try: () => readFile(path, "utf8"),
-    catch: (cause) =>
-      new ConfigError({
-        offences: [`${what} ${path} can't be read: ${cause instanceof Error ? cause.message : cause}`]
-      })
-  })
+    try: () => readFile(path),
+    catch: (cause) => `${path} can't be read: ${cause instanceof Error ? cause.message : cause}`
+  }).pipe(
+    Effect.flatMap((bytes) =>
+      Effect.try({ try: () => utf8.decode(bytes), catch: () => `${path} is no text: it is not UTF-8` })
+    )
+  )
 
 /** Where a node keeps what. Absolute paths. */
 export const folders = (settings: Settings): {

@@ -11,8 +11,8 @@ export interface Input {
   readonly file?: string
   /** The environment; `ARC_CLUSTER_NODE_ID` overrides the file's `cluster.node_id`. */
   readonly environment: Readonly<Record<string, string | undefined>>
-  /** The contents of the files that `*_file` keys of secrets name, by the file's path. */
-  readonly secretFiles: ReadonlyMap<string, string>
+  /** The texts of the files that `*_file` keys of secrets name, by the file's path, or why there is none. */
+  readonly secretFiles: ReadonlyMap<string, Result.Result<string, string>>
 }
 
 export interface Resolved {
@@ -49,10 +49,10 @@ export const resolve = (input: Input): Result.Result<Resolved, ReadonlyArray<str
   for (const key of secretKeys) {
     const file = given.get(`${key}_file`)
     if (file === undefined) continue
-    const content = input.secretFiles.get(String(file.value))
+    const content = input.secretFiles.get(String(file.value)) ?? Result.fail("Expected the path of a file")
     if (given.has(key)) offences.push(`${key} and ${key}_file are both set; keep one`)
-    else if (content === undefined) offences.push(`${key}_file: ${String(file.value)} can't be read`)
-    else given.set(key, { value: content.replace(/\r?\n$/, ""), source: `${key}_file` })
+    else if (Result.isFailure(content)) offences.push(`${key}_file (${file.source}): ${content.failure}`)
+    else given.set(key, { value: content.success.replace(/\r?\n$/, ""), source: `${key}_file` })
   }
 
   const values = evaluate((setting) => decode(setting, given.get(setting.key), offences))

@@ -7,7 +7,7 @@ import { settings } from "../../src/config/settings.ts"
 import { ConfigError, folders, layer, load, ReplicationConfig } from "../../src/ReplicationConfig.ts"
 import { temporaryFolder } from "../support/folder.ts"
 
-const none = { environment: {}, secretFiles: new Map<string, string>() }
+const none = { environment: {}, secretFiles: new Map<string, Result.Result<string, string>>() }
 const offences = (input: Partial<Parameters<typeof resolve>[0]>): ReadonlyArray<string> =>
   Result.match(resolve({ ...none, ...input }), { onFailure: (all) => all, onSuccess: () => [] })
 const accepted = (input: Partial<Parameters<typeof resolve>[0]>) => Result.getOrThrow(resolve({ ...none, ...input }))
@@ -31,7 +31,7 @@ describe("ReplicationConfig", () => {
 
   it("reads a secret from a file, and refuses to be told twice", () => {
     const file = `[cluster]\nshared_secret_file = "/run/secret"\n`
-    const secretFiles = new Map([["/run/secret", "from a file\n"]])
+    const secretFiles = new Map([["/run/secret", Result.succeed("from a file\n")]])
     const { settings } = accepted({ file, secretFiles })
     assert.deepStrictEqual(Option.map(settings.sharedSecret, Redacted.value), Option.some("from a file"))
     const twice = offences({ file, secretFiles, environment: { ARC_CLUSTER_SHARED_SECRET: "x" } })
@@ -121,6 +121,32 @@ describe("ReplicationConfig", () => {
       assert.instanceOf(error, ConfigError)
       assert.strictEqual(Runtime.getErrorExitCode(error), 2)
       assert.include(error.message, "/nowhere/node.toml can't be read")
+    }))
+
+  it.live("names the key of a secret's file that can't be read or is no text, beside every other offence", () =>
+    Effect.gen(function*() {
+      const folder = yield* temporaryFolder
+      const path = join(folder, "node.toml")
+      const binary = join(folder, "binary")
+      yield* Effect.promise(() => writeFile(binary, Buffer.from("c3281f", "hex")))
+      const text =
+        `[cluster]\nshared_secret_file = "${binary}"\n[server]\nport = -1\napi_token_file = "/nowhere/token"\n`
+      yield* Effect.promise(() => writeFile(path, text))
+      const { offences } = yield* Effect.flip(
+        load({
+          file: Option.some(path),
+          environment: { ARC_CLUSTER_SHARED_SECRET_PREVIOUS_FILE: "5" }
+        })
+      )
+      assert.strictEqual(offences.length, 4)
+      for (
+        const part of [
+          `cluster.shared_secret_file (file): ${binary} is no text: it is not UTF-8`,
+          "server.api_token_file (file): /nowhere/token can't be read: ENOENT",
+          "cluster.shared_secret_previous_file (ARC_CLUSTER_SHARED_SECRET_PREVIOUS_FILE): Expected the path of a file",
+          "server.port (file): "
+        ]
+      ) assert.include(offences.join("\n"), part)
     }))
 
   it.effect("keeps secrets out of what it prints", () =>

@@ -8,7 +8,7 @@ const settle = (lines: ReadonlyArray<string>) =>
   resolve({
     file: ["[cluster]", ...lines].join("\n"),
     environment: {},
-    secretFiles: new Map([["/run/password", "from a file\n"]])
+    secretFiles: new Map([["/run/password", Result.succeed("from a file\n")]])
   })
 const offences = (...lines: ReadonlyArray<string>): ReadonlyArray<string> =>
   Result.match(settle(lines), { onFailure: (all) => all, onSuccess: () => [] })
