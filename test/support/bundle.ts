@@ -9,6 +9,7 @@ import { type Plugin, rolldown } from "rolldown"
 import { programs, root } from "./program.ts"
 
 const folder = join(root, "node_modules/.cache/file-replication-tests")
+const compiled = join(root, "node_modules/.cache/file-replication")
 
 /** Modules look for files beside themselves where they were written. */
 const sourcesStay: Plugin = {
@@ -41,4 +42,6 @@ export const setup = async (): Promise<void> => {
   await bundle.close()
   await Promise.all(output.map((one) => keep(one.fileName, one.type === "chunk" ? one.code : String(one.source))))
   process.env["TEST_PROGRAMS"] = folder
+  // Else every thread that a test starts would strip types anew, and load what does that.
+  process.env["NODE_COMPILE_CACHE"] ??= compiled
 }
