@@ -15,6 +15,7 @@ import { folders, ReplicationConfig, type Settings } from "../ReplicationConfig.
 import * as FolderLock from "../sqlite/FolderLock.ts"
 import { type Client, fileAddress, place } from "./client.ts"
 import { json, nodeFlags } from "./flags.ts"
+import { parsePath } from "./operator.ts"
 import { printable } from "./printable.ts"
 import { showing } from "./progress.ts"
 import { fileBytes, type FileFailed, fileLength } from "./userFiles.ts"
@@ -128,7 +129,9 @@ const publish = Effect.fn("publish")(function*<E, R>(
 ) {
   const fs = yield* FileSystem.FileSystem
   const published: Array<Registered> = []
-  for (const { file, path } of targets(files, options.as)) {
+  const all = targets(files, options.as)
+  for (const { path } of all) yield* Effect.fromResult(parsePath(path))
+  for (const { file, path } of all) {
     const total = yield* fileLength(file)
     let done = 0
     const bytes = fileBytes(file).pipe(

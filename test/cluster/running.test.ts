@@ -82,6 +82,14 @@ layer(node, { timeout: 120_000, excludeTestServices: true })("commands that ask 
         const conflict = yield* here("publish", source, "--as", "pub/b")
         assert.strictEqual(conflict.code, 1)
         assert.match(conflict.stderr, /^file-replication: pub\/b is already registered with other bytes .*\n$/)
+        // A path that can't be is known before the first of several files is published.
+        const wrong = yield* there("publish", source, join(folder, "back\\slash"), "--as", "pub/several")
+        assert.strictEqual(wrong.code, 2)
+        assert.include(
+          wrong.stderr,
+          "pub/several/back\\slash is no path of a replicated file: it contains a back-slash"
+        )
+        assert.notInclude(fine(yield* there("files", "--prefix", "pub/several")), "source")
         const missing = yield* there("publish", join(folder, "nothing"))
         assert.strictEqual(missing.code, 1)
         assert.match(missing.stderr, /^file-replication: .*nothing: there is no such file\n$/)
