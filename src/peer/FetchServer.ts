@@ -19,6 +19,7 @@ import * as Traces from "../telemetry/Traces.ts"
 import * as Admission from "./Admission.ts"
 import { keepsAlive, refusal, Refused, type Signer } from "./answers.ts"
 import {
+  asCertified,
   authenticateBundle,
   authenticateFetch,
   authenticateJoin,
@@ -158,16 +159,12 @@ const makeHandler = Effect.fnUntraced(function*(
   const trust = Effect.fnUntraced(function*(
     { connection, place }: Session,
     request: Messages.FetchFile | Messages.FetchBundle,
-    verdict: Verdict
+    signed: Verdict
   ) {
+    const verdict = asCertified(signed, request.node_id, connection.certified())
     if (verdict._tag === "Refused") {
       if (verdict.code === "auth") yield* Metrics.authRejected(verdict.cause)
       return yield* new Refused({ code: verdict.code, reason: verdict.reason })
-    }
-    const certified = connection.certified()
-    if (certified !== undefined && certified !== request.node_id) {
-      yield* Metrics.authRejected("certificate")
-      return yield* new Refused({ code: "auth", reason: `${certified}'s certificate, and a request of another node` })
     }
     place.trust()
   })
@@ -239,6 +236,18 @@ const makeHandler = Effect.fnUntraced(function*(
   // Heartbeat and leave
   // -------------------------------------------------------------------------------------------------------------------
 
+  const joining = (
+    { connection }: Session,
+    label: "heartbeat" | "leave",
+    message: Messages.Heartbeat | Messages.LeaveNotify
+  ) =>
+    Effect.map(nowSeconds, (now) =>
+      asCertified(
+        authenticateJoin(credentials, nonces, now, label, message),
+        message.node_id,
+        connection.certified()
+      ))
+
   const refusedJoin = ({ place }: Session, what: string, verdict: Extract<Verdict, { _tag: "Refused" }>) =>
     (verdict.code === "auth" ? Metrics.authRejected(verdict.cause) : Effect.void).pipe(
       Effect.andThen(strikes.note(place.address, `refused a ${what}: ${verdict.reason}`)),
@@ -247,7 +256,7 @@ const makeHandler = Effect.fnUntraced(function*(
 
   const heartbeat = Effect.fnUntraced(function*(session: Session, payload: Uint8Array) {
     const message = yield* Effect.fromResult(Messages.decodeHeartbeat(payload))
-    const verdict = authenticateJoin(credentials, nonces, yield* nowSeconds, "heartbeat", message)
+    const verdict = yield* joining(session, "heartbeat", message)
     if (verdict._tag === "Refused") return yield* refusedJoin(session, "heartbeat", verdict)
     session.place.trust()
     const timestamp = DateTime.formatIso(yield* DateTime.now)
@@ -257,7 +266,7 @@ const makeHandler = Effect.fnUntraced(function*(
 
   const leave = Effect.fnUntraced(function*(session: Session, payload: Uint8Array) {
     const message = yield* Effect.fromResult(Messages.decodeLeaveNotify(payload))
-    const verdict = authenticateJoin(credentials, nonces, yield* nowSeconds, "leave", message)
+    const verdict = yield* joining(session, "leave", message)
     if (verdict._tag === "Refused") return yield* refusedJoin(session, "leave", verdict)
     const id = Schema.decodeOption(NodeId)(message.node_id)
     if (Option.isNone(id) || id.value === membership.self.id) {

@@ -24,6 +24,12 @@ export interface Credentials {
 const accepted: Verdict = { _tag: "Accepted" }
 const refused = (cause: AuthCause, reason: string): Verdict => ({ _tag: "Refused", code: "auth", cause, reason })
 
+/** Who shows the certificate of a node speaks as that node only. `certified`: the node that it was made for, if any. */
+export const asCertified = (verdict: Verdict, nodeId: string, certified: string | undefined): Verdict =>
+  verdict._tag === "Refused" || certified === undefined || certified === nodeId
+    ? verdict
+    : refused("certificate", `${certified}'s certificate, and a message of another node`)
+
 /** The secrets that are configured, the current one first. */
 export const configuredSecrets = (
   secret: Redacted.Redacted<string>,

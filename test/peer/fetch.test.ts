@@ -5,9 +5,11 @@ import { TestClock } from "effect/testing"
 import { connect } from "node:tls"
 import * as Throttle from "../../src/peer/Throttle.ts"
 import { nodeUri, type TlsIdentity } from "../../src/peer/transport/Tls.ts"
+import type { NodeId } from "../../src/ports/FileEntry.ts"
 import type { Peer } from "../../src/ports/PeerResolver.ts"
 import { makeAuthority } from "./support/certificates.ts"
 import { allBytes, entryOf, sha256Of } from "./support/doubles.ts"
+import { heartbeatOf, leaveFrame, signedJoin } from "./support/joins.ts"
 import { collector, makeClient, rawClient, rawPeer, secret, startServer } from "./support/nodes.ts"
 import { requestFor, requestFrame } from "./support/requests.ts"
 
@@ -273,6 +275,27 @@ describe("mutual TLS", () => {
       const wrong = yield* fetched(yield* server(made("node-c")), made("node-b"))
       assert(wrong._tag === "Failure" && wrong.failure._tag === "PeerUnreachable")
       assert.include(wrong.failure.detail, "node-c")
+    }))
+
+  it.live("takes a node's leave and its heartbeat only over its own certificate", () =>
+    Effect.gen(function*() {
+      const ours = yield* makeAuthority
+      const made = (node: string) => ours(`IP:127.0.0.1,URI:${nodeUri(node)}`)
+      const departed = yield* Queue.unbounded<NodeId>()
+      const peer = yield* startServer({ files: [], departed }, { tls: made("node-a") })
+      const say = Effect.fnUntraced(function*(frame: Uint8Array, tls: TlsIdentity) {
+        const client = yield* rawClient(peer, tls)
+        yield* client.send(frame)
+        return yield* client.take(1)
+      }, Effect.scoped)
+      const leave = (nonce: string) => leaveFrame({ reason: "stopping", ...signedJoin("leave", "node-b", nonce) })
+      const heartbeat = (nonce: string) => heartbeatOf(signedJoin("heartbeat", "node-b", nonce))
+      assert.strictEqual((yield* say(heartbeat("a"), made("node-c"))).length, 0)
+      assert.strictEqual((yield* say(heartbeat("b"), made("node-b"))).length, 1)
+      yield* say(leave("c"), made("node-c"))
+      assert.strictEqual(yield* Queue.size(departed), 0)
+      yield* say(leave("d"), made("node-b"))
+      assert.strictEqual(yield* Queue.take(departed), "node-b")
     }))
 
   it.live("says at its start that a certificate can't be used", () =>

@@ -1,6 +1,7 @@
 /** A server and a client as tests want them, and raw sockets that do whatever they like. */
 import { Deferred, Effect, Layer, Logger, Queue, Redacted, type Scope } from "effect"
 import { connect, createServer, type Socket } from "node:net"
+import { connect as connectTls } from "node:tls"
 import * as FetchClientTcp from "../../../src/peer/FetchClientTcp.ts"
 import * as FetchServer from "../../../src/peer/FetchServer.ts"
 import * as RateLimits from "../../../src/peer/RateLimits.ts"
@@ -114,7 +115,7 @@ export const rawPeer = (
     return { peer: { id: nodeA, address: { host: "127.0.0.1", port } }, closed }
   })
 
-/** A raw connection to a server. */
+/** A raw connection to a server, over TLS where an identity is given. */
 export interface RawClient {
   readonly socket: Socket
   readonly send: (bytes: Uint8Array) => Effect.Effect<void>
@@ -124,12 +125,16 @@ export interface RawClient {
   readonly take: (count: number) => Effect.Effect<Buffer>
 }
 
-export const rawClient = (peer: Peer): Effect.Effect<RawClient, never, Scope.Scope> =>
+export const rawClient = (peer: Peer, tls?: TlsIdentity): Effect.Effect<RawClient, never, Scope.Scope> =>
   Effect.gen(function*() {
     const opened = yield* Deferred.make<void>()
     const closed = yield* Deferred.make<void>()
     const socket = yield* Effect.acquireRelease(
-      Effect.sync(() => connect({ host: peer.address.host, port: peer.address.port })),
+      Effect.sync((): Socket =>
+        tls === undefined
+          ? connect(peer.address)
+          : connectTls({ ...peer.address, cert: tls.certificate, key: Redacted.value(tls.key), ca: tls.authority })
+      ),
       (socket) => Effect.sync(() => socket.destroy())
     )
     let received = Buffer.alloc(0)
