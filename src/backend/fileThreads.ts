@@ -49,6 +49,7 @@ const startThread: Effect.Effect<Call, never, Scope.Scope> = Effect.map(
     module: new URL(`./fileWorker${extension}`, import.meta.url),
     data: {},
     what: "files",
+    name: "a thread for files",
     ended: "the backend is closed"
   }),
   (ask): Call => (name, ...args) =>
@@ -112,7 +113,7 @@ export const make = Effect.fnUntraced(function*(roots: Roots, sync: boolean): Ef
       yield* Effect.addFinalizer(() => Effect.andThen(Queue.end(queue), Fiber.awaitAll(committing)))
       return calls
       // It is logged as this layer's, not as of whoever asks first.
-    }).pipe(Effect.provide(context))
+    }).pipe(Effect.updateContext<never, Scope.Scope>(() => context))
   )
   let turn = 0
   const call: Call = (name, ...args) =>

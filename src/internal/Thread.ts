@@ -45,6 +45,8 @@ export const start = (options: {
   readonly module: URL
   readonly data: unknown
   readonly what: Metrics.ThreadKind
+  /** What it is called in the log. */
+  readonly name: string
   /** What is said to whoever asks after the end. */
   readonly ended: string
 }): Effect.Effect<Ask, never, Scope.Scope> =>
@@ -110,7 +112,7 @@ export const start = (options: {
         if (closing) return
         rest = (yield* Clock.currentTimeMillis) - began < steady ? doubled(rest, firstRest, longestRest) : firstRest
         yield* Metrics.threadDied(options.what)
-        yield* Effect.logError(`a thread for ${options.what} died: ${why}; another one starts in ${rest} ms`)
+        yield* Effect.logError(`${options.name} died: ${why}; another one starts in ${rest} ms`)
         yield* Effect.sleep(rest)
       }
     })

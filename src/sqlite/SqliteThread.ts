@@ -52,6 +52,7 @@ export const make = <Ops extends Operations<Ops>>(options: {
   Effect.gen(function*() {
     const thread = yield* Thread.start({
       what: "database",
+      name: `the thread of ${options.path}`,
       module: new URL(`./sqliteWorker${extension}`, import.meta.url),
       data: { path: options.path, operations: options.operations.href },
       ended: "the database is closed"

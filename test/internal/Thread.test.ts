@@ -18,6 +18,7 @@ const started = Effect.gen(function*() {
     module: new URL("./dyingWorker.ts", import.meta.url),
     data: {},
     what: "files",
+    name: "the thread",
     ended: "it is over"
   }).pipe(Scope.provide(scope), Effect.provide(Logger.layer([logger])), registry)
   const deaths = Effect.map(
@@ -27,8 +28,7 @@ const started = Effect.gen(function*() {
   return { ask, workers, scope, deaths, death: Queue.take(logged), said: Queue.size(logged) }
 })
 
-const deadOf = (cause: string, rest = 100) =>
-  `Error: a thread for files died: ${cause}; another one starts in ${rest} ms`
+const deadOf = (cause: string, rest = 100) => `Error: the thread died: ${cause}; another one starts in ${rest} ms`
 
 describe("a thread that dies", () => {
   it.live("by its own exit fails what it was asked, says so once, and another takes its place", () =>
