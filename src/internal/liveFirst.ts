@@ -2,7 +2,7 @@
 
 /** Puts an item behind those that wait, a live one before all that are not. */
 export const enterLiveFirst = <A extends { readonly live: boolean }>(waiting: Array<A>, item: A): void => {
-  const late = item.live ? waiting.findIndex(({ live }) => !live) : -1
-  if (late === -1) waiting.push(item)
-  else waiting.splice(late, 0, item)
+  if (!item.live) return void waiting.push(item)
+  // From the end: where all are live, which is when they are many at once, the last of them is found at once.
+  waiting.splice(waiting.findLastIndex(({ live }) => live) + 1, 0, item)
 }

@@ -26,7 +26,8 @@ import { Cursor, type CursorLost, Manifest, type ManifestEvent, Unavailable } fr
 import { Membership } from "../ports/Membership.ts"
 import * as Metrics from "../telemetry/Metrics.ts"
 import { Background } from "./Background.ts"
-import { decide } from "./decide.ts"
+import { decide, newlyOwed } from "./decide.ts"
+import type { Debt } from "./Feed.ts"
 import { LocalCheck } from "./LocalCheck.ts"
 import { Puller } from "./Puller.ts"
 import { Unlinker } from "./Unlinker.ts"
@@ -144,7 +145,8 @@ export const layer = (
       const take = Effect.fnUntraced(function*(events: ReadonlyArray<ManifestEvent>, cursor?: Cursor) {
         if (events.length === 0 && cursor === undefined) return { enqueued: 0, skipped: 0 } satisfies Walk.Taken
         const now = yield* Clock.currentTimeMillis
-        const locals = yield* inventory.look(events.map(pathOf))
+        const paths = events.map(pathOf)
+        const locals = yield* inventory.look(paths)
         const decisions = events.map((event, index) =>
           decide(event, locals[index] ?? { row: undefined, pending: undefined }, {
             self: self.id,
@@ -153,14 +155,18 @@ export const layer = (
           })
         )
         yield* inventory.apply(decisions.map(({ change }) => change), cursor)
-        const owed: Array<Registered> = []
+        // Of a path that comes twice, its row tells what is owed now.
+        const once = new Set(paths).size === paths.length
+        const owed: Array<Debt> = []
         const held: Array<Registered> = []
         for (const [index, { _tag, change }] of decisions.entries()) {
           if (change._tag === "Owe" && (_tag === "SkipSelf" || _tag === "SkipLocal")) held.push(change.file)
           else if (change._tag === "Owe") {
             // Deleted behind the revision that is walked: the row stays as it is, and nothing is to be pulled.
             const row = locals[index]?.row
-            if (row?._tag !== "Unlinking" || row.revision < change.file.revision) owed.push(change.file)
+            const { file } = change
+            if (row === undefined && once) owed.push({ file, owed: newlyOwed(change, now) })
+            else if (row?._tag !== "Unlinking" || row.revision < file.revision) owed.push({ file })
           } else if (change._tag === "Forget") yield* puller.withdraw(change.path)
         }
         yield* skip(held)

@@ -31,6 +31,13 @@ interface Known {
   readonly absent?: boolean | undefined
 }
 
+/** A file that `Inventory` owes. */
+export interface Debt {
+  readonly file: Registered
+  /** Its row, where that was written just now; else it is read when its turn comes. */
+  readonly owed?: Owed | undefined
+}
+
 /** A path that is queued, in flight, or waits beside the queue. */
 export interface Place {
   readonly file: Registered
@@ -56,8 +63,8 @@ export interface FeedStats
 export interface Feed extends Pick<Lanes<Place>, "take" | "hasNew"> {
   /** Records a file as owed and queues it, without waiting for room. */
   readonly enqueue: (file: Registered) => Effect.Effect<Enqueued, InventoryError>
-  /** Queues files that `Inventory` already owes, without waiting for room. */
-  readonly offer: (files: ReadonlyArray<Registered>) => Effect.Effect<void>
+  /** Queues what is owed, without waiting for room. */
+  readonly offer: (debts: ReadonlyArray<Debt>) => Effect.Effect<void>
   /** Counts a file that was found to be here. */
   readonly skip: (file: Registered) => void
   /** Whoever took it has ended with it, and has not put it beside the queue. */
@@ -303,9 +310,9 @@ export const start = Effect.fnUntraced(function*(
     take: queue.take,
     hasNew: queue.hasNew,
     enqueue,
-    offer: Effect.fnUntraced(function*(files) {
-      const absent = yield* absentAmong(files)
-      for (const file of files) queueUp(file, laneOf(file, 0), { absent: absent.has(file.entry.path) })
+    offer: Effect.fnUntraced(function*(debts) {
+      const absent = yield* absentAmong(debts.map(({ file }) => file))
+      for (const { file, owed } of debts) queueUp(file, laneOf(file, 0), { owed, absent: absent.has(file.entry.path) })
     }),
     skip,
     giveBack,

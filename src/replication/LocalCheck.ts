@@ -66,7 +66,7 @@ export const layer = (
       const look = Effect.fnUntraced(function*(path: FilePath) {
         yield* sameFolder(backend, inventory)
         const finding = yield* examine(path)
-        if (finding._tag === "Lost") yield* puller.offer([finding.file])
+        if (finding._tag === "Lost") yield* puller.offer([{ file: finding.file }])
         return finding
       })
 

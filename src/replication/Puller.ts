@@ -27,8 +27,8 @@ export type { Enqueued, PullerStats, Receipt } from "./pulls.ts"
 export class Puller extends Context.Service<Puller, {
   /** Records a file as owed and queues it, without waiting for room. */
   readonly enqueue: (file: Registered) => Effect.Effect<Enqueued, InventoryError>
-  /** Queues files that `Inventory` already owes, without waiting for room. */
-  readonly offer: (files: ReadonlyArray<Registered>) => Effect.Effect<void>
+  /** Queues what is owed, without waiting for room. */
+  readonly offer: (debts: ReadonlyArray<Feed.Debt>) => Effect.Effect<void>
   /** Counts a file that was found to be here before it was ever queued. */
   readonly skipped: (file: Registered) => Effect.Effect<void>
   /** Why a file waits that no peer has failed to deliver: for room on the disk, or for others; `none` unless it does. */

@@ -63,7 +63,7 @@ export const layer = (options: ScheduleOptions): Layer.Layer<Scrub, never, Requi
     Effect.gen(function*() {
       const puller = yield* Puller
       const background = yield* Background
-      const { scheduled, verify } = yield* make(options, "scrub.verify", (file) => puller.offer([file]))
+      const { scheduled, verify } = yield* make(options, "scrub.verify", (file) => puller.offer([{ file }]))
       if (options.intervalMillis > 0) {
         yield* background.run(
           "the scrub",

@@ -104,9 +104,9 @@ const fitting = (waiting: ReadonlyArray<Waiter>): number => {
   return end === -1 ? waiting.length : end
 }
 
-/** Pure. How many of those that wait were registered just now; they are the first. */
+/** Pure. How many of those that wait were registered just now, no more than go together; they are the first. */
 const livingAmong = (waiting: ReadonlyArray<Waiter>): number => {
-  const end = waiting.findIndex(({ live }) => !live)
+  const end = waiting.findIndex(({ live }, n) => !live || n === together.files)
   return end === -1 ? waiting.length : end
 }
 

@@ -1,6 +1,6 @@
 /** What one event of the manifest means for this node. Pure: whoever asks carries it out. */
 import { type FileEntry, type NodeId, sameBytes } from "../ports/FileEntry.ts"
-import type { Change, Local, Row } from "../ports/Inventory.ts"
+import type { Change, Local, Owed, Row } from "../ports/Inventory.ts"
 import type { ManifestEvent } from "../ports/Manifest.ts"
 
 /** Whether a row says that these very bytes are verified here. */
@@ -48,3 +48,9 @@ export const decide = (event: ManifestEvent, local: Local, context: Context): De
   if (!pending && !verified) return { _tag: "Owe", change: owe }
   return { _tag: entry.origin_node_id === context.self ? "SkipSelf" : "SkipLocal", change: owe }
 }
+
+/** The row that a debt becomes where nothing was known of its path. */
+export const newlyOwed = (
+  { due, file, reason }: Extract<Change, { readonly _tag: "Owe" }>,
+  since: number
+): Owed => ({ _tag: "Owed", file, since, rounds: 0, due, reason, answers: [] })

@@ -68,6 +68,23 @@ describe("CatchUp", () => {
       }).pipe(Effect.provide(clusterLayer({ script: gate.script })))
     }))
 
+  it.effect("asks nobody for what is registered and removed in one batch of events", () =>
+    Effect.gen(function*() {
+      const manifest = yield* Manifest
+      const control = yield* ManifestControl
+      yield* register("db/a")
+      yield* untilHeld(1)
+      // Whoever follows waits for a second before it asks again, and finds all that came meanwhile.
+      yield* control.setUnavailable(Option.some("away"))
+      yield* control.setUnavailable(Option.none())
+      yield* register("db/b")
+      yield* manifest.remove(FilePath.make("db/b"), "retention")
+      yield* register("db/c")
+      yield* TestClock.adjust("1 second")
+      yield* until(({ verified }) => verified.files === 2)
+      assert.deepStrictEqual((yield* Dials).all.map(({ path }) => path), ["db/a", "db/c"])
+    }).pipe(Effect.provide(clusterLayer())))
+
   it.effect("walks the manifest again after compaction, and unlinks what was removed meanwhile", () =>
     Effect.gen(function*() {
       const manifest = yield* Manifest

@@ -121,7 +121,7 @@ describe("a file in the queue", () => {
       yield* TestClock.adjust("1 second")
       assert.strictEqual((yield* puller.stats).queueDepth, 1)
       yield* hold(fileOf("db/a"))
-      yield* puller.offer([fileOf("db/a")])
+      yield* puller.offer([{ file: fileOf("db/a") }])
       yield* puller.resume("operator")
       assert.strictEqual((yield* receipts)._tag, "Skipped")
       assert.deepStrictEqual(yield* dialled, [])

@@ -98,7 +98,7 @@ describe("Puller", () => {
       const puller = yield* Puller
       const receipts = yield* receiptsOf
       yield* hold(fileOf("db/a"))
-      yield* puller.offer([fileOf("db/a")])
+      yield* puller.offer([{ file: fileOf("db/a") }])
       assert.strictEqual((yield* receipts)._tag, "Skipped")
       assert.strictEqual((yield* puller.stats).skippedLocal, 1)
       assert.deepStrictEqual(yield* dialled, [])

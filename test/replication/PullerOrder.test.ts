@@ -55,7 +55,7 @@ describe("what is owed", () => {
       yield* (yield* Dials).next
       const live = [fileOf("live/1", 101), fileOf("live/2", 102)]
       yield* owing(live)
-      yield* (yield* Puller).offer(live)
+      yield* (yield* Puller).offer(live.map((file) => ({ file })))
       yield* TestClock.adjust("1 second")
       for (let n = 0; n < 42; n++) yield* receipts
       assert.deepStrictEqual((yield* dialled).slice(1, 3), ["live/2", "live/1"])
@@ -79,7 +79,7 @@ describe("what is owed", () => {
       for (let n = 0; n < 2; n++) yield* (yield* Dials).next
       const small = Array.from({ length: 20 }, (_, n) => fileOf(`small/${n}`, n + 1))
       yield* owing(small)
-      yield* puller.offer(small)
+      yield* puller.offer(small.map((file) => ({ file })))
       for (let n = 0; n < 20; n++) assert.strictEqual((yield* receipts)._tag, "Pulled")
       const { inFlight, pulled, queuedSmall } = yield* puller.stats
       assert.deepStrictEqual({ inFlight, pulled, queuedSmall }, { inFlight: 2, pulled: 20, queuedSmall: 0 })
@@ -108,7 +108,7 @@ describe("a file that takes long to fail", () => {
       yield* (yield* Dials).next
       const good = [fileOf("good/1", 1), fileOf("good/2", 2)]
       yield* owing(good)
-      yield* puller.offer(good)
+      yield* puller.offer(good.map((file) => ({ file })))
       yield* TestClock.adjust("1 minute")
       assert.strictEqual((yield* receipts)._tag, "Postponed")
       for (const _ of good) assert.strictEqual((yield* receipts)._tag, "Pulled")

@@ -264,7 +264,7 @@ describe("a debt", () => {
       yield* inventory.postpone(file, 0, "", [
         { peer, at: 0, kind: "WrongBytes", detail: "wrong", wrongTimes: 30, notBefore: 86_400_000 }
       ])
-      yield* (yield* Puller).offer([file])
+      yield* (yield* Puller).offer([{ file }])
       const receipt = yield* receipts
       assert.include(receipt._tag === "Postponed" ? receipt.reason : "", "node-1 (30 times)")
       assert.isAtMost(receipt._tag === "Postponed" ? receipt.due : Infinity, 300_000)
@@ -320,7 +320,7 @@ describe("a debt", () => {
         yield* (yield* Dials).next
         const renewed = fileOf("db/a", 3)
         yield* inventory.apply([{ _tag: "Owe", file: renewed, reason: "", due: 0 }])
-        yield* puller.offer([renewed])
+        yield* puller.offer([{ file: renewed }])
         yield* puller.withdraw(renewed.entry.path)
         assert.strictEqual((yield* receipts)._tag, "Withdrawn")
         const second = yield* receipts

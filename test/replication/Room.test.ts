@@ -116,7 +116,7 @@ describe("a file that has no room on the disk", () => {
         // What else wakes the feed at a start is over by then.
         yield* TestClock.adjust("10 minutes")
         yield* (yield* Inventory).apply(owed.map((file) => ({ _tag: "Owe", file, reason: "", due: 0 })))
-        yield* puller.offer(owed)
+        yield* puller.offer(owed.map((file) => ({ file })))
         yield* puller.resume("operator")
         for (let n = 0; n < 3; n++) assert.include((yield* receipts).file.entry.path, "db/small")
         yield* Deferred.succeed(open, undefined)

@@ -227,7 +227,7 @@ describe("what fails again and again", () => {
       const puller = yield* Puller
       const fresh = Array.from({ length: 40 }, (_, n) => fileOf(`good/${n}`, 1000 + n))
       yield* (yield* Inventory).apply(fresh.map((file) => ({ _tag: "Owe", file, reason: "", due: 1 })))
-      yield* puller.offer(fresh)
+      yield* puller.offer(fresh.map((file) => ({ file })))
       yield* pass(60)
       assert.strictEqual((yield* puller.stats).pulled, 40)
     }).pipe(Effect.provide(nodeLayer({ queueSize: 16, workers: 2, script: slowToFail, before: failing(300) }))))
