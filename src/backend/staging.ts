@@ -13,7 +13,7 @@
 import { Effect, type Scope } from "effect"
 import { hash } from "node:crypto"
 import { opendir } from "node:fs/promises"
-import { join } from "node:path"
+import { join, sep } from "node:path"
 import { makeRandomHex } from "../internal/randomHex.ts"
 import type { Cap, Dropped } from "../ports/Backend.ts"
 import { beyond, type Leftover, leftoverAt } from "./leftovers.ts"
@@ -122,11 +122,11 @@ export const openStaging = Effect.fnUntraced(function*(root: string, guest: bool
     { concurrency: 8, discard: true }
   )
   const inUse = new Map<string, Claim>()
-  const folderOfKey = (key: string) => join(root, key.slice(0, 1))
+  const folderOfKey = (key: string) => root + sep + key.slice(0, 1)
   const folderOf = (path: string) => folderOfKey(keyOf(path))
   const nameOf = (path: string, suffix: Suffix) => {
     const key = keyOf(path)
-    return join(folderOfKey(key), `${key}.${suffix}`)
+    return folderOfKey(key) + sep + `${key}.${suffix}`
   }
 
   /** `release` gives the name that the claim has by then. */

@@ -10,25 +10,29 @@ import { type Peer, PeerLookupFailed, PeerResolver } from "../ports/PeerResolver
  * origin that is not alive last of all, for its lapse may be over. The others come in the order of their ids, turned by
  * a number drawn from the path and the asking node: always the same for these two, spread over all of them for many
  * files and nodes.
+ *
+ * The members are looked at once for many files.
  */
-export const order = (
-  members: ReadonlyArray<Member>,
-  self: NodeId,
-  origin: NodeId,
-  path: FilePath
-): ReadonlyArray<Peer> => {
-  const peers = new Map<NodeId, Peer & { readonly rank: number }>()
+export const order = (members: ReadonlyArray<Member>, self: NodeId) => {
+  const named = new Map<NodeId, Pick<Member, "alive" | "draining"> & { readonly peer: Peer }>()
   for (const { address, alive, draining, id } of members) {
-    if (id !== self && Option.isSome(address) && (alive || id === origin) && !peers.has(id)) {
-      peers.set(id, { id, address: address.value, rank: !alive ? 3 : draining ? 2 : id === origin ? 0 : 1 })
-    }
+    const before = named.get(id)
+    if (id === self || Option.isNone(address) || before?.alive === true || (before !== undefined && !alive)) continue
+    named.set(id, { peer: { id, address: address.value }, alive, draining })
   }
-  const sorted = [...peers.values()].sort((a, b) => a.id < b.id ? -1 : 1)
-  const ranked = (rank: number) => sorted.filter((peer) => peer.rank === rank)
-  const others = ranked(1)
-  const turn = others.length === 0 ? 0 : Math.abs(Hash.string(`${path}\0${self}`)) % others.length
-  return [...ranked(0), ...others.slice(turn), ...others.slice(0, turn), ...ranked(2), ...ranked(3)]
-    .map(({ address, id }) => ({ id, address }))
+  const sorted = [...named.values()].sort((a, b) => a.peer.id < b.peer.id ? -1 : 1)
+  return (origin: NodeId, path: FilePath): ReadonlyArray<Peer> => {
+    const first: Array<Peer> = []
+    const others: Array<Peer> = []
+    const last: Array<Peer> = []
+    for (const { alive, draining, peer } of sorted) {
+      if (alive) (draining ? last : peer.id === origin ? first : others).push(peer)
+    }
+    const its = named.get(origin)
+    if (its?.alive === false) last.push(its.peer)
+    const turn = others.length < 2 ? 0 : Math.abs(Hash.string(`${path}\0${self}`)) % others.length
+    return [...first, ...others.slice(turn), ...others.slice(0, turn), ...last]
+  }
 }
 
 /** For how long a list of members serves the pulls of many files. */
@@ -38,11 +42,11 @@ export const layer: Layer.Layer<PeerResolver, never, Membership> = Layer.effect(
   PeerResolver,
   Effect.gen(function*() {
     const { members, self } = yield* Membership
-    const known = yield* Effect.cachedWithTTL(members, freshness)
+    const known = yield* Effect.cachedWithTTL(Effect.map(members, (members) => order(members, self.id)), freshness)
     return PeerResolver.of({
       candidates: (origin, path) =>
         known.pipe(
-          Effect.map((members) => order(members, self.id, origin, path)),
+          Effect.map((ordered) => ordered(origin, path)),
           Effect.mapError((error) => new PeerLookupFailed({ detail: error.message }))
         )
     })

@@ -67,8 +67,8 @@ export interface Feed extends Pick<Lanes<Place>, "take" | "hasNew"> {
   readonly offer: (debts: ReadonlyArray<Debt>) => Effect.Effect<void>
   /** Counts a file that was found to be here. */
   readonly skip: (file: Registered) => void
-  /** Whoever took it has ended with it, and has not put it beside the queue. */
-  readonly giveBack: (place: Place) => Effect.Effect<void>
+  /** Whoever took them has ended with them, and has not put them beside the queue. */
+  readonly giveBack: (...places: ReadonlyArray<Place>) => Effect.Effect<void>
   /** Whoever took it could not pull it together with others: it keeps its place, and waits again. */
   readonly requeue: (place: Place) => Effect.Effect<void>
   /** Whoever took it keeps it for a while, beside the queue: more is read for the room that it leaves. */
@@ -273,12 +273,14 @@ export const start = Effect.fnUntraced(function*(
     if (changed || lanes.some(hasRoom)) Queue.offerUnsafe(wake, undefined)
   })
 
-  const giveBack = (place: Place) =>
+  const giveBack = (...given: ReadonlyArray<Place>) =>
     Effect.andThen(
       Effect.sync(() => {
-        const { path } = place.file.entry
-        ended?.add(path)
-        if (places.get(path) === place) places.delete(path)
+        for (const place of given) {
+          const { path } = place.file.entry
+          ended?.add(path)
+          if (places.get(path) === place) places.delete(path)
+        }
       }),
       wakeIfRoom
     )

@@ -13,7 +13,7 @@ import { keyOf, type Peer, PeerResolver } from "../ports/PeerResolver.ts"
 import * as Metrics from "../telemetry/Metrics.ts"
 import type { Delivered } from "./attempt.ts"
 import type { Place } from "./Feed.ts"
-import { memory, plan, type Reach } from "./order.ts"
+import { best, memory, type Reach } from "./order.ts"
 import { Placement } from "./Placement.ts"
 import { Room } from "./Room.ts"
 
@@ -110,6 +110,9 @@ const livingAmong = (waiting: ReadonlyArray<Waiter>): number => {
   return end === -1 ? waiting.length : end
 }
 
+/** Files that came to an end together, and what became of each. */
+export type Ends = ReadonlyArray<readonly [Traveller, Arrival]>
+
 /**
  * `open` holds back what would begin while pulls are paused. `arrived` is told of each file that was taken over, once.
  * `onWrong` is told of each peer whose bytes were wrong, `onBytes` of bytes that came.
@@ -118,7 +121,7 @@ export const make = Effect.fnUntraced(function*({ arrived, onBytes, onWrong, ope
   readonly open: Effect.Effect<void>
   /** No more wait for one peer than that. */
   readonly queueSize: number
-  readonly arrived: (traveller: Traveller, arrival: Arrival) => Effect.Effect<void>
+  readonly arrived: (ends: Ends) => Effect.Effect<void>
   readonly reach: Reach
   readonly onWrong: (peer: NodeId) => void
   readonly onBytes: (count: number) => void
@@ -157,7 +160,7 @@ export const make = Effect.fnUntraced(function*({ arrived, onBytes, onWrong, ope
     peers.candidates(entry.origin_node_id, entry.path).pipe(
       Effect.map((candidates) => {
         const now = clock.currentTimeMillisUnsafe()
-        return plan(candidates, new Map(), (peer) => reach.standingOf(peer, candidates, now), now).ask[0]
+        return best(candidates, (peer) => reach.standingOf(peer, candidates, now))
       }),
       Effect.orElseSucceed(() => undefined)
     )
@@ -210,10 +213,10 @@ export const make = Effect.fnUntraced(function*({ arrived, onBytes, onWrong, ope
 
   const isGone = ({ place }: Traveller) => Deferred.isDoneUnsafe(place.withdrawn)
 
-  const tell = (each: Traveller, arrival: Arrival) =>
+  const tell = (some: ReadonlyArray<Traveller>, arrival: (each: Traveller) => Arrival) =>
     Effect.catchCause(
-      arrived(each, arrival),
-      (cause) => Effect.logError(`${entryOf(each).path}: what became of it could not be told`, cause)
+      arrived(some.map((each) => [each, arrival(each)])),
+      (cause) => Effect.logError(`what became of ${some.length} files together could not be told`, cause)
     )
 
   const send = (desk: Desk, some: ReadonlyArray<Traveller>): void => {
@@ -240,11 +243,7 @@ export const make = Effect.fnUntraced(function*({ arrived, onBytes, onWrong, ope
           desk.onTheirWay--
           inAll--
           schedule(desk)
-          return Effect.forEach(
-            some,
-            (each) => tell(each, arrivals.get(each) ?? (isGone(each) ? withdrawn : alone)),
-            { discard: true }
-          )
+          return tell(some, (each) => arrivals.get(each) ?? (isGone(each) ? withdrawn : alone))
         }))
       )
     )
@@ -260,7 +259,7 @@ export const make = Effect.fnUntraced(function*({ arrived, onBytes, onWrong, ope
 
   const leaveAlone = (desk: Desk, count: number): void => {
     const some = take(desk, count, false).filter(({ goes }) => goes === undefined)
-    run(Effect.forEach(some, (each) => tell(each, alone), { discard: true }))
+    if (some.length > 0) run(tell(some, () => alone))
   }
 
   const giveTurns = (desk: Desk): void => {
@@ -329,7 +328,7 @@ export const make = Effect.fnUntraced(function*({ arrived, onBytes, onWrong, ope
       for (const desk of desks.values()) {
         const at = desk.waiting.findIndex((each) => entryOf(each).path === path)
         if (at === -1) continue
-        run(Effect.forEach(take(desk, 1, true, at), (each) => tell(each, withdrawn), { discard: true }))
+        run(tell(take(desk, 1, true, at), () => withdrawn))
         schedule(desk)
       }
     },

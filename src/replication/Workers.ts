@@ -55,6 +55,14 @@ export interface Workers {
 const isVain = (error: Attempt.AttemptFailed | Attempt.NoRoom | OthersFirst | InventoryError): boolean =>
   error._tag !== "AttemptFailed" || error.notBefore !== undefined
 
+/** A file that was delivered. */
+interface Ended extends Pick<Together.Traveller, "owed" | "began"> {
+  readonly delivered: Attempt.Delivered
+}
+
+const receiptOf = ({ delivered: { bytes, from, placed }, owed: { file } }: Ended): Receipt =>
+  placed === "Withdrawn" ? { _tag: "Withdrawn", file } : { _tag: "Pulled", file, from, bytes }
+
 /** `receipts`: what each file came to. */
 export const start = Effect.fnUntraced(function*(
   options: WorkersOptions,
@@ -121,7 +129,11 @@ export const start = Effect.fnUntraced(function*(
     // What has failed a whole round before costs one attempt an interval.
     const attempts = owed.rounds > 0 ? once : Retry.immediately(options, once, feed.hasNew, isVain)
     const outcome = yield* Effect.result(attempts)
-    if (outcome._tag === "Success") return yield* ended(owed, began, outcome.success)
+    if (outcome._tag === "Success") {
+      const end = { owed, began, delivered: outcome.success }
+      yield* count([end])
+      return receiptOf(end)
+    }
     const { failure } = outcome
     if (failure._tag === "OthersFirst") {
       place.answers = latest(answers.values())
@@ -140,16 +152,11 @@ export const start = Effect.fnUntraced(function*(
     )
   })
 
-  const ended = Effect.fnUntraced(function*(
-    { file, since }: Owed,
-    began: number,
-    { bytes, from, placed }: Attempt.Delivered
-  ) {
-    if (placed === "Withdrawn") return { _tag: "Withdrawn", file } satisfies Receipt
-    counts.pulled++
+  const count = Effect.fnUntraced(function*(all: ReadonlyArray<Ended>) {
     const now = yield* Clock.currentTimeMillis
-    yield* Metrics.committed({ pull: now - began, owed: now - since })
-    return { _tag: "Pulled", file, from, bytes } satisfies Receipt
+    const placed = all.filter(({ delivered }) => delivered.placed === "Placed")
+    counts.pulled += placed.length
+    yield* Metrics.committed(placed.map(({ began, owed }) => ({ pull: now - began, owed: now - owed.since })))
   })
 
   const postpone = Effect.fnUntraced(function*(
@@ -241,29 +248,29 @@ export const start = Effect.fnUntraced(function*(
   const unwritable = (error: InventoryError) => Effect.andThen(pauses.unwritable(error), Effect.sync(feed.lookAgain))
 
   /** What went with others has come to its end, or goes alone. */
-  const arrived = Effect.fnUntraced(
-    function*({ began, owed, place }: Together.Traveller, arrival: Together.Arrival) {
-      switch (arrival._tag) {
-        case "Alone":
-          return yield* feed.requeue(place)
-        case "InventoryError":
-          // What is read again must not leave it out as one in hand.
-          yield* feed.giveBack(place)
-          return yield* unwritable(arrival)
-        case "Withdrawn":
-          yield* tell({ _tag: "Withdrawn", file: owed.file })
-          break
-        case "Delivered": {
-          counts.attempts++
-          yield* Metrics.attempted(false)
-          const traced = Traces.sinceRegistration("replicate", owed.file.entry, self.id, told)
-          yield* tell(yield* traced(ended(owed, began, arrival.delivered)))
-        }
+  const arrived = Effect.fnUntraced(function*(ends: Together.Ends) {
+    const given = new Set(ends.map(([{ place }]) => place))
+    yield* Effect.gen(function*() {
+      const delivered = ends.flatMap(([{ began, owed }, end]) =>
+        end._tag === "Delivered" ? [{ began, owed, delivered: end.delivered }] : []
+      )
+      counts.attempts += delivered.length
+      yield* Metrics.attempted(false, delivered.length)
+      yield* count(delivered)
+      for (const end of delivered) {
+        const traced = Traces.sinceRegistration("replicate", end.owed.file.entry, self.id, told)
+        yield* tell(yield* traced(Effect.succeed(receiptOf(end))))
       }
-      yield* feed.giveBack(place)
-    },
-    (effect, { place }) => Effect.onExit(effect, (exit) => Exit.isSuccess(exit) ? Effect.void : feed.giveBack(place))
-  )
+      for (const [{ owed, place }, end] of ends) {
+        if (end._tag === "Withdrawn") yield* tell({ _tag: "Withdrawn", file: owed.file })
+        if (end._tag !== "Alone") continue
+        given.delete(place)
+        yield* feed.requeue(place)
+      }
+    }).pipe(Effect.ensuring(Effect.suspend(() => feed.giveBack(...given))))
+    // What is read again must not leave any of them out as one in hand.
+    for (const [, end] of ends) if (end._tag === "InventoryError") yield* unwritable(end)
+  })
   const together = yield* Together.make({
     open: pauses.open,
     queueSize: options.queueSize,

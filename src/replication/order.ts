@@ -55,6 +55,17 @@ export const plan = (
   }
 }
 
+/** Pure. Whom to ask first for a file that nobody was asked for. */
+export const best = (candidates: ReadonlyArray<Peer>, standingOf: (peer: Peer) => Standing): Peer | undefined => {
+  let found: Peer | undefined
+  let rank = Infinity
+  for (const peer of candidates) {
+    const its = ranks[standingOf(peer)]
+    if (its < rank) [found, rank] = [peer, its]
+  }
+  return found
+}
+
 const ranks: Record<Standing, number> = { well: 1, slow: 2, busy: 3, failing: 4 }
 
 /** Which peers failed lately, and which are slow. */

@@ -50,16 +50,22 @@ export const finished = (outcome: typeof endings[number] | "Postponed"): Effect.
 export const postponed = (reason: PostponedReason): Effect.Effect<void> =>
   pullsCounted.add({ outcome: "Postponed", reason })
 
-/** A file was pulled; times in milliseconds. */
-export const committed = (times: { readonly pull: number; readonly owed: number }): Effect.Effect<void> =>
-  Effect.andThen(
-    Metric.update(pullSeconds, Math.max(0, times.pull) / 1000),
-    Metric.update(owedSeconds, Math.max(0, times.owed) / 1000)
-  )
+/** Files were pulled; times in milliseconds. */
+export const committed = (
+  files: ReadonlyArray<{ readonly pull: number; readonly owed: number }>
+): Effect.Effect<void> =>
+  Effect.map(Effect.context<never>(), (context) => {
+    for (const { owed, pull } of files) {
+      pullSeconds.updateUnsafe(Math.max(0, pull) / 1000, context)
+      owedSeconds.updateUnsafe(Math.max(0, owed) / 1000, context)
+    }
+  })
 
-/** `again`: the file has been tried before. */
-export const attempted = (again: boolean): Effect.Effect<void> =>
-  again ? Effect.andThen(attemptsCounted.add({}), retriesCounted.add({})) : attemptsCounted.add({})
+/** `again`: they have been tried before. */
+export const attempted = (again: boolean, files = 1): Effect.Effect<void> =>
+  again
+    ? Effect.andThen(attemptsCounted.add({}, files), retriesCounted.add({}, files))
+    : attemptsCounted.add({}, files)
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Between peers

@@ -61,29 +61,28 @@ export const sinceRegistration = <Told>(
   describe: (outcome: Told) => Readonly<Record<string, unknown>>
 ) =>
 <A extends Told, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
-  Effect.gen(function*() {
-    const tracer = yield* listening
-    if (tracer === undefined) return yield* effect
-    const clock = yield* Clock.Clock
-    const now = clock.currentTimeNanosUnsafe()
-    const registered = nanosOf(entry.created_at)
-    const kind = name === "publish" ? "producer" : "consumer"
-    // Another node's clock may be ahead of ours.
-    const span = begin(tracer, name, kind, entry, registered < now ? registered : now)
-    span.attribute("file.origin", entry.origin_node_id)
-    span.attribute("node", node)
-    return yield* effect.pipe(
-      Effect.withParentSpan(span, withoutStack),
-      Effect.onExit((exit: Exit.Exit<A, E>) =>
-        Effect.sync(() => {
-          if (exit._tag === "Success") {
-            for (const [key, value] of Object.entries(describe(exit.value))) span.attribute(key, value)
-          }
-          span.end(clock.currentTimeNanosUnsafe(), exit)
-        })
+  Effect.flatMap(listening, (tracer) =>
+    tracer === undefined ? effect : Effect.gen(function*() {
+      const clock = yield* Clock.Clock
+      const now = clock.currentTimeNanosUnsafe()
+      const registered = nanosOf(entry.created_at)
+      const kind = name === "publish" ? "producer" : "consumer"
+      // Another node's clock may be ahead of ours.
+      const span = begin(tracer, name, kind, entry, registered < now ? registered : now)
+      span.attribute("file.origin", entry.origin_node_id)
+      span.attribute("node", node)
+      return yield* effect.pipe(
+        Effect.withParentSpan(span, withoutStack),
+        Effect.onExit((exit: Exit.Exit<A, E>) =>
+          Effect.sync(() => {
+            if (exit._tag === "Success") {
+              for (const [key, value] of Object.entries(describe(exit.value))) span.attribute(key, value)
+            }
+            span.end(clock.currentTimeNanosUnsafe(), exit)
+          })
+        )
       )
-    )
-  })
+    }))
 
 /** Runs the sending of files, each in a span of its trace. `failure`: what befell one of them, by its place. */
 export const serving = <A>(

@@ -27,7 +27,7 @@ const member = (n: number, overrides: Partial<Member> = {}): Member => ({
 })
 
 const ids = (members: ReadonlyArray<Member>, self: number, origin: number, path = pathOf(1)) =>
-  order(members, id(self), id(origin), path).map((peer) => peer.id)
+  order(members, id(self))(id(origin), path).map((peer) => peer.id)
 
 const randomCase = Effect.gen(function*() {
   const count = yield* Random.nextIntBetween(0, 8)
@@ -54,7 +54,7 @@ describe("order", () => {
     Effect.gen(function*() {
       for (let i = 0; i < 2000; i++) {
         const { members, origin, path, self } = yield* randomCase
-        const peers = order(members, self, origin, path)
+        const peers = order(members, self)(origin, path)
         const expected = new Set(
           members
             .filter((each) => each.id !== self && Option.isSome(each.address) && (each.alive || each.id === origin))
@@ -74,7 +74,7 @@ describe("order", () => {
           assert.deepStrictEqual(known(peer.id)?.address, Option.some(peer.address))
         }
         const shuffled = yield* Random.shuffle(members)
-        assert.deepStrictEqual(order(shuffled, self, origin, path), peers)
+        assert.deepStrictEqual(order(shuffled, self)(origin, path), peers)
       }
     }).pipe(Random.withSeed(seed)))
 

@@ -101,7 +101,7 @@ describe("a peer that had failed", () => {
       const made = yield* Together.make({
         open: Effect.void,
         queueSize: 100,
-        arrived: (_, { _tag }) => Queue.offer(arrivals, _tag),
+        arrived: (ends) => Queue.offerAll(arrivals, ends.map(([, { _tag }]) => _tag)),
         reach,
         onWrong: () => undefined,
         onBytes: () => undefined
