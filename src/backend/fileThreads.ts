@@ -5,7 +5,8 @@
  *
  * Small files that are to be committed wait for a thread that is free, and go there together.
  */
-import { type Cause, Deferred, Effect, Exit, Fiber, Queue, type Scope } from "effect"
+import { type Cause, Effect, Exit, Fiber, Queue, type Scope } from "effect"
+import { ask, type Asked } from "../internal/asked.ts"
 import * as Thread from "../internal/Thread.ts"
 import type { FileStat } from "../ports/Backend.ts"
 import type { FilePath } from "../ports/FilePath.ts"
@@ -52,18 +53,15 @@ const startThread: Effect.Effect<Call, never, Scope.Scope> = Effect.map(
     name: "a thread for files",
     ended: "the backend is closed"
   }),
-  (ask): Call => (name, ...args) =>
+  (asked): Call => (name, ...args) =>
     // The thread runs the very function that `FileOperations` describes; structured clone keeps its result's shape.
-    Effect.mapError(ask(name, args), ({ code, detail }) => refusedBy(String(code), detail)) as Effect.Effect<
+    Effect.mapError(asked(name, args), ({ code, detail }) => refusedBy(String(code), detail)) as Effect.Effect<
       never,
       Refused
     >
 )
 
-interface Waiting {
-  readonly commit: Commit
-  readonly done: Deferred.Deferred<Committed>
-}
+type Waiting = Asked<Commit, Committed>
 
 /** A refusal as it becomes of one file. */
 export const refusal = ({ code, detail }: Refused): Committed => ({ _tag: "Refused", code, detail })
@@ -83,21 +81,19 @@ export const make = Effect.fnUntraced(function*(roots: Roots, sync: boolean): Ef
   const commitWaiting = (call: Call) =>
     Queue.takeBetween(queue, 1, together).pipe(
       Effect.flatMap((waiting) =>
-        call("commit", waiting.map(({ commit }) => commit), sync).pipe(
+        call("commit", waiting.map(({ question }) => question), sync).pipe(
           Effect.catchTag("Refused", (error) =>
             // A thread that died has not dropped what it staged.
             Effect.as(
-              Effect.forEach(waiting, ({ commit }) => Effect.ignore(unlink(commit.staged)), { discard: true }),
+              Effect.forEach(waiting, ({ question }) => Effect.ignore(unlink(question.staged)), { discard: true }),
               waiting.map(() => refusal(error))
             )),
           Effect.exit,
-          Effect.flatMap((exit) =>
-            Effect.forEach(
-              waiting,
-              ({ done }, n) => Deferred.done(done, Exit.map(exit, (answers) => answers[n] ?? unanswered)),
-              { discard: true }
-            )
-          )
+          Effect.map((exit) => {
+            for (const [n, { answer }] of waiting.entries()) {
+              answer(Exit.map(exit, (answers) => answers[n] ?? unanswered))
+            }
+          })
         )
       ),
       // Whoever waits for an answer gets it, even when the backend closes: closing ends the queue instead.
@@ -141,9 +137,9 @@ export const make = Effect.fnUntraced(function*(roots: Roots, sync: boolean): Ef
     readTogether: (files) => call("readTogether", files.flatMap(({ file, length }) => [file, length]).join("\0")),
     commit: Effect.fnUntraced(function*(commits) {
       yield* started
-      const waiting = commits.map((commit): Waiting => ({ commit, done: Deferred.makeUnsafe() }))
-      for (const { done } of yield* Queue.offerAll(queue, waiting)) Deferred.doneUnsafe(done, Effect.succeed(closed))
-      return yield* Effect.forEach(waiting, ({ done }) => Deferred.await(done))
+      return yield* ask<Commit, Committed>(commits, (waiting) => {
+        for (const { answer } of Queue.offerAllUnsafe(queue, waiting)) answer(Exit.succeed(closed))
+      })
     }, Effect.uninterruptible)
   }
 })

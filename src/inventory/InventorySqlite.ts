@@ -21,6 +21,7 @@ import {
   Schema,
   Stream
 } from "effect"
+import { ask, type Asked } from "../internal/asked.ts"
 import { type Held } from "../ports/Backend.ts"
 import { explain } from "../ports/explain.ts"
 import { type FileEntry, fromJson, type Registered, Revision, toJson } from "../ports/FileEntry.ts"
@@ -49,10 +50,9 @@ import type { StoredChange, StoredFile, StoredRow, Write } from "./writeOperatio
 export const layer = (options: { readonly path: string }): Layer.Layer<Inventory, InventoryError> =>
   Layer.effect(Inventory, make(options.path))
 
-interface Job {
-  readonly write: Write
-  readonly done: Deferred.Deferred<boolean, InventoryError>
-}
+/** Each is told by itself, for they may share no transaction. */
+type Written = Result.Result<boolean, InventoryError>
+type Job = Asked<Write, Written>
 
 /** Rows that one transaction may touch before the next begins: whoever reads waits behind it. */
 const rowsPerTransaction = 2000
@@ -72,14 +72,12 @@ const make = Effect.fnUntraced(function*(path: string) {
   }))
   yield* Effect.addFinalizer(() => Effect.andThen(Queue.end(jobs), Fiber.await(writer)))
 
-  /** Each is awaited to its end, for they may share no transaction. */
-  const writeMany = Effect.fnUntraced(function*(writes: ReadonlyArray<Write>) {
-    const offered = writes.map((write): Job => ({ write, done: Deferred.makeUnsafe() }))
-    for (const { done, write } of yield* Queue.offerAll(jobs, offered)) {
-      Deferred.doneUnsafe(done, Effect.fail(new InventoryError({ operation: write._tag, detail: "it is closed" })))
-    }
-    return yield* Effect.forEach(offered, ({ done }) => Effect.result(Deferred.await(done)))
-  })
+  const writeMany = (writes: ReadonlyArray<Write>) =>
+    ask<Write, Written>(writes, (asked) => {
+      for (const { answer, question: { _tag } } of Queue.offerAllUnsafe(jobs, asked)) {
+        answer(Exit.succeed(Result.fail(new InventoryError({ operation: _tag, detail: "it is closed" }))))
+      }
+    })
   const write = Effect.fnUntraced(function*(write: Write) {
     const [answer] = yield* writeMany([write])
     return answer !== undefined && (yield* Effect.fromResult(answer))
@@ -211,18 +209,21 @@ const writeAll = (
   Effect.gen(function*() {
     const waiting = yield* Queue.takeBetween(jobs, 1, 256)
     for (const group of groups(waiting)) {
-      const answers = yield* thread.call("write", group.map((job) => job.write)).pipe(
+      const answers = yield* thread.call("write", group.map(({ question }) => question)).pipe(
         Effect.retry({
           while: (error) => error.reason === "Busy",
           schedule: Schedule.spaced("50 millis"),
           times: 100
         }),
         Effect.mapError(failed("write")),
+        Effect.result,
         Effect.exit
       )
       // Counted before anybody has an answer: whoever has one must never be shown what was read before this write.
       yield* written.count
-      yield* Effect.forEach(group, (job, index) => Deferred.done(job.done, answerOf(answers, index)), { discard: true })
+      for (const [n, { answer }] of group.entries()) {
+        answer(Exit.map(answers, Result.map((all) => all[n] === true)))
+      }
       yield* written.signal
     }
   }).pipe(
@@ -232,15 +233,12 @@ const writeAll = (
     Effect.ignore
   )
 
-const answerOf = (answers: Exit.Exit<Array<boolean>, InventoryError>, index: number) =>
-  Exit.map(answers, (all) => all[index] === true)
-
 /** Neighbours share a transaction as long as it stays short. */
 const groups = (jobs: ReadonlyArray<Job>): Array<Array<Job>> => {
   const all: Array<Array<Job>> = []
   let rows = Infinity
   for (const job of jobs) {
-    const weight = job.write._tag === "Apply" ? job.write.changes.length : 1
+    const weight = job.question._tag === "Apply" ? job.question.changes.length : 1
     if (rows + weight > rowsPerTransaction) {
       all.push([])
       rows = 0

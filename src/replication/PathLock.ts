@@ -52,8 +52,11 @@ export const make = Effect.sync((): PathLock["Service"] => {
         }),
         (held) => use(new Set(held.keys())),
         (held) =>
-          Effect.forEach(held, ([path, lock]) =>
-            Effect.andThen(lock.semaphore.release(1), Effect.sync(() => leave(path, lock))), { discard: true })
+          Effect.suspend(() => {
+            const awaited = [...held].filter(([, { users }]) => users > 1)
+            for (const [path, lock] of held) leave(path, lock)
+            return Effect.forEach(awaited, ([, { semaphore }]) => semaphore.release(1), { discard: true })
+          })
       )
   }
 })

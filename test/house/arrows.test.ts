@@ -28,7 +28,7 @@ const allowed: Record<string, ReadonlyArray<string>> = {
   peer: ["ports", "telemetry", "internal"],
   manifest: ["ports", "telemetry", "sqlite", "etcd", "internal"],
   membership: ["ports", "telemetry", "sqlite", "etcd", "internal"],
-  inventory: ["ports", "telemetry", "sqlite"],
+  inventory: ["ports", "telemetry", "sqlite", "internal"],
   backend: ["ports", "telemetry", "internal"]
 }
 
