@@ -6,8 +6,10 @@ import * as FileEntry from "../ports/FileEntry.ts"
 import { layerManifest } from "../Replication.ts"
 import { Files } from "../replication/FileList.ts"
 import { exportLines, Imported, importLines, outcome } from "../replication/manifestLines.ts"
+import { folders } from "../ReplicationConfig.ts"
 import { type Client, named } from "./client.ts"
-import { json, layerConfig, nodeFlags } from "./flags.ts"
+import { configured, json, layerConfig, nodeFlags } from "./flags.ts"
+import { ranBefore } from "./operator.ts"
 import { fileBytes, fileFailed, fileLength, toStdout } from "./userFiles.ts"
 
 /** Writes {@link exportLines} into a file. */
@@ -48,6 +50,11 @@ const exportFrom = (client: Client) =>
 /** The manifest is not one node's alone: without an address it is read and written itself. */
 const itself = (config: Option.Option<string>) => layerManifest.pipe(Layer.provide(layerConfig(config)))
 
+const manifestThere = Effect.fnUntraced(function*(config: Option.Option<string>) {
+  const settings = yield* configured(config)
+  if (settings.manifest === "sqlite") yield* ranBefore(folders(settings).manifest)
+})
+
 // It prints JSON in any case.
 const manifestExport = Command.make("export", { ...nodeFlags, json }, (flags) =>
   Effect.gen(function*() {
@@ -57,7 +64,7 @@ const manifestExport = Command.make("export", { ...nodeFlags, json }, (flags) =>
     const client = yield* named(flags)
     yield* Option.isSome(client)
       ? write(exportFrom(client.value))
-      : Effect.provide(write(exportLines), itself(flags.config))
+      : Effect.andThen(manifestThere(flags.config), Effect.provide(write(exportLines), itself(flags.config)))
   })).pipe(Command.withDescription("Print every entry as a line of JSON"))
 
 const decodeNotImported = Schema.decodeOption(Schema.fromJsonString(NotImported))

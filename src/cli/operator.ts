@@ -5,10 +5,10 @@ import { layerGuestBackend, layerPorts, type Ports, type StartError } from "../R
 import { folders, ReplicationConfig, type Settings } from "../ReplicationConfig.ts"
 import { printable } from "./printable.ts"
 
-/** No node ever ran with this configuration. */
-export class NoNode extends Schema.TaggedError<NoNode>()("NoNode", { inventory: Schema.String }) {
+/** No node ever ran with this configuration. `missing`: the file that any would have made. */
+export class NoNode extends Schema.TaggedError<NoNode>()("NoNode", { missing: Schema.String }) {
   override get message(): string {
-    return `no node has run with this configuration: there is no ${this.inventory}; name the node's own by --config`
+    return `no node has run with this configuration: there is no ${this.missing}; name the node's own by --config`
   }
 }
 
@@ -20,15 +20,19 @@ export class NoPath extends Schema.TaggedError<NoPath>()("NoPath", { path: Schem
   }
 }
 
+/** Fails where there is no such file: to open it would make an empty one. */
+export const ranBefore = Effect.fnUntraced(function*(missing: string) {
+  const fs = yield* FileSystem.FileSystem
+  const there = yield* Effect.orElseSucceed(fs.exists(missing), () => false)
+  if (!there) return yield* new NoNode({ missing })
+})
+
 /** The ports of a node, for a process beside it. Makes no file where no node ever was. */
 export const layerBeside = (
   settings: Settings
 ): Layer.Layer<Ports | ReplicationConfig, StartError | NoNode, FileSystem.FileSystem> =>
   Layer.unwrap(Effect.gen(function*() {
-    const fs = yield* FileSystem.FileSystem
-    const { inventory } = folders(settings)
-    const there = yield* Effect.orElseSucceed(fs.exists(inventory), () => false)
-    if (!there) return yield* new NoNode({ inventory })
+    yield* ranBefore(folders(settings).inventory)
     return layerPorts({ backend: layerGuestBackend }).pipe(
       Layer.provideMerge(Layer.succeed(ReplicationConfig, settings))
     )

@@ -51,8 +51,11 @@ export const resolve = (input: Input): Result.Result<Resolved, ReadonlyArray<str
     if (file === undefined) continue
     const content = input.secretFiles.get(String(file.value)) ?? Result.fail("Expected the path of a file")
     if (given.has(key)) offences.push(`${key} and ${key}_file are both set; keep one`)
-    else if (Result.isFailure(content)) offences.push(`${key}_file (${file.source}): ${content.failure}`)
-    else given.set(key, { value: content.success.replace(/\r?\n$/, ""), source: `${key}_file` })
+    else if (Result.isFailure(content)) {
+      offences.push(`${key}_file (${file.source}): ${content.failure}`)
+      // It is given, so no rule says besides that it is missing. Nothing comes of it but the offence.
+      given.set(key, { value: content.failure, source: `${key}_file` })
+    } else given.set(key, { value: content.success.replace(/\r?\n$/, ""), source: `${key}_file` })
   }
 
   const values = evaluate((setting) => decode(setting, given.get(setting.key), offences))

@@ -66,9 +66,12 @@ describe("file-replication status", () => {
     Effect.gen(function*() {
       const folder = yield* temporaryFolder
       const config = yield* configure(folder, "node")
-      const { code, stderr, stdout } = yield* run(["status", "--config", config])
-      assert.deepStrictEqual([code, stdout], [1, ""])
-      assert.match(stderr, /^file-replication: no node has run with this configuration: there is no .*\n$/)
+      // An export of nothing would pass for a copy of everything.
+      for (const command of [["status"], ["manifest", "export"]]) {
+        const { code, stderr, stdout } = yield* run([...command, "--config", config])
+        assert.deepStrictEqual([code, stdout], [1, ""])
+        assert.match(stderr, /^file-replication: no node has run with this configuration: there is no .*\n$/)
+      }
       assert.isFalse(existsSync(join(folder, "manifest.db")))
       assert.isFalse(existsSync(join(folder, "node", "data")))
     }))

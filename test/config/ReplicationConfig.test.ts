@@ -130,7 +130,7 @@ describe("ReplicationConfig", () => {
       const binary = join(folder, "binary")
       yield* Effect.promise(() => writeFile(binary, Buffer.from("c3281f", "hex")))
       const text =
-        `[cluster]\nshared_secret_file = "${binary}"\n[server]\nport = -1\napi_token_file = "/nowhere/token"\n`
+        `[cluster]\nenabled = true\nreplication_enabled = true\nshared_secret_file = "${binary}"\n[server]\nport = -1\napi_token_file = "/nowhere/token"\n`
       yield* Effect.promise(() => writeFile(path, text))
       const { offences } = yield* Effect.flip(
         load({
