@@ -36,7 +36,7 @@ const live = (folder: string, task: string, path: string, size: number, at: numb
           env: {
             PATH: process.env["PATH"],
             NODE_OPTIONS: `--disable-warning=ExperimentalWarning --import=${hook}`,
-            NODE_COMPILE_CACHE: join(folder, "compiled"),
+            NODE_COMPILE_CACHE: process.env["NODE_COMPILE_CACHE"],
             KILL_PATH: path,
             KILL_AT: String(at),
             KILL_LOG: log

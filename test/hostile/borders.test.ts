@@ -69,6 +69,7 @@ describe("a transfer of a small file", () => {
           { files: entries.map((entry) => ({ entry })) },
           { requestTimeoutMillis: 100, serveTimeoutMillis: 100 }
         )
+        const sound = yield* startServer({ files: entries.map((entry) => ({ entry })) })
         let arrived = 0
 
         const one = Effect.fnUntraced(function*(fault: Fault, index: number) {
@@ -87,7 +88,7 @@ describe("a transfer of a small file", () => {
           assert.strictEqual(found !== undefined, first._tag === "Success", where)
           // What is kept of a broken try may be wrong: it is hashed, dropped, and fetched from the beginning.
           for (let times = 0; times < 2 && shown() === undefined; times++) {
-            yield* Effect.result(tryOnce(backend, patient, peer, entry))
+            yield* Effect.result(tryOnce(backend, patient, sound, entry))
           }
           assert.isTrue(shown()?.equals(bytes), where)
         }, Effect.scoped)
