@@ -120,8 +120,8 @@ describe("file-replication", () => {
       assert.strictEqual(conflict.code, 1)
       assert.match(conflict.stderr, /^file-replication: db\/a is already registered with other bytes/)
       const outside = yield* publish("two", "../a")
-      assert.strictEqual(outside.code, 1)
-      assert.match(outside.stderr, /^file-replication: \.\.\/a can't be published/)
+      assert.strictEqual(outside.code, 2)
+      assert.match(outside.stderr, /^file-replication: \.\.\/a is no path of a replicated file: it contains/)
       assert.strictEqual(readFileSync(join(folder, "writer", "data", "db/a"), "utf8"), "one")
     }))
 
