@@ -27,7 +27,6 @@ import { hashing, type Local, stage, unseal } from "./staged.ts"
 import { openStaging, ownFolder } from "./staging.ts"
 import {
   freeBytes,
-  fromUnknown,
   fstat,
   fsync,
   lstat,
@@ -186,7 +185,7 @@ const make = Effect.fnUntraced(function*(
     stat: (path) => orNone("stat", path, Effect.map(look(path), ({ stat }) => stat)),
     differing: (files) => threads.differing(files).pipe(Effect.mapError(toBackendError("differing", roots.data))),
     absent: (paths) => threads.absent(paths).pipe(Effect.mapError(toBackendError("absent", roots.data))),
-    list: (folder) => list(roots, folder),
+    list: (folder) => list(local, folder),
     watch: Stream.mapError(watch(roots), toBackendError("watch", roots.data)),
     writing: (paths) =>
       Effect.map(
@@ -256,7 +255,7 @@ const root = (folder: string) =>
     return { real, dev: found.dev }
   }).pipe(Effect.mapError(toBackendError("open", folder)))
 
-const list = (roots: Roots, folder: string): Stream.Stream<FileStat, BackendError> => {
+const list = ({ roots, threads }: Local, folder: string): Stream.Stream<FileStat, BackendError> => {
   const refine = toBackendError("list", folder)
   const why = folder === "" ? undefined : offence(folder)
   const check = folder === ""
@@ -265,9 +264,7 @@ const list = (roots: Roots, folder: string): Stream.Stream<FileStat, BackendErro
     ? Effect.asVoid(find(roots, `${folder}/x`))
     : Effect.fail(unsafe(`no folder of the data: ${why}`))
   return Stream.unwrap(check.pipe(
-    Effect.as(
-      Stream.flattenIterable(Stream.fromAsyncIterable(walk(roots, folder), (error) => refine(fromUnknown(error))))
-    ),
+    Effect.as(Stream.mapError(walk(roots, threads.look, folder), refine)),
     Effect.catchIf(isMissing, () => Effect.succeed(Stream.empty)),
     Effect.mapError(refine)
   ))

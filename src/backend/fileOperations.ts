@@ -86,6 +86,19 @@ const differing = (data: string, packed: string): ReadonlyArray<string> => {
   return different
 }
 
+/**
+ * What lies in a folder under some names, without links and what is gone: nothing when the folder is not where its name
+ * says. Both are packed: five texts each, `file` or `folder`, name, size, time of the last change in nanoseconds, inode.
+ */
+const look = (folder: string, packed: string): string => {
+  if (packed === "" || !isStraight(folder)) return ""
+  return packed.split("\0").flatMap((name) => {
+    const stat = statOf(join(folder, name))
+    const kind = stat?.isFile() === true ? "file" : stat?.isDirectory() === true ? "folder" : undefined
+    return stat === undefined || kind === undefined ? [] : [kind, name, stat.size, stat.mtimeNs, stat.ino]
+  }).join("\0")
+}
+
 const standingAbove = (folder: string): string => isMissing(folder) ? standingAbove(dirname(folder)) : folder
 
 /** Of some paths, in one text, those under which nothing lies. What is in doubt is not among them. */
@@ -278,5 +291,5 @@ const commit = (commits: ReadonlyArray<Commit>, sync: boolean): ReadonlyArray<Co
   })
 }
 
-export const operations = { absent, commit, differing, read, readTogether }
+export const operations = { absent, commit, differing, look, read, readTogether }
 export type FileOperations = typeof operations

@@ -14,11 +14,19 @@ import type { Commit, Committed, FileOperations, Unread } from "./fileOperations
 import type { Roots } from "./places.ts"
 import { type Refused, refusedBy, unlink } from "./systemCalls.ts"
 
+/** Files and folders that lie in a folder. */
+export interface Found {
+  readonly files: ReadonlyArray<Omit<FileStat, "path"> & { readonly name: string }>
+  readonly folders: ReadonlyArray<string>
+}
+
 export interface FileThreads {
   /** Which of some files differ from what is said of them. */
   readonly differing: (files: ReadonlyArray<FileStat>) => Effect.Effect<ReadonlyArray<FilePath>, Refused>
   /** Of some paths, those under which nothing lies. */
   readonly absent: (paths: ReadonlyArray<FilePath>) => Effect.Effect<ReadonlyArray<FilePath>, Refused>
+  /** What lies in a folder under some names, without links and what is gone. */
+  readonly look: (folder: string, names: ReadonlyArray<string>) => Effect.Effect<Found, Refused>
   /** Some bytes of a file whose place was found to be in the data folder. */
   readonly read: (file: string, offset: number, length: number) => Effect.Effect<Uint8Array, Refused>
   /** The first bytes of many files, one behind another, whose places were found to be in the data folder. */
@@ -132,6 +140,18 @@ export const make = Effect.fnUntraced(function*(roots: Roots, sync: boolean): Ef
       Effect.map(call("absent", roots.data, paths.join("\0")), (found) => {
         const absent = new Set(found)
         return paths.filter((path) => absent.has(path))
+      }),
+    look: (folder, names) =>
+      Effect.map(call("look", folder, names.join("\0")), (packed): Found => {
+        const files: Array<Found["files"][number]> = []
+        const folders: Array<string> = []
+        const fields = packed === "" ? [] : packed.split("\0")
+        for (let at = 0; at < fields.length; at += 5) {
+          const [kind, name = "", size = "", mtime = "", inode = ""] = fields.slice(at, at + 5)
+          if (kind === "folder") folders.push(name)
+          else files.push({ name, size: Number(size), mtime: BigInt(mtime), inode: BigInt(inode) })
+        }
+        return { files, folders }
       }),
     read: (file, offset, length) => call("read", file, offset, length),
     readTogether: (files) => call("readTogether", files.flatMap(({ file, length }) => [file, length]).join("\0")),

@@ -1,61 +1,52 @@
 /** Walking the data folder. */
-import type { Dir } from "node:fs"
-import { lstat, opendir, realpath } from "node:fs/promises"
+import { type Effect, Stream } from "effect"
+import { opendir } from "node:fs/promises"
 import { join } from "node:path"
 import type { FileStat } from "../ports/Backend.ts"
 import { FilePath, offence } from "../ports/FilePath.ts"
+import type { Found } from "./fileThreads.ts"
 import { isOwn, type Roots } from "./places.ts"
+import { fromUnknown, type Refused } from "./systemCalls.ts"
 
+/** Names that are looked at together. */
 const batch = 256
 
-/**
- * The files under a folder, some at a time, one open folder a level. Links are not followed, and what vanishes
- * meanwhile is left out. `relative` is `""` for the data folder itself.
- */
-export async function* walk(roots: Roots, relative: string): AsyncGenerator<Array<FileStat>> {
-  let found: Array<FileStat> = []
-  const levels: Array<{ readonly dir: Dir; readonly relative: string }> = []
-
-  const enter = async (relative: string): Promise<void> => {
-    const folder = join(roots.data, relative)
-    if (isOwn(roots, folder) || await orGone(realpath(folder)) !== folder) return
-    const dir = await orGone(opendir(folder, { bufferSize: batch }))
-    if (dir !== undefined) levels.push({ dir, relative })
-  }
-
+/** The names in a folder, some at a time; none when it is gone. */
+async function* namesIn(folder: string): AsyncGenerator<ReadonlyArray<string>> {
+  let found: Array<string> = []
   try {
-    await enter(relative)
-    for (let level = levels.at(-1); level !== undefined; level = levels.at(-1)) {
-      const entry = await level.dir.read()
-      if (entry === null) {
-        await level.dir.close()
-        levels.pop()
-        continue
-      }
-      const path = level.relative === "" ? entry.name : `${level.relative}/${entry.name}`
-      if (offence(path) !== undefined) continue
-      const stat = await orGone(lstat(join(roots.data, path), { bigint: true }))
-      if (stat?.isDirectory()) await enter(path)
-      if (stat?.isFile()) {
-        found.push({ path: FilePath.make(path), size: Number(stat.size), mtime: stat.mtimeNs, inode: stat.ino })
-      }
-      if (found.length === batch) {
-        yield found
-        found = []
-      }
+    for await (const { name } of await opendir(folder, { bufferSize: batch })) {
+      found.push(name)
+      if (found.length < batch) continue
+      yield found
+      found = []
     }
-    if (found.length > 0) yield found
-  } finally {
-    for (const { dir } of levels) await dir.close()
-  }
-}
-
-const orGone = async <A>(promise: Promise<A>): Promise<A | undefined> => {
-  try {
-    return await promise
   } catch (error) {
     const code: unknown = error instanceof Error ? Reflect.get(error, "code") : undefined
-    if (code === "ENOENT" || code === "ENOTDIR") return undefined
-    throw error
+    if (code !== "ENOENT" && code !== "ENOTDIR") throw error
   }
+  if (found.length > 0) yield found
+}
+
+/**
+ * The files under a folder, one open folder a level. Links are not followed, and what vanishes meanwhile is left out.
+ * `relative` is `""` for the data folder itself. `look` tells what lies in a folder under some names.
+ */
+export const walk = (
+  roots: Roots,
+  look: (folder: string, names: ReadonlyArray<string>) => Effect.Effect<Found, Refused>,
+  relative: string
+): Stream.Stream<FileStat, Refused> => {
+  const folder = join(roots.data, relative)
+  if (isOwn(roots, folder)) return Stream.empty
+  const pathOf = (name: string) => relative === "" ? name : `${relative}/${name}`
+  return Stream.fromAsyncIterable(namesIn(folder), fromUnknown).pipe(
+    Stream.mapEffect((names) => look(folder, names.filter((name) => offence(pathOf(name)) === undefined))),
+    Stream.flatMap(({ files, folders }) =>
+      Stream.concat(
+        Stream.fromArray(files.map(({ name, ...stat }): FileStat => ({ path: FilePath.make(pathOf(name)), ...stat }))),
+        Stream.flatMap(Stream.fromArray(folders), (name) => walk(roots, look, pathOf(name)))
+      )
+    )
+  )
 }

@@ -141,6 +141,15 @@ const make = Effect.fnUntraced(function*(
         Effect.flatMap(decodeGet),
         Effect.map((files) => Option.fromUndefinedOr(files[0]))
       ),
+    getAll: (paths) =>
+      call("getAll", paths.join("\0")).pipe(
+        unavailable("get"),
+        Effect.flatMap((rows) => decodeGet(unpacked(rows))),
+        Effect.map((files) => {
+          const standing = new Map(files.map((file) => [file.entry.path, file]))
+          return paths.map((path) => Option.fromUndefinedOr(standing.get(path)))
+        })
+      ),
     page,
     head,
     snapshot: (pageSize) =>

@@ -82,6 +82,9 @@ export const open = (path: string) => {
   const setCollected = database.prepare("UPDATE meta SET gc_seq = ?")
   const find = database.prepare("SELECT * FROM entry WHERE path = ?")
   const findStanding = database.prepare("SELECT * FROM entry INDEXED BY entry_standing WHERE deleted = 0 AND path = ?")
+  const findPacked = database.prepare(
+    `SELECT ${packedRow} AS file FROM entry INDEXED BY entry_standing WHERE deleted = 0 AND path = ?`
+  )
   const firstBelow = database.prepare(
     "SELECT * FROM entry INDEXED BY entry_standing WHERE deleted = 0 AND path > ? AND path < ? ORDER BY path LIMIT 1"
   )
@@ -296,6 +299,10 @@ export const open = (path: string) => {
       const row = findStanding.get(path)
       return row === undefined ? [] : [fileOf(row)]
     },
+
+    /** The files of many paths, in one text, as far as they stand; `unpacked` reads them. */
+    getAll: (paths: string): string =>
+      paths.split("\0").flatMap((path) => findPacked.get(path)?.["file"] ?? []).join(","),
 
     /** At most `limit` files behind a path, `""` for the first page; `unpacked` reads them. */
     page: (after: string, limit: number): string => pageBehind.all(after, limit).map((row) => row["file"]).join(","),

@@ -7,7 +7,7 @@ import { Clock, Effect, Option } from "effect"
 import type { FileEntry } from "../ports/FileEntry.ts"
 import type { FilePath } from "../ports/FilePath.ts"
 import { Inventory } from "../ports/Inventory.ts"
-import { Manifest, Unavailable } from "../ports/Manifest.ts"
+import { getAll, Manifest, Unavailable } from "../ports/Manifest.ts"
 import { Refused } from "./answers.ts"
 
 /** The manifest may take so long before it counts as away. */
@@ -30,7 +30,7 @@ export const make = Effect.gen(function*() {
 
   const ask = Effect.fnUntraced(function*(paths: ReadonlyArray<FilePath>) {
     if ((yield* Clock.currentTimeMillis) < awayUntil) return yield* isAway
-    return yield* Effect.forEach(paths, manifest.get, { concurrency: "unbounded" }).pipe(
+    return yield* getAll(manifest, paths).pipe(
       Effect.timeoutOrElse({ duration: patienceMillis, orElse: () => Effect.fail(isAway) }),
       Effect.tapError(() => Effect.map(Clock.currentTimeMillis, (now) => void (awayUntil = now + awayMillis)))
     )

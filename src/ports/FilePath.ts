@@ -15,8 +15,13 @@ const maxComponentBytes = 255
 
 const utf8Length = (text: string): number => Buffer.byteLength(text, "utf8")
 
+/** What nearly every path looks like; nothing can be wrong with one of these that is short. */
+const plain = /^[\w=-][\w.=-]*(?:\/[\w=-][\w.=-]*)*$/
+const isPlain = (path: string): boolean => path.length <= maxComponentBytes && plain.test(path)
+
 /** Why a path may not be asked for over the wire; `undefined` when it may. */
 export const wireOffence = (path: string): string | undefined => {
+  if (isPlain(path)) return undefined
   if (path === "") return "it is empty"
   if (path.includes("\0")) return "it contains a NUL byte"
   if (path.startsWith("/")) return "it is absolute"
@@ -31,6 +36,7 @@ export const wireOffence = (path: string): string | undefined => {
 
 /** Why a path may not be registered in a manifest; `undefined` when it may. */
 export const offence = (path: string): string | undefined => {
+  if (isPlain(path)) return undefined
   if (/^[A-Za-z][A-Za-z0-9+.-]*:\/\//.test(path)) return "it is a URL"
   const wire = wireOffence(path)
   if (wire !== undefined) return wire

@@ -4,7 +4,7 @@
  * It is the only source of additions and deletions. An implementation is as linearizable as its engine: what
  * `register` acknowledged is in every later `head`, on every node.
  */
-import { Context, type Duration, type Effect, type Option, Schema, type Stream } from "effect"
+import { Context, type Duration, Effect, type Option, Schema, type Stream } from "effect"
 import { FileEntry, type Registered, Revision } from "./FileEntry.ts"
 import { FilePath } from "./FilePath.ts"
 
@@ -152,6 +152,10 @@ export class Manifest extends Context.Service<Manifest, {
   /** Adds and removes at once: nobody ever sees a part of it. Gives the revision behind the whole change. */
   readonly replace: (change: Replacement) => Effect.Effect<Revision, Refusal | TooLarge | Unavailable>
   readonly get: (path: FilePath) => Effect.Effect<Option.Option<Registered>, Unavailable>
+  /** The same of many paths, in their order. For an engine that answers many sooner than one by one; see {@link getAll}. */
+  readonly getAll?:
+    | ((paths: ReadonlyArray<FilePath>) => Effect.Effect<ReadonlyArray<Option.Option<Registered>>, Unavailable>)
+    | undefined
   /** A page of at most `limit` files behind `after`, in the order of their paths' bytes. */
   readonly page: (after: Option.Option<FilePath>, limit: number) => Effect.Effect<Page, Unavailable>
   /** The newest position. Everything acknowledged before the call is at or below it. */
@@ -166,6 +170,16 @@ export class Manifest extends Context.Service<Manifest, {
    */
   readonly events: (after: Cursor) => Stream.Stream<EventBatch, CursorLost | Unavailable>
 }>()("file-replication/Manifest") {}
+
+/** Asked at once of an engine that answers one path at a time. */
+const asked = 16
+
+/** What a manifest says of many paths, in their order. */
+export const getAll = (
+  manifest: Manifest["Service"],
+  paths: ReadonlyArray<FilePath>
+): Effect.Effect<ReadonlyArray<Option.Option<Registered>>, Unavailable> =>
+  manifest.getAll?.(paths) ?? Effect.forEach(paths, manifest.get, { concurrency: asked })
 
 /**
  * Drops tombstones that nobody needs any more. Each is what keeps a deleted path from coming back, and what tells a

@@ -13,6 +13,7 @@ import { type Brief, type Change, Inventory, type InventoryError } from "../port
 import {
   type Cursor,
   CursorLost,
+  getAll,
   Gone,
   Manifest,
   type ManifestEvent,
@@ -24,9 +25,6 @@ import { Unlinker } from "./Unlinker.ts"
 
 /** Entries that are looked at together. */
 const pageSize = 500
-
-/** Questions to the manifest at once. */
-const asked = 16
 
 /** How many events became debts, and how many were here already. */
 export interface Taken {
@@ -93,7 +91,7 @@ export const make = Effect.fnUntraced(function*(options: WalkOptions) {
     const suspects = absent.filter(({ revision, state }) => state === "Owed" || (state === "Verified" && revision > 0))
     if (suspects.length === 0) return orphans.length
     // One that was registered behind the page's reading is not gone.
-    const known = yield* Effect.forEach(suspects, ({ path }) => manifest.get(path), { concurrency: asked })
+    const known = yield* getAll(manifest, suspects.map(({ path }) => path))
     const gone = suspects.filter((_, index) => Option.isNone(known[index] ?? Option.none()))
     if (gone.length === 0) return orphans.length
     // Asked last: an answer of another history would be taken for a deletion.
@@ -183,7 +181,7 @@ export const make = Effect.fnUntraced(function*(options: WalkOptions) {
 
   const strange = Effect.fnUntraced(function*(paths: ReadonlyArray<FilePath>) {
     const unknown = yield* inventory.unknown(paths)
-    const known = yield* Effect.forEach(unknown, (path) => manifest.get(path), { concurrency: asked })
+    const known = yield* getAll(manifest, unknown)
     // One that the manifest has is on its way to the inventory.
     return unknown.filter((_, index) => Option.isNone(known[index] ?? Option.none()))
   })

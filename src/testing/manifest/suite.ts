@@ -1,7 +1,7 @@
 /** What every manifest must do, whatever its engine. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, type Layer, Option, Stream } from "effect"
-import { Manifest, type Unavailable } from "../../ports/Manifest.ts"
+import { getAll, Manifest, type Unavailable } from "../../ports/Manifest.ts"
 import { entryOf, pathOf } from "../entries.ts"
 import { eventsToHead } from "./events.ts"
 import { events } from "./suiteEvents.ts"
@@ -28,7 +28,17 @@ export const suite = (name: string, layer: Layer.Layer<Manifest, Unavailable>): 
         assert.deepStrictEqual(registered.entry, entry)
         assert.deepStrictEqual(yield* manifest.get(entry.path), Option.some(registered))
         assert.deepStrictEqual(yield* manifest.get(pathOf("db/cpu/b.parquet")), Option.none())
-        yield* manifest.register(entryOf("\"\n\u{1F600}"))
+        const odd = yield* manifest.register(entryOf("\"\n\u{1F600}"))
+        yield* manifest.remove(pathOf("gone"), "")
+        const asked = [odd.entry.path, pathOf("db/cpu/b.parquet"), pathOf("gone"), entry.path, odd.entry.path]
+        assert.deepStrictEqual(yield* getAll(manifest, asked), [
+          Option.some(odd),
+          Option.none(),
+          Option.none(),
+          Option.some(registered),
+          Option.some(odd)
+        ])
+        assert.deepStrictEqual(yield* getAll(manifest, []), [])
         const { files } = yield* manifest.page(Option.none(), 10)
         assert.strictEqual(files[0]?.entry.path, "\"\n\u{1F600}")
         assert.deepStrictEqual(files[1], registered)

@@ -73,6 +73,7 @@ export const ports = (options: {
   const revision = Revision.make(1)
 
   const manifest = Layer.mock(Manifest)({
+    getAll: undefined,
     get: (path) =>
       options.manifestDown === true
         ? Effect.fail(new Unavailable({ operation: "get", detail: "the test turned it off" }))
