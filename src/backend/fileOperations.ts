@@ -231,32 +231,32 @@ const giveName = ({ file, staged }: Commit): void => {
   }
 }
 
-/** Hashes, writes and names one file; its folder is not durable yet. */
-const show = (commit: Commit, sync: boolean): Committed => {
+/** A file as it is before it has its name. */
+type Written = { readonly _tag: "Written"; readonly inode: bigint; readonly device: bigint }
+
+/** Hashes and writes one file, durably when `sync` is set. */
+const write = ({ bytes, sha256: expected, staged }: Commit, sync: boolean): Written | Committed => {
+  const sha256 = hash("sha256", bytes)
+  if (sha256 !== expected) return { _tag: "Wrong", sha256 }
+  return using(fs.openSync(staged, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, 0o644), (fd) => {
+    for (let at = 0; at < bytes.length;) at += fs.writeSync(fd, bytes, at, bytes.length - at, at)
+    if (sync) fs.fsyncSync(fd)
+    const { dev, ino } = fs.fstatSync(fd, { bigint: true })
+    return { _tag: "Written", inode: ino, device: dev }
+  })
+}
+
+/** Names one file whose folder was found to be where its name says; that is not durable yet. */
+const name = (commit: Commit, { device, inode }: Written): Committed => {
   try {
-    const sha256 = hash("sha256", commit.bytes)
-    if (sha256 !== commit.sha256) return { _tag: "Wrong", sha256 }
-    mustBeStraight(dirname(commit.file))
-    return using(fs.openSync(commit.staged, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, 0o644), (fd): Committed => {
-      const { bytes } = commit
-      for (let at = 0; at < bytes.length;) at += fs.writeSync(fd, bytes, at, bytes.length - at, at)
-      if (sync) fs.fsyncSync(fd)
-      const written = fs.fstatSync(fd, { bigint: true })
-      try {
-        giveName(commit)
-      } catch (cause) {
-        if (codeOf(cause) !== "EEXIST") throw cause
-        return { _tag: "Taken", isFile: statOf(commit.file)?.isFile() === true }
-      }
-      const named = statOf(commit.file)
-      if (named?.ino !== written.ino || named.dev !== written.dev) {
-        return { _tag: "Taken", isFile: named?.isFile() === true }
-      }
-      return { _tag: "Placed", mtime: named.mtimeNs, inode: named.ino }
-    })
+    giveName(commit)
   } catch (cause) {
-    return { _tag: "Refused", ...told(cause) }
+    if (codeOf(cause) !== "EEXIST") throw cause
+    return { _tag: "Taken", isFile: statOf(commit.file)?.isFile() === true }
   }
+  const named = statOf(commit.file)
+  if (named?.ino !== inode || named.dev !== device) return { _tag: "Taken", isFile: named?.isFile() === true }
+  return { _tag: "Placed", mtime: named.mtimeNs, inode: named.ino }
 }
 
 const drop = (name: string): void => {
@@ -267,26 +267,43 @@ const drop = (name: string): void => {
   }
 }
 
+const orRefused = <A>(step: () => A): A | Committed => {
+  try {
+    return step()
+  } catch (cause) {
+    return { _tag: "Refused", ...told(cause) }
+  }
+}
+
 /**
  * Gives many small files their final names, each written, synced and named as any other: never over another file. A
- * folder that several of them share is synced once, and no name in staging goes before that.
+ * folder that several of them share is looked at once before the first is written and once before the first is named,
+ * and synced once; no name in staging goes before that.
  */
 const commit = (commits: ReadonlyArray<Commit>, sync: boolean): ReadonlyArray<Committed> => {
-  const shown = commits.map((each) => ({ ...each, folder: dirname(each.file), answer: show(each, sync) }))
-  const failed = new Map<string, Committed>()
-  const folders = shown.flatMap(({ answer, folder }) => sync && answer._tag === "Placed" ? [folder] : [])
-  for (const folder of new Set(folders)) {
-    try {
-      syncFolder(folder)
-    } catch (cause) {
-      failed.set(folder, { _tag: "Refused", ...told(cause) })
-    }
-  }
-  return shown.map(({ answer, file, folder, staged }) => {
-    const refusal = answer._tag === "Placed" ? failed.get(folder) : undefined
+  /** What a step says of each folder in which something is still to be done. */
+  const inFolders = (left: ReadonlyArray<{ readonly folder: string }>, step: (folder: string) => void) =>
+    new Map(Array.from(new Set(left.map(({ folder }) => folder)), (folder) => [folder, orRefused(() => step(folder))]))
+
+  const all = commits.map((each) => ({ each, folder: dirname(each.file) }))
+  const standing = inFolders(all, mustBeStraight)
+  const written = all.map(({ each, folder }) => ({
+    each,
+    folder,
+    state: standing.get(folder) ?? orRefused(() => write(each, sync))
+  }))
+  const straight = inFolders(written.filter(({ state }) => state._tag === "Written"), mustBeStraight)
+  const named = written.map(({ each, folder, state }) => ({
+    each,
+    folder,
+    answer: state._tag === "Written" ? straight.get(folder) ?? orRefused(() => name(each, state)) : state
+  }))
+  const durable = inFolders(sync ? named.filter(({ answer }) => answer._tag === "Placed") : [], syncFolder)
+  return named.map(({ answer, each, folder }) => {
+    const refusal = answer._tag === "Placed" ? durable.get(folder) : undefined
     // A name that may not last is none.
-    if (refusal !== undefined) drop(file)
-    drop(staged)
+    if (refusal !== undefined) drop(each.file)
+    drop(each.staged)
     return refusal ?? answer
   })
 }

@@ -236,7 +236,8 @@ export const makeWriter = (database: DatabaseSync) => {
   const settle = (totals: Totals, write: Extract<Write, { _tag: "Settle" }>): Totals | undefined => {
     const { bytes, entry, path, revision } = write.file
     const before = standingAt(path)
-    switch (onSettle(before, pendingAt(path), write.file, write.held)._tag) {
+    const pended = pendingAt(path)
+    switch (onSettle(before, pended, write.file, write.held)._tag) {
       case "Refuse":
         return undefined
       case "Verify":
@@ -260,7 +261,7 @@ export const makeWriter = (database: DatabaseSync) => {
         confirm.run(write.mtime, write.inode, path)
         break
     }
-    unpend.run(path)
+    if (pended !== undefined) unpend.run(path)
     return recount(totals, before, { _tag: "Verified", revision, bytes })
   }
 
