@@ -48,6 +48,8 @@ export interface Place {
   answers?: ReadonlyArray<PeerAnswer>
   /** Why it had no room on the disk when that was last tried. */
   noRoom: string
+  /** When it is to be tried again, milliseconds since 1970, where its round has ended without it. */
+  due?: number
 }
 
 export interface FeedStats
@@ -90,8 +92,8 @@ export interface Feed extends Pick<Lanes<Place>, "take" | "hasNew"> {
   readonly waitsFor: (path: FilePath) => Option.Option<string>
   /** How many wait for room on the disk. */
   readonly parked: () => number
-  /** Something rests now, and is due later. */
-  readonly postponed: () => void
+  /** The round of a path has ended without its file, which rests until `due`, milliseconds since 1970. */
+  readonly postponed: (path: FilePath, due: number) => void
   /** More may be due than is known. */
   readonly lookAgain: () => void
   /** The same, and nothing else may tell of it soon. */
@@ -190,6 +192,9 @@ export const start = Effect.fnUntraced(function*(
 
   // When the earliest of what rests is due.
   let promised = Infinity
+  // The same of what was given back since the inventory was last asked: its time may have come before it was, and what
+  // is in hand is not among what is due.
+  let givenBackDue = Infinity
   // When the inventory was last asked what is due.
   let lookedAt = 0
   // What is due may have changed since it was asked for the next time.
@@ -210,12 +215,13 @@ export const start = Effect.fnUntraced(function*(
     const now = yield* Clock.currentTimeMillis
     // Its time may have come while something else woke this.
     // What became due meanwhile by somebody else's hand told nobody.
-    if (now >= promised || now - lookedAt >= longestWait) lookAgain()
+    if (now >= promised || now >= givenBackDue || now - lookedAt >= longestWait) lookAgain()
     if (lanes.some(hasRoom)) {
       lookedAt = now
       // Before the question: whatever comes behind it sets this again.
       for (const lane of lanes) more[lane] = false
       changed = true
+      givenBackDue = Infinity
       const endedMeanwhile = new Set<FilePath>()
       ended = endedMeanwhile
       // What is queued or in flight is owed and due as well.
@@ -244,7 +250,9 @@ export const start = Effect.fnUntraced(function*(
       changed = false
       promised = Option.getOrElse(yield* inventory.nextDue(now), () => Infinity)
     }
-    const wait = Math.min(promised - now, longestWait)
+    // Where there is no room for what is due now, whoever makes room wakes this.
+    const next = Math.min(promised, givenBackDue > now ? givenBackDue : Infinity)
+    const wait = Math.min(next - now, longestWait)
     const woken = yield* Queue.take(wake).pipe(Effect.timeoutOption(Duration.millis(wait)))
     if (Option.isNone(woken)) lookAgain()
   })
@@ -280,6 +288,9 @@ export const start = Effect.fnUntraced(function*(
           const { path } = place.file.entry
           ended?.add(path)
           if (places.get(path) === place) places.delete(path)
+          if (place.due === undefined) continue
+          givenBackDue = Math.min(givenBackDue, place.due)
+          changed = true
         }
       }),
       wakeIfRoom
@@ -350,8 +361,9 @@ export const start = Effect.fnUntraced(function*(
       return parked.has(place) ? Option.some(place.noRoom) : aside.why(place)
     },
     parked: parked.size,
-    postponed: () => {
-      changed = true
+    postponed: (path, due) => {
+      const place = places.get(path)
+      if (place !== undefined) place.due = due
     },
     lookAgain,
     lookNow: () => {

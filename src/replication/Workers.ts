@@ -172,7 +172,7 @@ export const start = Effect.fnUntraced(function*(
     // Before that nobody would be asked; but who could be is looked up again from time to time all the same.
     const due = Math.max(rested, Math.min(notBefore, now + Retry.durableCap))
     yield* inventory.postpone(file, due, reason, answers)
-    feed.postponed()
+    feed.postponed(file.entry.path, due)
     counts.failed++
     yield* Metrics.postponed(kind)
     yield* Effect.logWarning(`${file.entry.path} is still owed: ${reason}`)

@@ -76,14 +76,43 @@ describe("the feed", () => {
       const feed = yield* Effect.provideService(startFeed(1), Clock.Clock, counting)
       yield* TestClock.adjust("9 seconds")
       assert.strictEqual(feed.stats().waiting, 3)
+      // One that was in hand comes back, and is due while there is no room for it.
+      const back = yield* feed.take(true)
+      feed.postponed(back.file.entry.path, 9500)
+      yield* owe([fileOf("db/new", 9)])
+      yield* feed.enqueue(fileOf("db/new", 9))
+      yield* feed.giveBack(back)
       const before = looks
       yield* TestClock.adjust("2 seconds")
       for (let n = 0; n < 1000; n++) yield* Effect.yieldNow
       assert.isAtMost(looks - before, 3)
       yield* feed.giveBack(yield* feed.take(true))
       yield* TestClock.adjust("1 second")
-      assert.strictEqual(feed.stats().enqueued, 4)
+      assert.strictEqual(feed.stats().enqueued, 5)
     }).pipe(Effect.scoped, Effect.provide(nodeLayer({ workers: 0 }))))
+
+  for (const looksBetween of [false, true]) {
+    const title = looksBetween ? ", also when it looked in between" : ""
+    it.effect(`finds what became due before it was given back${title}`, () =>
+      Effect.gen(function*() {
+        const file = fileOf("db/a")
+        yield* owe([file])
+        const feed = yield* startFeed(4)
+        yield* TestClock.adjust("1 second")
+        const place = yield* feed.take(true)
+        yield* (yield* Inventory).postpone(file, 1010, "", [])
+        feed.postponed(file.entry.path, 1010)
+        // Whoever has it is slow to give it back.
+        yield* TestClock.adjust("20 millis")
+        if (looksBetween) {
+          feed.lookNow()
+          yield* TestClock.adjust("1 millis")
+        }
+        yield* feed.giveBack(place)
+        yield* TestClock.adjust("1 second")
+        assert.strictEqual(feed.stats().enqueued, 2)
+      }).pipe(Effect.scoped, Effect.provide(nodeLayer({ workers: 0 }))))
+  }
 
   it.effect("does not take a file up by what it read of it before it arrived", () =>
     onSlowPage((page) =>
