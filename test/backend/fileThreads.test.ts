@@ -1,7 +1,7 @@
 /** Threads for small files that are killed while they are at work. */
 import { assert, describe } from "@effect/vitest"
 import { Effect, Fiber, Logger, Option, References, Result } from "effect"
-import { existsSync, readdirSync } from "node:fs"
+import { readdirSync } from "node:fs"
 import { join } from "node:path"
 import { Backend, type Whole } from "../../src/ports/Backend.ts"
 import { bytes, collector, pathOf, sha256Of } from "../../src/testing/backend/support.ts"
@@ -28,9 +28,15 @@ describe("BackendLocal, when a thread dies", () => {
         const workers = yield* workersOf
         const files = Array.from({ length: 128 }, (_, n) => whole(`db/${n % 4}/${n}`, n))
         const committing = yield* Effect.forkChild(Effect.annotateLogs(backend.commitTogether(files), "asked", "first"))
-        // Both threads are in the middle of the 32 that they were given.
-        const begun = [...files.slice(0, 8), ...files.slice(32, 40)]
-        while (!begun.every(({ path }) => existsSync(join(folders.data, path)))) yield* turn
+        // Both threads write the 32 that they were given: none of them has its name before all are written.
+        const inStaging = () =>
+          readdirSync(join(folders.state, "staging"), { recursive: true, encoding: "utf8" })
+            .filter((name) => name.includes("."))
+        const isBegun = (some: ReadonlyArray<Whole>) => {
+          const keys = some.map(({ path }) => sha256Of(Buffer.from(path)))
+          return inStaging().some((name) => keys.some((key) => name.includes(key)))
+        }
+        while (!isBegun(files.slice(0, 32)) || !isBegun(files.slice(32, 64))) yield* turn
         const [first] = workers
         yield* Effect.promise(async () => void (await first?.terminate()))
         const outcomes = yield* Fiber.join(committing)
@@ -50,8 +56,7 @@ describe("BackendLocal, when a thread dies", () => {
           if (held === undefined) assert.isTrue(failed.some((each) => each.path === path))
           else assert.strictEqual(held.sha256, sha256)
         }
-        const staged = readdirSync(join(folders.state, "staging"), { recursive: true, encoding: "utf8" })
-        assert.deepStrictEqual(staged.filter((name) => name.includes(".")), [])
+        assert.deepStrictEqual(inStaging(), [])
 
         for (const outcome of yield* backend.commitTogether(failed)) {
           if (Result.isFailure(outcome)) assert.strictEqual(outcome.failure._tag, "AlreadyExists")
