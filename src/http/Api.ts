@@ -262,6 +262,7 @@ export class UploadGroup extends HttpApiGroup.make("upload")
         "TooSlow",
         "Conflict",
         "Gone",
+        "LengthRequired",
         "PreconditionFailed",
         "TooLarge",
         "WrongMediaType",
@@ -271,8 +272,8 @@ export class UploadGroup extends HttpApiGroup.make("upload")
       )
     }).annotateMerge(described(
       "Publish a file",
-      "The body is the file, of any media type. 201, or 200 when the same bytes are registered already. What does not "
-        + "arrive whole leaves nothing behind. `If-Match` and `If-None-Match` are honoured. 503 after the last byte: with "
+      "The body is the file, of any media type, with its `Content-Length` or chunked. 201, or 200 when the same bytes are "
+        + "registered already. What does not arrive whole leaves nothing behind. `If-Match` and `If-None-Match` are honoured. 503 after the last byte: with "
         + "`NotRegistered` the file is safe here and is registered once the manifest answers; with another code send it "
         + "again, which does no harm."
     ))

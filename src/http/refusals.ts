@@ -33,6 +33,8 @@ export const statuses = {
   NotLost: 409,
   /** The path was deleted, for good. */
   Gone: 410,
+  /** The call publishes a file and does not say that a body follows, not even an empty one. */
+  LengthRequired: 411,
   /** `If-Match` or `If-None-Match` speaks of another file than the one that is registered, or of none. */
   PreconditionFailed: 412,
   /** The body is longer than this node takes. */

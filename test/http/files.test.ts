@@ -99,6 +99,27 @@ layer(node, { timeout: 60_000, excludeTestServices: true })("files over HTTP", (
         yield* refused(yield* ask("PUT", "/api/v1/files/no/file?partition_time=now", { body: "x" }), 400, "BadRequest")
       }))
 
+    it.effect("takes no call without a body for an empty file, and an empty body for one", () =>
+      Effect.gen(function*() {
+        const { url } = yield* Node
+        const { hostname, port } = new URL(url)
+        // Written by hand: clients of Node.js always say a length.
+        const say = (header: string) =>
+          Effect.callback<string>((resume) => {
+            let answer = ""
+            const socket = connect(Number(port), hostname, () => {
+              socket.write(
+                `PUT /api/v1/files/no/body HTTP/1.1\r\nhost: localhost\r\n${header}connection: close\r\n\r\n`
+              )
+            })
+            socket.on("data", (chunk) => (answer += chunk.toString()))
+            socket.on("close", () => resume(Effect.succeed(answer)))
+          })
+        assert.match(yield* say(""), /^HTTP\/1\.1 411 [^]*"code":"LengthRequired"[^]*Content-Length: 0/)
+        yield* refused(yield* ask("GET", "/api/v1/cluster/files/no/body"), 404, "NotFound")
+        assert.match(yield* say("content-length: 0\r\n"), /^HTTP\/1\.1 201 /)
+      }))
+
     it.effect("keeps nothing of a body that breaks off", () =>
       Effect.gen(function*() {
         const { url } = yield* Node

@@ -21,6 +21,11 @@ const usualPatience = 20_000
 const tooLarge = (limit: number) =>
   refuse("TooLarge", `this node takes files of at most ${limit} bytes (server.max_file_bytes); nothing of it was kept`)
 
+const lengthRequired = refuse(
+  "LengthRequired",
+  "no file came: send it as the body, with Content-Length or Transfer-Encoding: chunked; an empty one has Content-Length: 0"
+)
+
 export const uploadHandlers = ({ maxFileBytes, pace, patienceMillis = usualPatience }: {
   /** No file may be longer; 0: none of the node's own. */
   readonly maxFileBytes: number
@@ -44,7 +49,10 @@ export const uploadHandlers = ({ maxFileBytes, pace, patienceMillis = usualPatie
           return yield* Effect.fail(refuse("BadRequest", "a file is sent whole, without Content-Range"))
         }
         const length = headers["content-length"]
-        if (length === undefined) return
+        if (length === undefined) {
+          // Neither is what `curl -X PUT` sends without a file, and would publish an empty one for good.
+          return headers["transfer-encoding"] === undefined ? yield* Effect.fail(lengthRequired) : undefined
+        }
         const free = yield* Effect.mapError(room.free, unavailable)
         if (Number(length) > limit) return yield* Effect.fail(tooLarge(limit))
         if (Number(length) > free) {
