@@ -1,5 +1,5 @@
 /**
- * Threads for what is done to many files, or to small ones: see `fileOperations.ts`. They start when they are first
+ * Two threads for what is done to many files, or to small ones: see `fileOperations.ts`. They start when they are first
  * asked and end with the scope. What one was at when it dies is refused; a commit may then have shown its file, whole,
  * without saying so.
  *
@@ -39,9 +39,6 @@ export interface FileThreads {
    */
   readonly commit: (commits: ReadonlyArray<Commit>) => Effect.Effect<ReadonlyArray<Committed>>
 }
-
-/** One waits for the disk while the other works. */
-const threads = 2
 
 /** The most files that are committed together: none of them waits long for the others. */
 const together = 32
@@ -110,39 +107,40 @@ export const make = Effect.fnUntraced(function*(roots: Roots, sync: boolean): Ef
       Effect.ignore
     )
 
-  const started = yield* Effect.cached(
+  // It is logged as this layer's, not as of whoever asks first.
+  const asLayer = Effect.updateContext<never, Scope.Scope>(() => context)
+  const one = yield* Effect.cached(asLayer(startThread))
+  // One waits for the disk while the other works. A node that only looks has one of them.
+  const both = yield* Effect.cached(
     Effect.gen(function*() {
-      const calls = yield* Effect.all(Array.from({ length: threads }, () => startThread))
+      const calls = yield* Effect.all([one, startThread])
       const committing = yield* Effect.forEach(calls, (call) => Effect.forkScoped(commitWaiting(call)))
       yield* Effect.addFinalizer(() => Effect.andThen(Queue.end(queue), Fiber.awaitAll(committing)))
       return calls
-      // It is logged as this layer's, not as of whoever asks first.
-    }).pipe(Effect.updateContext<never, Scope.Scope>(() => context))
+    }).pipe(asLayer)
   )
   let turn = 0
-  const call: Call = (name, ...args) =>
-    Effect.flatMap(started, (calls) => {
-      const chosen = calls[turn++ % calls.length]
-      return chosen === undefined ? Effect.die(new Error("there is no thread")) : chosen(name, ...args)
-    })
+  const read: Call = (name, ...args) =>
+    Effect.flatMap(both, ([first, second]) => (turn++ % 2 === 0 ? first : second)(name, ...args))
+  const look: Call = (name, ...args) => Effect.flatMap(one, (call) => call(name, ...args))
 
   return {
     differing: (files) => {
       const packed: Array<string | number | bigint> = []
       for (const { inode, mtime, path, size } of files) packed.push(path, size, mtime, inode)
-      return Effect.map(call("differing", roots.data, packed.join("\0")), (different) => {
+      return Effect.map(look("differing", roots.data, packed.join("\0")), (different) => {
         if (different.length === 0) return []
         const paths = new Set(different)
         return files.flatMap(({ path }) => paths.has(path) ? [path] : [])
       })
     },
     absent: (paths) =>
-      Effect.map(call("absent", roots.data, paths.join("\0")), (found) => {
+      Effect.map(look("absent", roots.data, paths.join("\0")), (found) => {
         const absent = new Set(found)
         return paths.filter((path) => absent.has(path))
       }),
     look: (folder, names) =>
-      Effect.map(call("look", folder, names.join("\0")), (packed): Found => {
+      Effect.map(look("look", folder, names.join("\0")), (packed): Found => {
         const files: Array<Found["files"][number]> = []
         const folders: Array<string> = []
         const fields = packed === "" ? [] : packed.split("\0")
@@ -153,10 +151,10 @@ export const make = Effect.fnUntraced(function*(roots: Roots, sync: boolean): Ef
         }
         return { files, folders }
       }),
-    read: (file, offset, length) => call("read", file, offset, length),
-    readTogether: (files) => call("readTogether", files.flatMap(({ file, length }) => [file, length]).join("\0")),
+    read: (file, offset, length) => read("read", file, offset, length),
+    readTogether: (files) => read("readTogether", files.flatMap(({ file, length }) => [file, length]).join("\0")),
     commit: Effect.fnUntraced(function*(commits) {
-      yield* started
+      yield* both
       return yield* ask<Commit, Committed>(commits, (waiting) => {
         for (const { answer } of Queue.offerAllUnsafe(queue, waiting)) answer(Exit.succeed(closed))
       })
