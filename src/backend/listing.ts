@@ -40,7 +40,9 @@ export const walk = (
   const folder = join(roots.data, relative)
   if (isOwn(roots, folder)) return Stream.empty
   const pathOf = (name: string) => relative === "" ? name : `${relative}/${name}`
-  return Stream.fromAsyncIterable(namesIn(folder), fromUnknown).pipe(
+  // Read anew by whoever runs the stream again.
+  const names = { [Symbol.asyncIterator]: () => namesIn(folder) }
+  return Stream.fromAsyncIterable(names, fromUnknown).pipe(
     Stream.mapEffect((names) => look(folder, names.filter((name) => offence(pathOf(name)) === undefined))),
     Stream.flatMap(({ files, folders }) =>
       Stream.concat(

@@ -222,16 +222,20 @@ export const suite = (name: string, fresh: Layer.Layer<Backend, BackendError>): 
         const backend = yield* Backend
         const paths = Array.from({ length: 600 }, (_, n) => pathOf(`${n % 3 === 0 ? "x" : "y/z"}/${n}`))
         yield* Effect.forEach(paths, (path, n) => write(path, bytes(n % 7)), { concurrency: 8 })
-        const listed = (folder: string) =>
-          Stream.runCollect(backend.list(folder)).pipe(
-            Effect.map((files) => files.map(({ path, size }) => `${path} ${size}`).sort())
-          )
+        const listing = (files: ReturnType<typeof backend.list>) =>
+          Effect.map(Stream.runCollect(files), (files) => files.map(({ path, size }) => `${path} ${size}`).sort())
+        const listed = (folder: string) => listing(backend.list(folder))
         const all = paths.map((path, n) => `${path} ${n % 7}`).sort()
         assert.deepStrictEqual(yield* listed(""), all)
         assert.deepStrictEqual(yield* listed("x"), all.filter((line) => line.startsWith("x/")))
         assert.deepStrictEqual(yield* listed("y"), all.filter((line) => line.startsWith("y/")))
         assert.deepStrictEqual(yield* listed("nowhere"), [])
         assert.strictEqual((yield* Effect.flip(listed("../up"))).reason, "Unsafe")
+        // What was listed once is listed anew.
+        const again = backend.list("y")
+        yield* listing(again)
+        yield* write(pathOf("y/new"), bytes(3))
+        assert.deepStrictEqual(yield* listing(again), ["y/new 3", ...all.filter((line) => line.startsWith("y/"))])
       }))
 
     live("says which file stands where a folder is needed", () =>
