@@ -44,10 +44,12 @@ const begin = (
   return span
 }
 
-/** Nanoseconds since 1970 of an RFC 3339 time. */
-const nanosOf = (time: string): bigint => {
+/** Nanoseconds since 1970 of an RFC 3339 time; `undefined` of a leap second, and of one that no calendar has. */
+const nanosOf = (time: string): bigint | undefined => {
+  const seconds = Math.floor(Date.parse(time) / 1000)
+  if (Number.isNaN(seconds)) return undefined
   const fraction = (/\.(\d{1,9})/.exec(time)?.[1] ?? "").padEnd(9, "0")
-  return BigInt(Math.floor(Date.parse(time) / 1000)) * 1_000_000_000n + BigInt(fraction)
+  return BigInt(seconds) * 1_000_000_000n + BigInt(fraction)
 }
 
 /**
@@ -65,7 +67,7 @@ export const sinceRegistration = <Told>(
     tracer === undefined ? effect : Effect.gen(function*() {
       const clock = yield* Clock.Clock
       const now = clock.currentTimeNanosUnsafe()
-      const registered = nanosOf(entry.created_at)
+      const registered = nanosOf(entry.created_at) ?? now
       const kind = name === "publish" ? "producer" : "consumer"
       // Another node's clock may be ahead of ours.
       const span = begin(tracer, name, kind, entry, registered < now ? registered : now)
