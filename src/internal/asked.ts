@@ -1,5 +1,5 @@
 /** Many questions that somebody else answers, each in its own time. */
-import { Effect, Exit } from "effect"
+import { type Cause, Effect, Exit } from "effect"
 
 export interface Asked<Q, A> {
   readonly question: Q
@@ -7,7 +7,7 @@ export interface Asked<Q, A> {
 }
 
 /**
- * Asks some questions and waits until each has its answer; gives them in order, or fails as the first that fails.
+ * Asks some questions and waits until each has its answer; gives them in order, or then fails as the first that failed.
  * A `Deferred` each, and waiting for one after another, would cost several times as much.
  */
 export const ask = <Q, A>(
@@ -16,13 +16,14 @@ export const ask = <Q, A>(
 ): Effect.Effect<ReadonlyArray<A>> =>
   questions.length === 0 ? Effect.succeed([]) : Effect.callback((resume) => {
     const answers: Array<A> = []
+    let failure: Cause.Cause<never> | undefined
     let left = questions.length
     offer(questions.map((question, n) => ({
       question,
       answer: (exit) => {
-        if (Exit.isFailure(exit)) return resume(Effect.failCause(exit.cause))
-        answers[n] = exit.value
-        if (--left === 0) resume(Effect.succeed(answers))
+        if (Exit.isSuccess(exit)) answers[n] = exit.value
+        else failure ??= exit.cause
+        if (--left === 0) resume(failure === undefined ? Effect.succeed(answers) : Effect.failCause(failure))
       }
     })))
   })
