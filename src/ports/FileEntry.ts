@@ -3,7 +3,7 @@
  *
  * The JSON names are those of the wire-compatible system, so that entries can be exchanged with its tools.
  */
-import { Result, Schema } from "effect"
+import { Predicate, Result, Schema } from "effect"
 import * as ExactJson from "./ExactJson.ts"
 import { explain } from "./explain.ts"
 import { FilePath } from "./FilePath.ts"
@@ -41,6 +41,13 @@ const Lsn = Schema.Union([Schema.BigInt, Schema.Natural]).check(
   )
 )
 
+/** A length in bytes; beyond 2^53 a number would not be exact. */
+const sizeRange = `an integer from 0 to ${Number.MAX_SAFE_INTEGER}`
+const Size = Schema.Number.annotate({ message: `Expected ${sizeRange}` }).check(
+  Schema.isInt({ expected: sizeRange }),
+  Schema.isGreaterThanOrEqualTo(0, { expected: sizeRange })
+)
+
 const maxLabelBytes = 4096
 
 /** Free text of an entry. Bounded, so that every engine can keep whatever entry there is. */
@@ -56,7 +63,7 @@ export const FileEntry = Schema.Struct({
   /** Of the whole file. */
   sha256: Sha256,
   /** Length in bytes. */
-  size_bytes: Schema.Natural,
+  size_bytes: Size,
   database: Label,
   measurement: Label,
   /** Start of the partition that the file belongs to, RFC 3339. */
@@ -89,10 +96,17 @@ const isEntry = Schema.is(FileEntry)
 export const entryOffence = (entry: FileEntry): string | undefined =>
   isEntry(entry) ? undefined : decode(entry).pipe(Result.match({ onFailure: explain, onSuccess: () => undefined }))
 
-/** Reads one entry from its JSON text. Fails with a sentence that names every field that is wrong. */
+/** A log sequence number in a text, as answers over HTTP have those beyond 2^53. */
+const withLsn = (value: unknown): unknown => {
+  if (!Predicate.hasProperty(value, "lsn")) return value
+  const { lsn } = value
+  return typeof lsn === "string" && /^\d{1,20}$/.test(lsn) ? { ...value, lsn: BigInt(lsn) } : value
+}
+
+/** Reads one entry from its JSON text; its `lsn` may be a string of digits. Fails with a sentence that names every field that is wrong. */
 export const fromJson = (text: string): Result.Result<FileEntry, string> =>
   ExactJson.parse(text).pipe(
-    Result.flatMap((value) => decode(value).pipe(Result.mapError((error) => explain(error))))
+    Result.flatMap((value) => decode(withLsn(value)).pipe(Result.mapError((error) => explain(error))))
   )
 
 /** Writes one entry as one line of JSON, its fields in the order of the schema. */

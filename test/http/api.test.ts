@@ -202,6 +202,28 @@ layer(node, { timeout: 60_000, excludeTestServices: true })("the HTTP API", (it)
         yield* refused(yield* importing(Buffer.alloc(16 * 1024 * 1024 + 1, "\n")), 413, "TooLarge")
       }))
 
+    it.effect("imports an entry as it shows one, and says how long a file may be", () =>
+      Effect.gen(function*() {
+        const importing = (body: string) => ask("POST", "/api/v1/cluster/manifest", { body })
+        const lsn = "18446744073709551615"
+        const line = entryLine("import/lsn", "lsn").replace("\"lsn\":7", `"lsn":${lsn}`)
+        assert.strictEqual((yield* importing(line)).status, 200)
+        const { text } = yield* ask("GET", "/api/v1/cluster/files?prefix=import/lsn")
+        const shown = /"entry":(\{[^}]*\})/.exec(text)?.[1] ?? ""
+        assert.include(shown, `"lsn":"${lsn}"`)
+        const again = shown.replace("import/lsn", "import/lsn-again")
+        assert.strictEqual((yield* importing(again)).text, "{\"imported\":1,\"wrong\":[],\"more\":0}")
+        const page = yield* decode(Files, yield* ask("GET", "/api/v1/cluster/files?prefix=import/lsn-again"))
+        assert.deepStrictEqual(page.files.map(({ entry }) => entry.lsn), [BigInt(lsn)])
+        const beyond = yield* importing(again.replace(`"lsn":"${lsn}"`, `"lsn":"${BigInt(lsn) + 1n}"`))
+        assert.match(yield* refused(beyond, 409, "NotImported"), /lsn: an integer from 0 to 18446744073709551615$/)
+        const long = yield* importing(again.replace(/"size_bytes":\d+/, `"size_bytes":${2 ** 53}`))
+        assert.match(
+          yield* refused(long, 409, "NotImported"),
+          /size_bytes: Expected an integer from 0 to 9007199254740991$/
+        )
+      }))
+
     it.effect("removes no member that is alive, and none that there is not", () =>
       Effect.gen(function*() {
         assert.match(
