@@ -6,7 +6,7 @@
 import { Context, Effect, Layer, Option, Result, type Scope, Stream } from "effect"
 import { EtcdClient, type MemberStatus } from "../etcd/EtcdClient.ts"
 import { EtcdError } from "../etcd/EtcdError.ts"
-import type { KeyValue } from "../etcd/messages.ts"
+import type { Operation, RangeAnswer } from "../etcd/messages.ts"
 import { type FileEntry, type Registered, Revision } from "../ports/FileEntry.ts"
 import type { FilePath } from "../ports/FilePath.ts"
 import {
@@ -138,6 +138,19 @@ const make = Effect.fnUntraced(function*(
     })
   })
 
+  /** In one request, which takes a third of the time that one for each would. */
+  const getSome = Effect.fnUntraced(function*(paths: ReadonlyArray<FilePath>) {
+    const success = paths.map((path): Operation => ({ _tag: "Range", range: { key: keys.file(path) } }))
+    const { responses } = yield* client.txn({ success })
+    return yield* Effect.forEach(paths, (path, n): Effect.Effect<Option.Option<Registered>, Damaged | Unavailable> => {
+      const answer = responses[n]
+      // Not as if it were gone: what is gone is deleted.
+      return answer?._tag === "Range"
+        ? fileIn(answer.range)
+        : Effect.fail(new Unavailable({ operation: "get", detail: `etcd did not say whether it has ${path}` }))
+    })
+  })
+
   const head = client.range({ key: keys.head }).pipe(
     Effect.map(({ header, kvs: [head] }): Cursor => ({
       epoch: epochOf(header),
@@ -185,7 +198,12 @@ const make = Effect.fnUntraced(function*(
     }),
     get: (path) =>
       client.range({ key: keys.file(path) }).pipe(
-        Effect.flatMap(({ kvs: [kv] }) => kv === undefined ? Effect.succeedNone : Effect.fromResult(standingOf(kv))),
+        Effect.flatMap(fileIn),
+        unavailable("get")
+      ),
+    getAll: (paths) =>
+      Effect.forEach(Writes.pieces(paths, Writes.transactionLimit), getSome, { concurrency: Writes.readsAtOnce }).pipe(
+        Effect.map((answers) => answers.flat()),
         unavailable("get")
       ),
     page,
@@ -234,5 +252,8 @@ const refusals = (draft: Draft, entries: ReadonlyArray<FileEntry>): ReadonlyArra
     return addition._tag === "Conflict" || addition._tag === "Gone" ? addition : undefined
   })
 
-const standingOf = (kv: KeyValue) =>
-  Result.map(fileOf(kv), ({ entry, revision }): Option.Option<Registered> => Option.some({ entry, revision }))
+/** The file under a key that was asked for; `none`: nothing stands there. */
+const fileIn = ({ kvs: [kv] }: RangeAnswer): Effect.Effect<Option.Option<Registered>, Damaged> =>
+  kv === undefined ? Effect.succeedNone : Effect.fromResult(
+    Result.map(fileOf(kv), ({ entry, revision }) => Option.some({ entry, revision }))
+  )

@@ -26,7 +26,7 @@ import {
 } from "./etcdKeys.ts"
 
 /** What etcd takes in one transaction, operations and comparisons alike, counted along a path through nested ones. */
-const transactionLimit = 128
+export const transactionLimit = 128
 
 /** Of a nested transaction; one of {@link transactionLimit} then has room for 27 of them and the head. */
 const nestedLimit = 100
@@ -35,8 +35,8 @@ const nestedLimit = 100
 const writeLimit = 1000
 const byteLimit = 1024 * 1024
 
-/** Reads of one change under way at once. */
-const readsAtOnce = 4
+/** Reads of one change, or of many paths, under way at once. */
+export const readsAtOnce = 4
 
 /** Files that a change adds, and what it removes. */
 export interface Parts {
@@ -218,7 +218,7 @@ const operationsOf = (one: Write, keys: Keys, mark: string, at: number): Readonl
   ]
 }
 
-const pieces = <A>(all: ReadonlyArray<A>, size: number): ReadonlyArray<ReadonlyArray<A>> =>
+export const pieces = <A>(all: ReadonlyArray<A>, size: number): ReadonlyArray<ReadonlyArray<A>> =>
   Array.from({ length: Math.ceil(all.length / size) }, (_, index) => all.slice(index * size, (index + 1) * size))
 
 /** What an entry takes in a request, bytes. */

@@ -31,13 +31,16 @@ export const suite = (name: string, layer: Layer.Layer<Manifest, Unavailable>): 
         const odd = yield* manifest.register(entryOf("\"\n\u{1F600}"))
         yield* manifest.remove(pathOf("gone"), "")
         const asked = [odd.entry.path, pathOf("db/cpu/b.parquet"), pathOf("gone"), entry.path, odd.entry.path]
-        assert.deepStrictEqual(yield* getAll(manifest, asked), [
+        const answers = [
           Option.some(odd),
           Option.none(),
           Option.none(),
           Option.some(registered),
           Option.some(odd)
-        ])
+        ]
+        assert.deepStrictEqual(yield* getAll(manifest, asked), answers)
+        const often = Array.from({ length: 60 })
+        assert.deepStrictEqual(yield* getAll(manifest, often.flatMap(() => asked)), often.flatMap(() => answers))
         assert.deepStrictEqual(yield* getAll(manifest, []), [])
         const { files } = yield* manifest.page(Option.none(), 10)
         assert.strictEqual(files[0]?.entry.path, "\"\n\u{1F600}")
