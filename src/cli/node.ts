@@ -1,12 +1,14 @@
 /** `file-replication node`: one node as a process, until a signal or until whoever supervises it leaves. */
 import { Console, Context, Effect, Layer, Option } from "effect"
 import { Command, Flag } from "effect/cli"
+import { HttpServer } from "effect/http"
 import * as HttpFace from "../http/HttpFace.ts"
+import * as Server from "../http/server.ts"
 import { FetchServer } from "../peer/FetchServer.ts"
 import { addressText, Membership } from "../ports/Membership.ts"
-import { layer as replicationLayer, Replication } from "../Replication.ts"
+import { layer as replicationLayer, layerPorts, Replication } from "../Replication.ts"
 import { Background } from "../replication/Background.ts"
-import { folders, ReplicationConfig } from "../ReplicationConfig.ts"
+import { folders, ReplicationConfig, type Settings } from "../ReplicationConfig.ts"
 import { config, configured } from "./flags.ts"
 import * as Logs from "./logs.ts"
 import { giveUpAfter, leaveOnSignals } from "./signals.ts"
@@ -19,6 +21,10 @@ export interface NodeOptions {
   /** `none`: readable lines on a terminal, JSON otherwise. */
   readonly logFormat: Option.Option<Logs.LogFormat>
 }
+
+/** Its ports, and the HTTP port bound beside them: a node that can't have it does not join the cluster. */
+const ports = ({ serverEnabled, serverHost: host, serverPort: port }: Settings) =>
+  serverEnabled ? Layer.provideMerge(Server.layer({ host, port }), layerPorts()) : layerPorts()
 
 export const runNode = Effect.fnUntraced(
   function*(options: NodeOptions) {
@@ -34,15 +40,18 @@ export const runNode = Effect.fnUntraced(
       const { self } = Context.get(services, Membership)
       const { address } = Context.get(services, FetchServer)
       yield* Effect.logInfo(`node ${self.id} (${self.role}) listens on ${addressText(address)}`)
-      if (settings.serverEnabled) {
+      const server = Context.getOption(services, HttpServer.HttpServer)
+      if (Option.isSome(server)) {
         const face = HttpFace.layer({
           host: settings.serverHost,
-          port: settings.serverPort,
           apiToken: settings.apiToken,
           stateFolder: folders(settings).state,
           maxFileBytes: settings.maxFileBytes
         })
-        const http = yield* Layer.build(face).pipe(Effect.provide(services))
+        const http = yield* Layer.build(face).pipe(
+          Effect.provide(services),
+          Effect.provideService(HttpServer.HttpServer, server.value)
+        )
         yield* Effect.logInfo(`it serves ${Context.get(http, HttpFace.HttpFace).url}/health and /ready`)
       }
       yield* giveUpAfter(settings.shutdownTimeoutMillis)
@@ -51,7 +60,7 @@ export const runNode = Effect.fnUntraced(
     }).pipe(
       // This scope closes before the graph below it does.
       Effect.scoped,
-      Effect.provide(replicationLayer().pipe(Layer.provide(Layer.succeed(ReplicationConfig, settings)))),
+      Effect.provide(replicationLayer(ports(settings)).pipe(Layer.provide(Layer.succeed(ReplicationConfig, settings)))),
       Effect.onInterrupt(() => Effect.logInfo("stopped"))
     )
   },

@@ -16,7 +16,6 @@ import { operationHandlers } from "./handlers/operation.ts"
 import { uploadHandlers } from "./handlers/upload.ts"
 import { routes as metrics } from "./metrics.ts"
 import { type Paces, paces as usualPaces } from "./pace.ts"
-import { type HttpUnavailable, layer as layerServer, type ServerOptions } from "./server.ts"
 import * as Verifier from "./Verifier.ts"
 
 export class HttpFace extends Context.Service<HttpFace, {
@@ -24,7 +23,9 @@ export class HttpFace extends Context.Service<HttpFace, {
   readonly url: string
 }>()("file-replication/HttpFace") {}
 
-export interface FaceOptions extends ServerOptions {
+export interface FaceOptions {
+  /** Where the server listens. */
+  readonly host: string
   /** What calls that change something must show; `none`: they come from this machine. */
   readonly apiToken: Option.Option<Redacted.Redacted>
   /** The node's own folder. */
@@ -84,7 +85,9 @@ const routerConfig = {
   maxParamLength: 16 * 1024
 }
 
-export const layer = (options: FaceOptions): Layer.Layer<HttpFace, HttpUnavailable, Services | Ports> =>
+export const layer = (
+  options: FaceOptions
+): Layer.Layer<HttpFace, never, Services | Ports | HttpServer.HttpServer> =>
   Layer.effect(
     HttpFace,
     Effect.map(HttpServer.HttpServer, ({ address }) => ({ url: HttpServer.formatAddress(address) }))
@@ -93,6 +96,5 @@ export const layer = (options: FaceOptions): Layer.Layer<HttpFace, HttpUnavailab
       Layer.provide(
         HttpRouter.serve(routes(options), { disableLogger: true, disableListenLog: true, routerConfig })
       ),
-      Layer.provide(HttpServer.layerServices),
-      Layer.provide(layerServer(options))
+      Layer.provide(HttpServer.layerServices)
     )

@@ -45,7 +45,7 @@ export const statuses = {
   RangeNotSatisfiable: 416,
   /** A defect of this software; its log tells more. */
   Internal: 500,
-  /** The manifest, the inventory or the disk does not answer, or the node stops; asking again later is safe. */
+  /** The manifest, the inventory or the disk does not answer, or the node starts or stops; asking again later is safe. */
   Unavailable: 503,
   /** The file is safe on this node's disk and not registered yet; it will be, without being sent again. */
   NotRegistered: 503,

@@ -1,5 +1,6 @@
 /**
- * The node's HTTP server.
+ * The node's HTTP server. It listens before the node joins the cluster, so that a port that is taken keeps it from joining;
+ * what is asked before anything serves is refused with 503.
  *
  * Whoever talks to it is not trusted: a client that is slow, says nothing or stops reading is cut, and never keeps a
  * shutdown from ending.
@@ -10,6 +11,7 @@ import { HttpServer } from "effect/http"
 import { createServer, type ServerResponse } from "node:http"
 import type { Duplex } from "node:stream"
 import * as Admission from "../peer/Admission.ts"
+import { fresh, refuse } from "./refusals.ts"
 
 /** The address of `server.host` and `server.port` can't be listened on. */
 export class HttpUnavailable extends Schema.TaggedError<HttpUnavailable>()("HttpUnavailable", {
@@ -75,6 +77,7 @@ const make = Effect.fnUntraced(function*({ host, port }: ServerOptions) {
   const admission = Admission.make(limits)
   const guests = new WeakMap<Duplex, Guest>()
   server.on("request", (request, response) => {
+    if (server.listenerCount("request") === 1) refuseEarly(response)
     const guest = guests.get(request.socket)
     if (guest !== undefined) serve(guest, response)
     // With all of it here and nothing answered, the client waits for us and not we for it.
@@ -107,13 +110,24 @@ const make = Effect.fnUntraced(function*({ host, port }: ServerOptions) {
     Effect.mapError(({ cause }) => new HttpUnavailable({ host, port, detail: detailOf(cause) }))
   )
   // Behind the grace the server only stops to accept: whoever is still connected stays so.
-  yield* Effect.addFinalizer(() =>
+  const cutting = Effect.addFinalizer(() =>
     Effect.sync(() => {
       for (const socket of sockets) socket.destroy()
     })
   )
-  return http
+  yield* cutting
+  return HttpServer.make({
+    address: http.address,
+    serve: (app, middleware) =>
+      Effect.andThen(cutting, middleware === undefined ? http.serve(app) : http.serve(app, middleware))
+  })
 })
+
+/** The port is bound, and the node behind it is not built yet. */
+const refuseEarly = (response: ServerResponse): void => {
+  const body = JSON.stringify(refuse("Unavailable", "the node is starting; ask again"))
+  response.writeHead(503, { ...fresh, "content-type": "application/json", "retry-after": "1" }).end(body)
+}
 
 /** What is no HTTP never comes as far as the routes, and is refused in their shape all the same. */
 const refuseMalformed = (error: Error, socket: Duplex): void => {

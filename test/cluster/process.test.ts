@@ -4,6 +4,7 @@ import { Effect, Schema } from "effect"
 import { writeFile } from "node:fs/promises"
 import { join } from "node:path"
 import { commands } from "../../src/cli/main.ts"
+import { Cluster } from "../../src/http/answers.ts"
 import { temporaryFolder } from "../support/folder.ts"
 import { lineOf, run, start } from "./command.ts"
 import { configure } from "./configure.ts"
@@ -103,6 +104,20 @@ describe("a node as a process", () => {
         readable.output().stderr,
         /INFO {2}SIGTERM: stopping, within 30s at most\n(.*\n)*\d\d:\d\d:\d\d INFO {2}stopped\n$/
       )
+    }), 120_000)
+
+  it.live("does not join the cluster when it can't have its HTTP port", () =>
+    Effect.gen(function*() {
+      const folder = yield* temporaryFolder
+      const node = yield* start(["node", "--config", yield* configure(folder, "node")])
+      const url = new URL(/(http:\S+)\/health/.exec(yield* lineOf(node, /it serves/))?.[1] ?? "")
+      const config = yield* configure(folder, "late")
+      const { code, stderr } = yield* run(["node", "--config", config], { ARC_SERVER_PORT: url.port })
+      assert.strictEqual(code, 1)
+      assert.include(stderr, `can't serve HTTP on 127.0.0.1 port ${url.port}: another program already does`)
+      const text = yield* Effect.promise(() => fetch(`${url.origin}/api/v1/cluster`).then((answer) => answer.text()))
+      const { members } = yield* Schema.decodeEffect(Schema.fromJsonString(Schema.toCodecJson(Cluster)))(text)
+      assert.deepStrictEqual(members.map(({ id }) => String(id)), ["node"])
     }), 120_000)
 
   it.live("ends at once on a second signal", () =>

@@ -71,6 +71,42 @@ describe("the HTTP server", () => {
     30_000
   )
 
+  it.live(
+    "refuses what is asked before anything serves, and cuts who is connected when that ends",
+    () =>
+      Effect.gen(function*() {
+        const context = yield* listen
+        const { hostname, port } = new URL(
+          HttpServer.formatAddress(Context.get(context, HttpServer.HttpServer).address)
+        )
+        const get = Effect.promise(() =>
+          fetch(`http://${hostname}:${port}/`).then(async (each) => [each.status, await each.text()] as const)
+        )
+        assert.deepStrictEqual(yield* get, [
+          503,
+          "{\"error\":{\"code\":\"Unavailable\",\"message\":\"the node is starting; ask again\"}}"
+        ])
+        const serving = yield* Scope.make()
+        yield* Effect.succeed(HttpServerResponse.text("answered")).pipe(
+          HttpServer.serveEffect(),
+          Effect.provide(context),
+          Scope.provide(serving)
+        )
+        assert.deepStrictEqual(yield* get, [200, "answered"])
+        const connected = yield* Deferred.make<void>()
+        const closed = yield* Deferred.make<void>()
+        const socket = connect(Number(port), hostname, () => {
+          socket.write("GET /")
+          Deferred.doneUnsafe(connected, Effect.void)
+        })
+        socket.on("error", () => undefined).on("close", () => Deferred.doneUnsafe(closed, Effect.void))
+        yield* Deferred.await(connected)
+        yield* Scope.close(serving, Exit.void)
+        yield* Deferred.await(closed)
+      }),
+    5000
+  )
+
   it.live("names host, port and settings when it can't listen", () =>
     Effect.gen(function*() {
       const error = yield* Effect.flip(Layer.build(Server.layer({ host: "198.51.100.7", port: 8123 })))
