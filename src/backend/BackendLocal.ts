@@ -264,7 +264,7 @@ const list = ({ roots, threads }: Local, folder: string): Stream.Stream<FileStat
     ? Effect.asVoid(find(roots, `${folder}/x`))
     : Effect.fail(unsafe(`no folder of the data: ${why}`))
   return Stream.unwrap(check.pipe(
-    Effect.as(Stream.mapError(walk(roots, threads.look, folder), refine)),
+    Effect.as(Stream.mapError(walk(roots, threads, folder), refine)),
     Effect.catchIf(isMissing, () => Effect.succeed(Stream.empty)),
     Effect.mapError(refine)
   ))

@@ -90,13 +90,29 @@ const differing = (data: string, packed: string): ReadonlyArray<string> => {
  * What lies in a folder under some names, without links and what is gone: nothing when the folder is not where its name
  * says. Both are packed: five texts each, `file` or `folder`, name, size, time of the last change in nanoseconds, inode.
  */
-const look = (folder: string, packed: string): string => {
-  if (packed === "" || !isStraight(folder)) return ""
-  return packed.split("\0").flatMap((name) => {
+const look = (folder: string, packed: string): string =>
+  packed === "" || !isStraight(folder) ? "" : packed.split("\0").flatMap((name) => {
     const stat = statOf(join(folder, name))
     const kind = stat?.isFile() === true ? "file" : stat?.isDirectory() === true ? "folder" : undefined
     return stat === undefined || kind === undefined ? [] : [kind, name, stat.size, stat.mtimeNs, stat.ino]
   }).join("\0")
+
+/** The same of all names in a folder; `undefined` when they are more than `most`. */
+const lookAll = (folder: string, most: number): string | undefined => {
+  const names: Array<string> = []
+  try {
+    const dir = fs.opendirSync(folder, { bufferSize: most })
+    try {
+      for (let entry = dir.readSync(); entry !== null; entry = dir.readSync()) {
+        if (names.push(entry.name) > most) return undefined
+      }
+    } finally {
+      dir.closeSync()
+    }
+  } catch (cause) {
+    if (!["ENOENT", "ENOTDIR"].includes(codeOf(cause))) throw cause
+  }
+  return look(folder, names.join("\0"))
 }
 
 const standingAbove = (folder: string): string => isMissing(folder) ? standingAbove(dirname(folder)) : folder
@@ -308,5 +324,5 @@ const commit = (commits: ReadonlyArray<Commit>, sync: boolean): ReadonlyArray<Co
   })
 }
 
-export const operations = { absent, commit, differing, look, read, readTogether }
+export const operations = { absent, commit, differing, look, lookAll, read, readTogether }
 export type FileOperations = typeof operations

@@ -27,6 +27,8 @@ export interface FileThreads {
   readonly absent: (paths: ReadonlyArray<FilePath>) => Effect.Effect<ReadonlyArray<FilePath>, Refused>
   /** What lies in a folder under some names, without links and what is gone. */
   readonly look: (folder: string, names: ReadonlyArray<string>) => Effect.Effect<Found, Refused>
+  /** The same of all names in a folder, nothing when it is gone; `undefined` when they are more than `most`. */
+  readonly lookAll: (folder: string, most: number) => Effect.Effect<Found | undefined, Refused>
   /** Some bytes of a file whose place was found to be in the data folder. */
   readonly read: (file: string, offset: number, length: number) => Effect.Effect<Uint8Array, Refused>
   /** The first bytes of many files, one behind another, whose places were found to be in the data folder. */
@@ -74,6 +76,18 @@ export const refusal = ({ code, detail }: Refused): Committed => ({ _tag: "Refus
 const closed = refusal(refusedBy("REFUSED", "the backend is closed"))
 /** What becomes of a file of which nothing is said. */
 export const unanswered = refusal(refusedBy("REFUSED", "the thread gave no answer"))
+
+const foundIn = (packed: string): Found => {
+  const files: Array<Found["files"][number]> = []
+  const folders: Array<string> = []
+  const fields = packed === "" ? [] : packed.split("\0")
+  for (let at = 0; at < fields.length; at += 5) {
+    const [kind, name = "", size = "", mtime = "", inode = ""] = fields.slice(at, at + 5)
+    if (kind === "folder") folders.push(name)
+    else files.push({ name, size: Number(size), mtime: BigInt(mtime), inode: BigInt(inode) })
+  }
+  return { files, folders }
+}
 
 export const make = Effect.fnUntraced(function*(roots: Roots, sync: boolean): Effect.fn.Return<
   FileThreads,
@@ -139,18 +153,9 @@ export const make = Effect.fnUntraced(function*(roots: Roots, sync: boolean): Ef
         const absent = new Set(found)
         return paths.filter((path) => absent.has(path))
       }),
-    look: (folder, names) =>
-      Effect.map(look("look", folder, names.join("\0")), (packed): Found => {
-        const files: Array<Found["files"][number]> = []
-        const folders: Array<string> = []
-        const fields = packed === "" ? [] : packed.split("\0")
-        for (let at = 0; at < fields.length; at += 5) {
-          const [kind, name = "", size = "", mtime = "", inode = ""] = fields.slice(at, at + 5)
-          if (kind === "folder") folders.push(name)
-          else files.push({ name, size: Number(size), mtime: BigInt(mtime), inode: BigInt(inode) })
-        }
-        return { files, folders }
-      }),
+    look: (folder, names) => Effect.map(look("look", folder, names.join("\0")), foundIn),
+    lookAll: (folder, most) =>
+      Effect.map(look("lookAll", folder, most), (packed) => packed === undefined ? undefined : foundIn(packed)),
     read: (file, offset, length) => read("read", file, offset, length),
     readTogether: (files) => read("readTogether", files.flatMap(({ file, length }) => [file, length]).join("\0")),
     commit: Effect.fnUntraced(function*(commits) {

@@ -1,10 +1,10 @@
 /** Walking the data folder. */
-import { type Effect, Stream } from "effect"
+import { Stream } from "effect"
 import { opendir } from "node:fs/promises"
 import { join } from "node:path"
 import type { FileStat } from "../ports/Backend.ts"
 import { FilePath, offence } from "../ports/FilePath.ts"
-import type { Found } from "./fileThreads.ts"
+import type { FileThreads } from "./fileThreads.ts"
 import { isOwn, type Roots } from "./places.ts"
 import { fromUnknown, type Refused } from "./systemCalls.ts"
 
@@ -30,24 +30,33 @@ async function* namesIn(folder: string): AsyncGenerator<ReadonlyArray<string>> {
 
 /**
  * The files under a folder, one open folder a level. Links are not followed, and what vanishes meanwhile is left out.
- * `relative` is `""` for the data folder itself. `look` tells what lies in a folder under some names.
+ * `relative` is `""` for the data folder itself.
  */
 export const walk = (
   roots: Roots,
-  look: (folder: string, names: ReadonlyArray<string>) => Effect.Effect<Found, Refused>,
+  threads: Pick<FileThreads, "look" | "lookAll">,
   relative: string
 ): Stream.Stream<FileStat, Refused> => {
   const folder = join(roots.data, relative)
   if (isOwn(roots, folder)) return Stream.empty
   const pathOf = (name: string) => relative === "" ? name : `${relative}/${name}`
+  const isValid = (name: string) => offence(pathOf(name)) === undefined
   // Read anew by whoever runs the stream again.
   const names = { [Symbol.asyncIterator]: () => namesIn(folder) }
-  return Stream.fromAsyncIterable(names, fromUnknown).pipe(
-    Stream.mapEffect((names) => look(folder, names.filter((name) => offence(pathOf(name)) === undefined))),
+  const piecewise = Stream.mapEffect(Stream.fromAsyncIterable(names, fromUnknown), (some) => threads.look(folder, some))
+  return Stream.fromEffect(threads.lookAll(folder, batch)).pipe(
+    Stream.flatMap((all) => all === undefined ? piecewise : Stream.succeed(all)),
     Stream.flatMap(({ files, folders }) =>
       Stream.concat(
-        Stream.fromArray(files.map(({ name, ...stat }): FileStat => ({ path: FilePath.make(pathOf(name)), ...stat }))),
-        Stream.flatMap(Stream.fromArray(folders), (name) => walk(roots, look, pathOf(name)))
+        Stream.fromArray(
+          files.filter(({ name }) => isValid(name)).map(({ inode, mtime, name, size }): FileStat => ({
+            path: FilePath.make(pathOf(name)),
+            size,
+            mtime,
+            inode
+          }))
+        ),
+        Stream.flatMap(Stream.fromArray(folders.filter(isValid)), (name) => walk(roots, threads, pathOf(name)))
       )
     )
   )

@@ -232,13 +232,15 @@ describe("BackendLocal", () => {
       })
   )
 
-  fresh("can stop listing in the middle", () =>
+  fresh("can stop listing in the middle, and lists as many files as there are", () =>
     Effect.gen(function*() {
       yield* Effect.forEach(Array.from({ length: 600 }), (_, n) => write(pathOf(`many/${n}`), bytes(1)), {
         concurrency: 16
       })
-      const some = yield* Stream.runCollect(Stream.take((yield* Backend).list(""), 3))
-      assert.strictEqual(some.length, 3)
+      const { list } = yield* Backend
+      assert.strictEqual((yield* Stream.runCollect(Stream.take(list(""), 3))).length, 3)
+      const all = yield* Stream.runCollect(list(""))
+      assert.strictEqual(new Set(all.map(({ path }) => path)).size, 600)
     }))
 
   fresh("quarantines two files of one path without losing either", ({ state }) =>
