@@ -73,7 +73,7 @@ export type Settlement =
   | { readonly _tag: "Refuse" }
   /** Verified with the entry and revision that were given. */
   | { readonly _tag: "Verify" }
-  /** Verified with the entry and revision of the row, which come from the manifest's events and are newer. */
+  /** Verified with the entry and revision of the row, which come from the manifest's events. */
   | { readonly _tag: "Confirm" }
 
 const refuse: Settlement = { _tag: "Refuse" }
@@ -95,11 +95,8 @@ export const onSettle = (
     case "Absent":
       return ours ? verify : refuse
     case "Owed":
-      if (standing.revision === file.revision) return sameBytes(standing.bytes, held) ? verify : refuse
-      // Right for what is owed now, whatever the history was when the bytes were asked for.
-      if (sameBytes(standing.bytes, held)) return confirm
-      return ours && standing.revision < file.revision ? verify : refuse
     case "Verified":
+      // Right for what is owed now, whatever the history was when the bytes were asked for.
       if (sameBytes(standing.bytes, held)) return confirm
       return ours && standing.revision < file.revision ? verify : refuse
     case "Unlinking":

@@ -121,7 +121,7 @@ describe("transition", () => {
       for (const bytes of contents) {
         for (const pending of pendings) {
           const settled = onSettle({ _tag: "Owed", revision, bytes }, pending, { revision, bytes }, bytes)
-          assert.strictEqual(settled._tag, "Verify")
+          assert.strictEqual(settled._tag, "Confirm")
         }
       }
     }
