@@ -5,7 +5,7 @@ import { join } from "node:path"
 import type { FileStat } from "../ports/Backend.ts"
 import { FilePath, offence } from "../ports/FilePath.ts"
 import type { FileThreads } from "./fileThreads.ts"
-import { isOwn, type Roots } from "./places.ts"
+import { isMissing, isOwn, type Roots } from "./places.ts"
 import { fromUnknown, type Refused } from "./systemCalls.ts"
 
 /** Names that are looked at together. */
@@ -22,8 +22,7 @@ async function* namesIn(folder: string): AsyncGenerator<ReadonlyArray<string>> {
       found = []
     }
   } catch (error) {
-    const code: unknown = error instanceof Error ? Reflect.get(error, "code") : undefined
-    if (code !== "ENOENT" && code !== "ENOTDIR") throw error
+    if (!isMissing(fromUnknown(error))) throw error
   }
   if (found.length > 0) yield found
 }

@@ -11,7 +11,7 @@ import { HttpServer } from "effect/http"
 import { createServer, type ServerResponse } from "node:http"
 import type { Duplex } from "node:stream"
 import * as Admission from "../peer/Admission.ts"
-import { fresh, refuse } from "./refusals.ts"
+import { type Code, fresh, refuse } from "./refusals.ts"
 
 /** The address of `server.host` and `server.port` can't be listened on. */
 export class HttpUnavailable extends Schema.TaggedError<HttpUnavailable>()("HttpUnavailable", {
@@ -137,13 +137,13 @@ const refuseMalformed = (error: Error, socket: Duplex): void => {
   }
   const [status, code, message] = malformed[String(Reflect.get(error, "code"))]
     ?? ["400 Bad Request", "BadRequest", "this is no HTTP request"]
-  const body = JSON.stringify({ error: { code, message } })
+  const body = JSON.stringify(refuse(code, message))
   socket.end(
     `HTTP/1.1 ${status}\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: ${body.length}\r\n\r\n${body}`
   )
 }
 
-const malformed: Readonly<Record<string, readonly [string, string, string]>> = {
+const malformed: Readonly<Record<string, readonly [string, Code, string]>> = {
   HPE_HEADER_OVERFLOW: ["431 Request Header Fields Too Large", "TooLarge", "the headers are longer than 16 KiB"],
   ERR_HTTP_REQUEST_TIMEOUT: ["408 Request Timeout", "TooSlow", "the request came too slowly"]
 }

@@ -78,6 +78,16 @@ const make = Effect.fnUntraced(function*(
       })
     )
 
+  const getAll = (paths: ReadonlyArray<FilePath>) =>
+    call("getAll", paths.join("\0")).pipe(
+      unavailable("get"),
+      Effect.flatMap((rows) => decodeGet(unpacked(rows))),
+      Effect.map((files) => {
+        const standing = new Map(files.map((file) => [file.entry.path, file]))
+        return paths.map((path) => Option.fromUndefinedOr(standing.get(path)))
+      })
+    )
+
   const head = call("head").pipe(unavailable("head"), Effect.flatMap(decodeHead))
 
   const batchBehind = (after: Cursor): Effect.Effect<Option.Option<EventBatch>, CursorLost | Unavailable> =>
@@ -135,21 +145,8 @@ const make = Effect.fnUntraced(function*(
       )
       return answer._tag === "Done" ? answer.revision : yield* refusalOf(answer.path, answer)
     }),
-    get: (path) =>
-      call("get", path).pipe(
-        unavailable("get"),
-        Effect.flatMap(decodeGet),
-        Effect.map((files) => Option.fromUndefinedOr(files[0]))
-      ),
-    getAll: (paths) =>
-      call("getAll", paths.join("\0")).pipe(
-        unavailable("get"),
-        Effect.flatMap((rows) => decodeGet(unpacked(rows))),
-        Effect.map((files) => {
-          const standing = new Map(files.map((file) => [file.entry.path, file]))
-          return paths.map((path) => Option.fromUndefinedOr(standing.get(path)))
-        })
-      ),
+    get: (path) => Effect.map(getAll([path]), ([file = Option.none()]) => file),
+    getAll,
     page,
     head,
     snapshot: (pageSize) =>

@@ -295,11 +295,6 @@ export const open = (path: string) => {
         return { _tag: "Done", revision }
       }),
 
-    get: (path: string) => {
-      const row = findStanding.get(path)
-      return row === undefined ? [] : [fileOf(row)]
-    },
-
     /** The files of many paths, in one text, as far as they stand; `unpacked` reads them. */
     getAll: (paths: string): string =>
       paths.split("\0").flatMap((path) => findPacked.get(path)?.["file"] ?? []).join(","),

@@ -3,7 +3,7 @@
  *
  * The JSON names are those of the wire-compatible system, so that entries can be exchanged with its tools.
  */
-import { Predicate, Result, Schema } from "effect"
+import { Result, Schema } from "effect"
 import * as ExactJson from "./ExactJson.ts"
 import { explain } from "./explain.ts"
 import { FilePath } from "./FilePath.ts"
@@ -96,18 +96,13 @@ const isEntry = Schema.is(FileEntry)
 export const entryOffence = (entry: FileEntry): string | undefined =>
   isEntry(entry) ? undefined : decode(entry).pipe(Result.match({ onFailure: explain, onSuccess: () => undefined }))
 
-/** A log sequence number in a text, as answers over HTTP have those beyond 2^53. */
-const withLsn = (value: unknown): unknown => {
-  if (!Predicate.hasProperty(value, "lsn")) return value
-  const { lsn } = value
-  return typeof lsn === "string" && /^\d{1,20}$/.test(lsn) ? { ...value, lsn: BigInt(lsn) } : value
-}
+/** Reads one entry from what JSON says. Fails with a sentence that names every field that is wrong. */
+export const fromValue = (value: unknown): Result.Result<FileEntry, string> =>
+  decode(value).pipe(Result.mapError((error) => explain(error)))
 
-/** Reads one entry from its JSON text; its `lsn` may be a string of digits. Fails with a sentence that names every field that is wrong. */
+/** Reads one entry from its JSON text. Fails with a sentence that names every field that is wrong. */
 export const fromJson = (text: string): Result.Result<FileEntry, string> =>
-  ExactJson.parse(text).pipe(
-    Result.flatMap((value) => decode(withLsn(value)).pipe(Result.mapError((error) => explain(error))))
-  )
+  Result.flatMap(ExactJson.parse(text), fromValue)
 
 /** Writes one entry as one line of JSON, its fields in the order of the schema. */
 export const toJson = (entry: FileEntry): string => {

@@ -1,5 +1,6 @@
 /** The manifest as lines of JSON, one entry each: out, and in. */
-import { Effect, Result, Schema, Stream } from "effect"
+import { Effect, Predicate, Result, Schema, Stream } from "effect"
+import * as ExactJson from "../ports/ExactJson.ts"
 import * as FileEntry from "../ports/FileEntry.ts"
 import { Conflict, EntryRefused, Gone, Manifest, type Refusal, type Unavailable } from "../ports/Manifest.ts"
 
@@ -91,6 +92,13 @@ const linesOf = <E, R>(bytes: Stream.Stream<Uint8Array, E, R>) =>
     )
   })
 
+/** A log sequence number in a text, as answers over HTTP have those beyond 2^53. */
+const withLsn = (value: unknown): unknown => {
+  if (!Predicate.hasProperty(value, "lsn")) return value
+  const { lsn } = value
+  return typeof lsn === "string" && /^\d{1,20}$/.test(lsn) ? { ...value, lsn: BigInt(lsn) } : value
+}
+
 interface Line {
   readonly line: number
   readonly entry: FileEntry.FileEntry
@@ -164,7 +172,10 @@ export const importLines = Effect.fn("importLines")(function*<E, R>(
   yield* linesOf(bytes).pipe(
     Stream.runForEach(({ line, text }) =>
       Effect.suspend(() => {
-        const entry = Result.flatMap(text, FileEntry.fromJson)
+        const entry = text.pipe(
+          Result.flatMap(ExactJson.parse),
+          Result.flatMap((value) => FileEntry.fromValue(withLsn(value)))
+        )
         if (Result.isFailure(entry)) {
           wrong.add([{ line, why: entry.failure }])
           return Effect.void
