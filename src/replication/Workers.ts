@@ -258,8 +258,13 @@ export const start = Effect.fnUntraced(function*(
       yield* Metrics.attempted(false, delivered.length)
       yield* count(delivered)
       for (const end of delivered) {
-        const traced = Traces.sinceRegistration("replicate", end.owed.file.entry, self.id, told)
-        yield* tell(yield* traced(Effect.succeed(receiptOf(end))))
+        const { entry } = end.owed.file
+        const receipt = receiptOf(end)
+        // The tracer is the application's: what it throws must not be the others' trouble.
+        yield* Traces.sinceRegistration("replicate", entry, self.id, told)(Effect.succeed(receipt)).pipe(
+          Effect.catchDefect((defect) => Effect.logError(`${entry.path}: no span of its pull could be made`, defect))
+        )
+        yield* tell(receipt)
       }
       for (const [{ owed, place }, end] of ends) {
         if (end._tag === "Withdrawn") yield* tell({ _tag: "Withdrawn", file: owed.file })

@@ -1,6 +1,6 @@
 /** Small files that are pulled together: what becomes of each. */
 import { assert, describe, it } from "@effect/vitest"
-import { Deferred, Effect, Option, Queue, Result } from "effect"
+import { Deferred, Effect, Option, Queue, Result, Tracer } from "effect"
 import { TestClock } from "effect/testing"
 import * as InventoryMemory from "../../src/inventory/InventoryMemory.ts"
 import { PeerUnreachable, together } from "../../src/ports/FetchClient.ts"
@@ -149,27 +149,31 @@ describe("of files that were to come together", () => {
       }).pipe(onNode(owing(all, { together: unrecorded.way, inventory: failing })))
     }).pipe(Effect.provide(InventoryMemory.layer)))
 
+  /** An inventory that can't record one of them. `before`: what is done first each time. */
+  const refusingWrong = (inventory: Inventory["Service"], before: Effect.Effect<void> = Effect.void) => {
+    const refusal = new InventoryError({ operation: "settle", detail: "the disk is full" })
+    const isWrong = (file: Registered) => file.entry.path === wrong.entry.path
+    return Inventory.of({
+      ...inventory,
+      settleTogether: (settlements) =>
+        before.pipe(
+          Effect.andThen(inventory.settleTogether(settlements.filter(({ file }) => !isWrong(file)))),
+          Effect.map((settled) => {
+            const left = [...settled]
+            return settlements.map(({ file }) =>
+              isWrong(file) ? Result.fail(refusal) : left.shift() ?? Result.fail(refusal)
+            )
+          })
+        )
+    })
+  }
+
   it.effect("one that can't be recorded says nothing of the others, and what was deleted goes all the same", () =>
     Effect.gen(function*() {
       const inventory = yield* Inventory
       const { path } = gone.entry
-      const refusal = new InventoryError({ operation: "settle", detail: "the disk is full" })
-      const failing = Inventory.of({
-        ...inventory,
-        settleTogether: (settlements) =>
-          inventory.apply([{ _tag: "Forget", path, revision: fileOf("x", 99).revision, due: 0 }]).pipe(
-            Effect.orDie,
-            Effect.andThen(
-              inventory.settleTogether(settlements.filter(({ file }) => file.entry.path !== wrong.entry.path))
-            ),
-            Effect.map((settled) => {
-              const left = [...settled]
-              return settlements.map(({ file }) =>
-                file.entry.path === wrong.entry.path ? Result.fail(refusal) : left.shift() ?? Result.fail(refusal)
-              )
-            })
-          )
-      })
+      const deleted = inventory.apply([{ _tag: "Forget", path, revision: fileOf("x", 99).revision, due: 0 }])
+      const failing = refusingWrong(inventory, Effect.orDie(deleted))
       yield* Effect.gen(function*() {
         const found = yield* passing(pulled(10))
         assert.strictEqual(found.get(path)?._tag, "Withdrawn")
@@ -177,6 +181,27 @@ describe("of files that were to come together", () => {
         assert.strictEqual(found.get(wrong.entry.path)?._tag, "Skipped")
         yield* areHere([wrong, ...others])
       }).pipe(onNode(owing(all, { together: bundling(right).way, inventory: failing })))
+    }).pipe(Effect.provide(InventoryMemory.layer)))
+
+  it.effect("one of which a tracer throws costs no receipt, and keeps nothing from being looked at again", () =>
+    Effect.gen(function*() {
+      const inventory = yield* Inventory
+      const failing = refusingWrong(inventory)
+      const throwing = Tracer.make({
+        span: (options) => {
+          const span = new Tracer.NativeSpan(options)
+          span.attribute = (_, value) => {
+            if (value === gone.entry.path) throw new Error("a defect of the tracer's")
+          }
+          return span
+        }
+      })
+      yield* Effect.gen(function*() {
+        const found = yield* passing(pulled(10))
+        assert.strictEqual(found.get(gone.entry.path)?._tag, "Pulled")
+        assert.strictEqual(found.get(wrong.entry.path)?._tag, "Skipped")
+        yield* areHere(all)
+      }).pipe(onNode(owing(all, { together: bundling(right).way, inventory: failing })), Effect.withTracer(throwing))
     }).pipe(Effect.provide(InventoryMemory.layer)))
 
   it.effect("none begins while pulls are paused, and none is lost", () =>
