@@ -17,7 +17,7 @@ import { Sha256 } from "../ports/FileEntry.ts"
 import { FilePath, folders, offence } from "../ports/FilePath.ts"
 import { beyond, type Leftover } from "./leftovers.ts"
 
-const step = 256 * 1024
+const step = 16 * 1024
 const chunkSize = 1024 * 1024
 
 interface Stored {

@@ -1,10 +1,9 @@
 /**
- * Bytes of a pull that stay in memory as long as they are few: what is shorter than a step would not be kept after a
- * crash or a broken connection anyway. A file that ends before is written, synced and named by a thread in one go; one
- * that goes on moves to a staging file of its own.
+ * Bytes of a pull that stay in memory as long as they are few; a crash or a broken connection loses them. A file that
+ * ends before is written, synced and named by a thread in one go; one that goes on moves to a staging file of its own.
  *
  * ```
- * Memory ──more than a step, or seal──▶ Moved: a staging file has taken over
+ * Memory ──too many, or seal──▶ Moved: a staging file has taken over
  *    └──commit, discard──▶ Ended
  * ```
  */
@@ -13,8 +12,11 @@ import type { BackendError, Staged } from "../ports/Backend.ts"
 import type { Sha256 } from "../ports/FileEntry.ts"
 import type { FilePath } from "../ports/FilePath.ts"
 import { commitTogether } from "./commitTogether.ts"
-import { type Local, stage, step } from "./staged.ts"
+import { type Local, stage } from "./staged.ts"
 import { type Refused, refused, toBackendError } from "./systemCalls.ts"
+
+/** From so many on they move, bytes. */
+const tooMany = 256 * 1024
 
 interface Memory {
   readonly _tag: "Memory"
@@ -77,7 +79,7 @@ export const stageInMemory = Effect.fnUntraced(function*(local: Local, path: Fil
     }),
     write: (chunk) =>
       either("write", (memory) => {
-        if (memory.length + chunk.length >= step) return Effect.flatMap(move(memory), (to) => to.write(chunk))
+        if (memory.length + chunk.length >= tooMany) return Effect.flatMap(move(memory), (to) => to.write(chunk))
         // The chunk's memory is somebody else's.
         memory.chunks.push(new Uint8Array(chunk))
         memory.length += chunk.length

@@ -32,8 +32,8 @@ export interface Local {
   readonly turn: WriteBack.Turn
 }
 
-/** An earlier try is believed up to a multiple of this, bytes. */
-export const step = 256 * 1024
+/** An earlier try is believed up to a multiple of this, bytes. Each file that was on its way loses the rest of one. */
+const step = 16 * 1024
 
 /**
  * ```

@@ -124,7 +124,7 @@ export type Writing = "Open" | "Unknown"
 export class Backend extends Context.Service<Backend, {
   /**
    * Opens a staging file for `path`. With `expected`, the digest of the whole file, an earlier try for the same path
-   * and digest goes on where it ended, rounded down to 256 KiB, and closing the scope keeps what has arrived. Without,
+   * and digest goes on where it ended, rounded down to 16 KiB, and closing the scope keeps what has arrived. Without,
    * it begins empty, and closing the scope drops what was not sealed.
    */
   readonly stage: (path: FilePath, expected?: Sha256) => Effect.Effect<Staged, BackendError, Scope.Scope>

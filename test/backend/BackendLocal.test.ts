@@ -82,7 +82,7 @@ describe("BackendLocal after a crash", () => {
             const pulled = yield* backend.stage(pathOf("a/pulled"), sha256Of(content))
             const length = yield* pulled.length
             assert.isAtLeast(length, 4 * mib)
-            assert.strictEqual(length % (mib / 4), 0)
+            assert.strictEqual(length % (mib / 64), 0)
             yield* pulled.write(content.subarray(length))
             yield* pulled.commit(sha256Of(content))
           })

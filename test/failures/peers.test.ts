@@ -146,7 +146,7 @@ describe("the first peer", () => {
       const { next: receipts } = yield* receiptsOf(node)
       yield* register(node)
       assert.strictEqual((yield* receipts)._tag, "Pulled")
-      // Rounded down to a whole MiB.
+      // Less the last unfinished 16 KiB.
       assert.deepStrictEqual((yield* peer.requests).map(({ offset }) => offset), [0, MiB])
       assert.isTrue(shown(folder).equals(content))
     }))

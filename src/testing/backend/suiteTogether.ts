@@ -77,6 +77,6 @@ export const together = (live: Live): void => {
       const [outcome] = yield* backend.commitTogether([whole("db/a", content)])
       assert.strictEqual(outcome?._tag, "Success")
       const staged = yield* backend.stage(pathOf("db/a"), sha256Of(content))
-      assert.strictEqual(yield* staged.length, 256 * 1024)
+      assert.strictEqual(yield* staged.length, 288 * 1024)
     }))
 }
