@@ -125,6 +125,28 @@ describe("file-replication", () => {
       assert.strictEqual(readFileSync(join(folder, "writer", "data", "db/a"), "utf8"), "one")
     }))
 
+  it.live("publishes what comes over pipes", () =>
+    Effect.gen(function*() {
+      const folder = yield* temporaryFolder
+      const source = join(folder, "source")
+      const bytes = Array.from({ length: 50_000 }, (_, n) => `line ${n}\n`).join("")
+      yield* Effect.promise(() => writeFile(source, bytes))
+      const pipe = join(folder, "pipe")
+      const config = yield* configure(folder, "writer")
+      const script = "source=$1 pipe=$2; shift 2; mkfifo $pipe; cat $source > $pipe & exec \"$@\""
+      const publishing = yield* start(
+        ["publish", pipe, "/dev/stdin", "--as", "db/", "--config", config],
+        {},
+        undefined,
+        (command) => ["sh", "-c", script, "sh", source, pipe, ...command]
+      )
+      publishing.child.stdin?.end(bytes)
+      assert.strictEqual(yield* publishing.exit, 0, publishing.output().stderr)
+      for (const name of ["stdin", "pipe"]) {
+        assert.strictEqual(readFileSync(join(folder, "writer", "data", "db", name), "utf8"), bytes)
+      }
+    }))
+
   it.live("moves a manifest out and in, twice the same", () =>
     Effect.gen(function*() {
       const folder = yield* temporaryFolder
