@@ -261,7 +261,7 @@ export const start = Effect.fnUntraced(function*(
     Effect.andThen(
       pauses.unwritable(error),
       Effect.andThen(
-        Effect.sleep("5 seconds"),
+        pauses.writable,
         Effect.sync(() => {
           changed = true
           lookAgain()

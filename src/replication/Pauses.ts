@@ -4,7 +4,8 @@
  *
  * An operator's pause outlives this process, so that a node that was paused before an upgrade is paused behind it.
  */
-import { Effect, Latch, Option, Queue, Schema, type Scope } from "effect"
+import { Clock, Effect, Latch, Option, Queue, Schema, type Scope } from "effect"
+import { doubled } from "../internal/rests.ts"
 import type { Inventory, InventoryError } from "../ports/Inventory.ts"
 import type { Background } from "./Background.ts"
 
@@ -28,6 +29,8 @@ export interface Pauses {
   readonly resume: (reason: "operator") => Effect.Effect<void, InventoryError>
   /** Holds until the inventory can be written again. */
   readonly unwritable: (error: InventoryError) => Effect.Effect<void>
+  /** Waits until it can be. */
+  readonly writable: Effect.Effect<void>
 }
 
 /** The name under which the inventory keeps an operator's pause. */
@@ -36,8 +39,11 @@ const pausedNote = "paused"
 /** The name under which it is tried whether the inventory can be written. */
 const probeNote = "probe"
 
-/** Before the inventory is tried again. */
-const rest = "5 seconds"
+/** Before the inventory is tried again, milliseconds: at first, and at most, when it refuses again and again. */
+const firstRest = 200
+const longestRest = 5000
+/** One that has refused nothing for so long begins anew with that, milliseconds. */
+const steady = 60_000
 
 export const make = Effect.fnUntraced(function*(
   inventory: Inventory["Service"],
@@ -45,6 +51,7 @@ export const make = Effect.fnUntraced(function*(
 ): Effect.fn.Return<Pauses, never, Scope.Scope> {
   const held = new Set<PauseReason>()
   const latch = Latch.makeUnsafe(true)
+  const writable = Latch.makeUnsafe(true)
   const failed = yield* Queue.sliding<void>(1)
 
   const hold = (reason: PauseReason): void => {
@@ -59,6 +66,7 @@ export const make = Effect.fnUntraced(function*(
   const unwritable = Effect.fnUntraced(function*(error: InventoryError) {
     if (!held.has("inventory")) yield* Effect.logError(`pulling pauses: ${error.message}`)
     hold("inventory")
+    writable.closeUnsafe()
     yield* Queue.offer(failed, undefined)
   })
 
@@ -68,17 +76,30 @@ export const make = Effect.fnUntraced(function*(
 
   const probe = inventory.remember(probeNote, Option.some("written")).pipe(
     Effect.andThen(restore),
-    Effect.andThen(Effect.sync(() => release("inventory"))),
+    Effect.andThen(Effect.sync(() => {
+      release("inventory")
+      writable.openUnsafe()
+    })),
     Effect.andThen(Effect.logInfo("the inventory can be written again; pulling goes on")),
     Effect.catchTag("InventoryError", () => Queue.offer(failed, undefined))
   )
 
   yield* Effect.catchTag(restore, "InventoryError", unwritable)
   if (held.has("operator")) yield* Effect.logWarning("pulling is paused by the operator, since before this start")
-  yield* background.run(
-    "the pauses of the puller",
-    Queue.take(failed).pipe(Effect.andThen(Effect.sleep(rest)), Effect.andThen(probe), Effect.forever)
-  )
+  const probing = Effect.gen(function*() {
+    let rest = 0
+    let tried = -Infinity
+    while (true) {
+      yield* Queue.take(failed)
+      rest = (yield* Clock.currentTimeMillis) - tried < steady ? doubled(rest, firstRest, longestRest) : firstRest
+      yield* Effect.sleep(rest)
+      // Who has been refused meanwhile waits for the same try.
+      yield* Queue.clear(failed)
+      yield* probe
+      tried = yield* Clock.currentTimeMillis
+    }
+  })
+  yield* background.run("the pauses of the puller", probing)
 
   return {
     reasons: Effect.sync(() => Array.from(held)),
@@ -93,6 +114,7 @@ export const make = Effect.fnUntraced(function*(
       yield* inventory.remember(pausedNote, Option.none())
       release(reason)
     }),
-    unwritable
+    unwritable,
+    writable: writable.await
   }
 })

@@ -141,6 +141,82 @@ describe("an inventory that can't be written", () => {
       }).pipe(Effect.provide(nodeLayer({ inventory: failing })))
     }).pipe(Effect.provide(InventoryMemory.layer)))
 
+  it.effect("holds pulls for a moment when it refuses once, and is tried ever more seldom when it refuses for long", () =>
+    Effect.gen(function*() {
+      const inventory = yield* Inventory
+      const { failing, fill } = fillable(inventory)
+      let probes = 0
+      const counting = Inventory.of({
+        ...failing,
+        remember: (name, text) =>
+          Effect.suspend(() => {
+            if (name === "probe") probes++
+            return failing.remember(name, text)
+          })
+      })
+      yield* Effect.gen(function*() {
+        const puller = yield* Puller
+        const receipts = yield* receiptsOf
+        yield* fill(true)
+        yield* puller.enqueue(fileOf("db/a"))
+        yield* (yield* Dials).next
+        yield* TestClock.adjust("100 millis")
+        assert.deepStrictEqual(yield* puller.paused, ["inventory"])
+        yield* fill(false)
+        yield* TestClock.adjust("100 millis")
+        assert.deepStrictEqual(yield* puller.paused, [])
+        assert.strictEqual((yield* receipts)._tag, "Skipped")
+        assert.strictEqual(probes, 1)
+        yield* fill(true)
+        yield* puller.enqueue(fileOf("db/b"))
+        yield* (yield* Dials).next
+        while ((yield* puller.paused).length === 0) yield* Effect.yieldNow
+        yield* TestClock.adjust("10 minutes")
+        assert.isAtMost(probes, 130)
+        assert.isAtLeast(probes, 120)
+      }).pipe(Effect.provide(nodeLayer({ inventory: counting })))
+    }).pipe(Effect.provide(InventoryMemory.layer)))
+
+  it.effect("that could not be read once is read again a moment later", () =>
+    Effect.gen(function*() {
+      const inventory = yield* Inventory
+      yield* inventory.apply([{ _tag: "Owe", file: fileOf("db/a"), reason: "", due: 0 }])
+      const refusal = new InventoryError({ operation: "read", detail: "its thread died" })
+      let refused = 0
+      const failing = Inventory.of({
+        ...inventory,
+        due: (...args) => Effect.suspend(() => refused++ === 0 ? Effect.fail(refusal) : inventory.due(...args))
+      })
+      yield* Effect.gen(function*() {
+        yield* TestClock.adjust("100 millis")
+        assert.deepStrictEqual(yield* (yield* Puller).paused, ["inventory"])
+        yield* TestClock.adjust("100 millis")
+        while (Option.isNone(yield* inventory.verified(FilePath.make("db/a")))) yield* Effect.yieldNow
+      }).pipe(Effect.provide(nodeLayer({ inventory: failing })))
+    }).pipe(Effect.provide(InventoryMemory.layer)))
+
+  it.effect("holds pulls longer and longer when it takes what is tried and nothing else", () =>
+    Effect.gen(function*() {
+      const inventory = yield* Inventory
+      const { failing, fill } = fillable(inventory)
+      let refused = 0
+      const refusing = Inventory.of({
+        ...inventory,
+        settle: (file, held) =>
+          Effect.suspend(() => {
+            refused++
+            return failing.settle(file, held)
+          })
+      })
+      yield* Effect.gen(function*() {
+        yield* fill(true)
+        yield* (yield* Puller).enqueue(fileOf("db/a"))
+        yield* TestClock.adjust("10 minutes")
+        assert.isAtMost(refused, 130)
+        assert.isAtLeast(refused, 20)
+      }).pipe(Effect.provide(nodeLayer({ inventory: refusing })))
+    }).pipe(Effect.provide(InventoryMemory.layer)))
+
   it.effect("makes the node not ready when it can't record a loss, until it is recorded", () =>
     onFailing((inventory, fill) =>
       Effect.gen(function*() {
