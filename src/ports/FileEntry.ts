@@ -122,8 +122,9 @@ export const toJson = (entry: FileEntry): string => {
   return typeof entry.lsn === "bigint" ? ExactJson.stringify(inOrder) : JSON.stringify(inOrder)
 }
 
-/** For how long a file counts as new, milliseconds. */
+/** For how long a file counts as new, and how far ahead its writer's clock may be, milliseconds. */
 const newMillis = 60_000
 
 /** A file that was just written goes before one that is caught up on. The clock is its writer's; only the order hangs on it. */
-export const isLive = (entry: FileEntry, now: number): boolean => now - Date.parse(entry.created_at) < newMillis
+export const isLive = (entry: FileEntry, now: number): boolean =>
+  Math.abs(now - Date.parse(entry.created_at)) < newMillis

@@ -146,4 +146,15 @@ describe("the limits of a node", () => {
       assert.strictEqual(yield* RateLimits.laneOf(file), "late")
       assert.strictEqual(yield* RateLimits.laneOf({ ...file, created_at: "some day" }), "late")
     }))
+
+  it.effect("put no file before others whose writer's clock is far ahead", () =>
+    Effect.gen(function*() {
+      const created = Date.parse(file.created_at)
+      yield* TestClock.setTime(created - 59_000)
+      assert.strictEqual(yield* RateLimits.laneOf(file), "live")
+      yield* TestClock.setTime(created - 61_000)
+      assert.strictEqual(yield* RateLimits.laneOf(file), "late")
+      yield* TestClock.setTime(created - 7_200_000)
+      assert.strictEqual(yield* RateLimits.laneOf(file), "late")
+    }))
 })
