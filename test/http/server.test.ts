@@ -107,6 +107,38 @@ describe("the HTTP server", () => {
     5000
   )
 
+  it.live(
+    "breaks off what a client asked for that ends its side of the connection",
+    () =>
+      Effect.gen(function*() {
+        const context = yield* listen
+        const { hostname, port } = new URL(
+          HttpServer.formatAddress(Context.get(context, HttpServer.HttpServer).address)
+        )
+        const began = yield* Deferred.make<void>()
+        const interrupted = yield* Deferred.make<void>()
+        const closed = yield* Deferred.make<string>()
+        yield* Deferred.succeed(began, undefined).pipe(
+          Effect.andThen(Effect.never),
+          Effect.onInterrupt(() => Deferred.succeed(interrupted, undefined)),
+          // As every route is.
+          Effect.interruptible,
+          HttpServer.serveEffect(),
+          Effect.provide(context)
+        )
+        let said = ""
+        const socket = connect({ port: Number(port), host: hostname, allowHalfOpen: true })
+        socket.on("data", (chunk) => (said += chunk.toString()))
+        socket.on("error", () => undefined).on("close", () => Deferred.doneUnsafe(closed, Effect.succeed(said)))
+        socket.write("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        yield* Deferred.await(began)
+        socket.end()
+        yield* Deferred.await(interrupted)
+        assert.strictEqual(yield* Deferred.await(closed), "")
+      }),
+    5000
+  )
+
   it.live("names host, port and settings when it can't listen", () =>
     Effect.gen(function*() {
       const error = yield* Effect.flip(Layer.build(Server.layer({ host: "198.51.100.7", port: 8123 })))
