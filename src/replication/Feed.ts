@@ -5,6 +5,7 @@
  */
 import { Clock, Deferred, Duration, Effect, Option, Queue, type Scope } from "effect"
 import { Backend } from "../ports/Backend.ts"
+import { FetchClient, together } from "../ports/FetchClient.ts"
 import type { Registered } from "../ports/FileEntry.ts"
 import type { FilePath } from "../ports/FilePath.ts"
 import { Inventory, type InventoryError, type Owed, type PeerAnswer } from "../ports/Inventory.ts"
@@ -14,7 +15,7 @@ import type { NoRoom } from "./attempt.ts"
 import { Background } from "./Background.ts"
 import type { OthersFirst } from "./crowds.ts"
 import { isVerified } from "./decide.ts"
-import { type Lane, laneOf, type Lanes, lanes, make as makeLanes } from "./lanes.ts"
+import { type Lane, laneOf, type Lanes, lanes, type List, make as makeLanes } from "./lanes.ts"
 import * as Parked from "./Parked.ts"
 import type { Pauses } from "./Pauses.ts"
 import type { Enqueued, PullerStats } from "./pulls.ts"
@@ -62,7 +63,7 @@ export interface FeedStats
   readonly places: number
 }
 
-export interface Feed extends Pick<Lanes<Place>, "take" | "hasNew"> {
+export interface Feed extends Pick<Lanes<Place>, "take" | "takeTogether" | "hasNew"> {
   /** Records a file as owed and queues it, without waiting for room. */
   readonly enqueue: (file: Registered) => Effect.Effect<Enqueued, InventoryError>
   /** Queues what is owed, without waiting for room. */
@@ -71,10 +72,10 @@ export interface Feed extends Pick<Lanes<Place>, "take" | "hasNew"> {
   readonly skip: (file: Registered) => void
   /** Whoever took them has ended with them, and has not put them beside the queue. */
   readonly giveBack: (...places: ReadonlyArray<Place>) => Effect.Effect<void>
-  /** Whoever took it could not pull it together with others: it keeps its place, and waits again. */
+  /** Whoever took it could not pull it together with others: it keeps its place, and waits for a worker. */
   readonly requeue: (place: Place) => Effect.Effect<void>
-  /** Whoever took it keeps it for a while, beside the queue: more is read for the room that it leaves. */
-  readonly keep: Effect.Effect<void>
+  /** The same of what was not tried: what was known of it is known still. */
+  readonly leaveAlone: (places: ReadonlyArray<Place>) => Effect.Effect<void>
   /** Whoever took it found no room for it: it keeps its place, and is queued again once there is room. */
   readonly park: (place: Place, noRoom: NoRoom) => Effect.Effect<void>
   /** Whether a file may be left to others, who take it first. */
@@ -105,8 +106,9 @@ export interface Feed extends Pick<Lanes<Place>, "take" | "hasNew"> {
 export const start = Effect.fnUntraced(function*(
   queueSize: number,
   pauses: Pauses
-): Effect.fn.Return<Feed, never, Background | Backend | Inventory | Membership | Room | Scope.Scope> {
+): Effect.fn.Return<Feed, never, Background | Backend | FetchClient | Inventory | Membership | Room | Scope.Scope> {
   const backend = yield* Backend
+  const client = yield* FetchClient
   const inventory = yield* Inventory
   const { self } = yield* Membership
   const room = yield* Room
@@ -132,9 +134,13 @@ export const start = Effect.fnUntraced(function*(
     counts.dropped++
   }
 
-  /** Gives whether it waits for a worker now. An older one may have given way to it, and is read again later. */
-  const admit = (place: Place): boolean => {
-    const left = queue.offer(place, place.lane)
+  /** Whether it may go together with others: small, never tried, and nothing lies under its name. */
+  const travels = ({ file: { entry: { size_bytes: size } }, known: { absent, owed } }: Place): boolean =>
+    client.together !== undefined && absent === true && owed?.rounds === 0 && size > 0 && size <= together.fileBytes
+
+  /** Gives whether it waits in the queue now. An older one may have given way to it, and is read again later. */
+  const admit = (place: Place, list: List = travels(place) ? "together" : place.lane): boolean => {
+    const left = queue.offer(place, place.lane, list)
     if (left === place) return false
     if (left !== undefined) drop(left)
     return true
@@ -321,6 +327,7 @@ export const start = Effect.fnUntraced(function*(
 
   return {
     take: queue.take,
+    takeTogether: queue.takeTogether,
     hasNew: queue.hasNew,
     enqueue,
     offer: Effect.fnUntraced(function*(debts) {
@@ -338,7 +345,14 @@ export const start = Effect.fnUntraced(function*(
         }),
         wakeIfRoom
       ),
-    keep: wakeIfRoom,
+    leaveAlone: (some) =>
+      Effect.andThen(
+        Effect.sync(() => {
+          for (const place of some) if (!admit(place, "left")) drop(place)
+        }),
+        // Of the others, which were not left, more is read for the room that they leave.
+        wakeIfRoom
+      ),
     park,
     mayWait: aside.mayWait,
     setAside: (place, others) => {

@@ -17,11 +17,11 @@ import { best, memory, type Reach } from "./order.ts"
 import { Placement } from "./Placement.ts"
 import { Room } from "./Room.ts"
 
-/** A file that a worker has taken up, to go with others. */
+/** A file that goes with others. */
 export interface Traveller {
   readonly place: Place
   readonly owed: Owed
-  /** When that was, milliseconds since 1970. */
+  /** When it was taken up, milliseconds since 1970. */
   readonly began: number
 }
 
@@ -34,10 +34,10 @@ export type Arrival =
 
 export interface Together {
   /**
-   * Takes over a file of which nothing is here and that was never tried. Gives whether it does: the file must be small,
-   * the peer that comes first take such requests, and not too many wait for that one already.
+   * Takes over small files of which nothing is here and that were never tried. Gives those that it does not: the peer
+   * that comes first must take such requests, and not too many wait for that one already.
    */
-  readonly join: (traveller: Traveller) => Effect.Effect<boolean>
+  readonly join: (places: ReadonlyArray<Place>) => Effect.Effect<ReadonlyArray<Place>>
   /** Lets go of a file that was withdrawn, unless it is on its way already. */
   readonly withdraw: (path: FilePath) => void
   /** How many were taken over, and are not on their way. */
@@ -59,7 +59,7 @@ const moreInAll = 16
 /** So many wait for one peer at most, and so many times as many for all. */
 const mostWaiting = 16 * together.files
 const manyPeersWaiting = 4
-/** How long whoever brings more waits for a peer that has so many, milliseconds: one that sends makes room sooner. */
+/** How long more wait for a peer that has so many, milliseconds: one that sends makes room sooner. */
 const patienceMillis = 1000
 
 /** A peer that has sent wrong bytes is asked for nothing together for so long, milliseconds: alone it shows who it is. */
@@ -78,6 +78,8 @@ interface Desk {
   waiting: Array<Waiter>
   /** Open while few wait. */
   readonly few: Latch.Latch
+  /** Many wait, and none of them has left for a while: no more wait for it until one does. */
+  stuck: boolean
   onTheirWay: number
   scheduled: boolean
 }
@@ -85,8 +87,6 @@ interface Desk {
 interface Waiter extends Traveller {
   /** Registered just now: it goes before what is caught up on. */
   readonly live: boolean
-  /** Where nobody waited and nothing was on its way: whoever brought it waits to hear whether others have come as well. */
-  readonly goes: Deferred.Deferred<boolean> | undefined
 }
 
 const entryOf = ({ owed }: Traveller) => owed.file.entry
@@ -138,6 +138,8 @@ export const make = Effect.fnUntraced(function*({ arrived, onBytes, onWrong, ope
   const gathered = () => Array.from(desks.values()).reduce((sum, { waiting }) => sum + waiting.length, 0)
   // Sent, and held back by a pause.
   let held = 0
+  // Brought, and not taken over yet.
+  let brought = 0
   let inAll = 0
 
   /** How to ask a peer for several files now. */
@@ -156,13 +158,14 @@ export const make = Effect.fnUntraced(function*({ arrived, onBytes, onWrong, ope
   })
 
   /** Whom to ask for a file first. */
-  const firstOf = ({ owed: { file: { entry } } }: Traveller) =>
+  const firstOf = ({ file: { entry } }: Place) =>
     peers.candidates(entry.origin_node_id, entry.path).pipe(
       Effect.map((candidates) => {
         const now = clock.currentTimeMillisUnsafe()
         return best(candidates, (peer) => reach.standingOf(peer, candidates, now))
       }),
-      Effect.orElseSucceed(() => undefined)
+      // Alone it finds that out for itself, and says so.
+      Effect.catchCause(() => Effect.succeed(undefined))
     )
 
   /** Shows and records what came of some. Gives what became of those that came to an end. */
@@ -211,7 +214,7 @@ export const make = Effect.fnUntraced(function*({ arrived, onBytes, onWrong, ope
       })
   )
 
-  const isGone = ({ place }: Traveller) => Deferred.isDoneUnsafe(place.withdrawn)
+  const isGone = ({ withdrawn }: Place) => Deferred.isDoneUnsafe(withdrawn)
 
   const tell = (some: ReadonlyArray<Traveller>, arrival: (each: Traveller) => Arrival) =>
     Effect.catchCause(
@@ -225,7 +228,7 @@ export const make = Effect.fnUntraced(function*({ arrived, onBytes, onWrong, ope
     held += some.length
     let arrivals = none
     const pull = Effect.suspend(() => {
-      const [first, ...others] = some.filter((each) => !isGone(each))
+      const [first, ...others] = some.filter(({ place }) => !isGone(place))
       // Much may have changed during a pause.
       const ask = wayTo(desk.peer)
       return first === undefined || ask === undefined
@@ -243,24 +246,23 @@ export const make = Effect.fnUntraced(function*({ arrived, onBytes, onWrong, ope
           desk.onTheirWay--
           inAll--
           schedule(desk)
-          return tell(some, (each) => arrivals.get(each) ?? (isGone(each) ? withdrawn : alone))
+          return tell(some, (each) => arrivals.get(each) ?? (isGone(each.place) ? withdrawn : alone))
         }))
       )
     )
   }
 
   /** The first of those that wait. */
-  const take = (desk: Desk, count: number, goes = true, from = 0): ReadonlyArray<Waiter> => {
+  const take = (desk: Desk, count: number, from = 0): ReadonlyArray<Waiter> => {
     const taken = desk.waiting.splice(from, count)
-    for (const waiter of taken) if (waiter.goes !== undefined) Deferred.doneUnsafe(waiter.goes, Effect.succeed(goes))
-    if (desk.waiting.length < manyWaiting) desk.few.openUnsafe()
+    if (desk.waiting.length < manyWaiting) {
+      desk.few.openUnsafe()
+      desk.stuck = false
+    }
     return taken
   }
 
-  const leaveAlone = (desk: Desk, count: number): void => {
-    const some = take(desk, count, false).filter(({ goes }) => goes === undefined)
-    if (some.length > 0) run(tell(some, () => alone))
-  }
+  const leaveAlone = (desk: Desk, count: number): void => void run(tell(take(desk, count), () => alone))
 
   const giveTurns = (desk: Desk): void => {
     const takes = wayTo(desk.peer) !== undefined
@@ -294,45 +296,77 @@ export const make = Effect.fnUntraced(function*({ arrived, onBytes, onWrong, ope
 
   const deskOf = (peer: Peer): Desk => {
     const key = keyOf(peer)
-    const desk = desks.get(key) ?? { peer, waiting: [], few: Latch.makeUnsafe(true), onTheirWay: 0, scheduled: false }
+    const made = { peer, waiting: [], few: Latch.makeUnsafe(true), stuck: false, onTheirWay: 0, scheduled: false }
+    const desk = desks.get(key) ?? made
     desks.set(key, desk)
     return desk
   }
 
-  const enter = (desk: Desk, traveller: Traveller): Waiter => {
-    const live = isLive(entryOf(traveller), clock.currentTimeMillisUnsafe())
-    const idle = desk.onTheirWay === 0 && desk.waiting.length === 0
-    const waiter: Waiter = { ...traveller, live, goes: idle ? Deferred.makeUnsafe() : undefined }
-    enterLiveFirst(desk.waiting, waiter)
+  /** Waits for room for one more. Gives whether there is. */
+  const hasRoom = Effect.fnUntraced(function*(peer: Peer) {
+    if (gathered() >= manyPeersWaiting * manyWaiting) return false
+    const desk = desks.get(keyOf(peer))
+    if (desk === undefined || desk.few.isOpen()) return true
+    if (desk.stuck) return false
+    desk.stuck = Option.isNone(yield* Effect.timeoutOption(desk.few.await, patienceMillis))
+    return !desk.stuck
+  })
+
+  const enter = (peer: Peer, place: Place, owed: Owed): void => {
+    const desk = deskOf(peer)
+    const began = clock.currentTimeMillisUnsafe()
+    enterLiveFirst(desk.waiting, { place, owed, began, live: isLive(place.file.entry, began) })
     if (desk.waiting.length >= manyWaiting) desk.few.closeUnsafe()
     schedule(desk)
-    return waiter
   }
 
-  const joined: Together = {
-    join: Effect.fnUntraced(function*(traveller) {
-      const { size_bytes: size } = entryOf(traveller)
-      if (client.together === undefined || size === 0 || size > together.fileBytes) return false
-      const peer = yield* firstOf(traveller)
-      if (peer === undefined || wayTo(peer) === undefined || gathered() >= manyPeersWaiting * manyWaiting) return false
-      if (desks.get(keyOf(peer))?.few.isOpen() === false) {
-        yield* Effect.timeoutOption(deskOf(peer).few.await, patienceMillis)
+  /** Files by the peer that is to be asked first for them; those that have none that takes such requests. */
+  const byPeer = Effect.fnUntraced(function*(places: ReadonlyArray<Place>) {
+    const groups = new Map<string, { readonly peer: Peer; readonly some: Array<Place> }>()
+    const left: Array<Place> = []
+    for (const place of places) {
+      const peer = yield* firstOf(place)
+      if (peer === undefined || wayTo(peer) === undefined) {
+        left.push(place)
+        continue
       }
-      if (isGone(traveller)) return false
-      const desk = deskOf(peer)
-      if (desk.waiting.length >= manyWaiting) return false
-      const { goes } = enter(desk, traveller)
-      return goes === undefined || (yield* Deferred.await(goes))
+      const group = groups.get(keyOf(peer)) ?? { peer, some: [] }
+      groups.set(keyOf(peer), group)
+      group.some.push(place)
+    }
+    return { groups: groups.values(), left }
+  })
+
+  const joined: Together = {
+    join: Effect.fnUntraced(function*(places) {
+      brought = places.length
+      const { groups, left } = yield* byPeer(places)
+      for (const { peer, some } of groups) {
+        // A lone one need not wait to hear that no others come.
+        const goesAlone = some.length === 1 && !desks.has(keyOf(peer))
+        for (const place of some) {
+          const may = !goesAlone && (yield* hasRoom(peer))
+          // What was known of it may not be any more.
+          const { owed } = place.known
+          if (!may || owed === undefined || isGone(place)) left.push(place)
+          else {
+            enter(peer, place, owed)
+            brought--
+          }
+        }
+      }
+      brought = 0
+      return left
     }),
     withdraw: (path) => {
       for (const desk of desks.values()) {
         const at = desk.waiting.findIndex((each) => entryOf(each).path === path)
         if (at === -1) continue
-        run(tell(take(desk, 1, true, at), () => withdrawn))
+        run(tell(take(desk, 1, at), () => withdrawn))
         schedule(desk)
       }
     },
-    waiting: () => gathered() + held
+    waiting: () => gathered() + held + brought
   }
   return joined
 })

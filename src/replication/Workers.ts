@@ -4,11 +4,11 @@
  *
  * Where there are several workers, one of them is for small files that have not failed, so that neither giants nor
  * files that take long to fail ever hold all of them. A first round of attempts ends early when others wait. Small files
- * of which nothing is here go together with others (`Together.ts`): a worker hands them over and takes the next.
+ * of which nothing is here go together with others (`Together.ts`), and to a worker only when they can't.
  */
 import { Cause, Clock, Deferred, Effect, Exit, Option, PubSub, type Scope } from "effect"
 import type { Backend } from "../ports/Backend.ts"
-import type { FetchClient } from "../ports/FetchClient.ts"
+import { type FetchClient, together as mostTogether } from "../ports/FetchClient.ts"
 import type { NodeId, Registered } from "../ports/FileEntry.ts"
 import type { FilePath } from "../ports/FilePath.ts"
 import { Inventory, type InventoryError, type Owed } from "../ports/Inventory.ts"
@@ -195,10 +195,6 @@ export const start = Effect.fnUntraced(function*(
 
   const pull = Effect.fnUntraced(function*(place: Place) {
     const owed = yield* owedNow(place)
-    if (owed._tag === "Owed" && owed.rounds === 0 && place.known.absent === true) {
-      const began = yield* Clock.currentTimeMillis
-      if (yield* together.join({ place, owed, began })) return { _tag: "Joined" } as const
-    }
     return yield* Traces.sinceRegistration("replicate", place.file.entry, self.id, told)(pullAlone(place, owed))
   })
 
@@ -298,10 +294,6 @@ export const start = Effect.fnUntraced(function*(
       )
       if (outcome._tag === "Success") {
         const { success } = outcome
-        if (success._tag === "Joined") {
-          yield* feed.keep
-          return true
-        }
         if (success._tag === "OthersFirst") {
           yield* feed.setAside(place, success)
           return true
@@ -320,6 +312,14 @@ export const start = Effect.fnUntraced(function*(
     (effect, place) =>
       Effect.onExit(effect, (exit) => Exit.isSuccess(exit) && exit.value ? Effect.void : feed.giveBack(place))
   )
+
+  /** Lets files go together; those that can't are left to the workers. */
+  const gather = pauses.open.pipe(
+    Effect.andThen(feed.takeTogether(mostTogether.files)),
+    Effect.flatMap(together.join),
+    Effect.flatMap(feed.leaveAlone)
+  )
+  yield* background.run("what lets files go together", Effect.forever(gather))
 
   const { smallWorkers = 0, workers } = options
   const worker = (quick: boolean) => Effect.forever(Effect.flatMap(feed.take(quick), work))

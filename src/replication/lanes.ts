@@ -4,6 +4,9 @@
  * its oldest away for a newer one; what has failed before waits in the order in which it came.
  *
  * A quick worker takes small files only: there is always one soon that no giant holds, and nothing that has failed.
+ *
+ * Small files that may go together with others wait for whoever lets them, not for a worker; those that it leaves wait for
+ * one, and while some do it is given no more.
  */
 import { Effect } from "effect"
 import type { Registered } from "../ports/FileEntry.ts"
@@ -12,45 +15,67 @@ import { isGiant } from "../ports/giant.ts"
 export const lanes = ["small", "giant", "again"] as const
 export type Lane = (typeof lanes)[number]
 
+/** Where something waits: the small ones that may go together, and those that were left, share the lane of the small ones. */
+export type List = Lane | "together" | "left"
+const listsOf: Readonly<Record<Lane, ReadonlyArray<List>>> = {
+  small: ["small", "left", "together"],
+  giant: ["giant"],
+  again: ["again"]
+}
+
 /** `rounds`: how many rounds of attempts have ended without the file. */
 export const laneOf = ({ entry }: Registered, rounds: number): Lane =>
   rounds > 0 ? "again" : isGiant(entry.size_bytes) ? "giant" : "small"
 
 export interface Lanes<A> {
   /** Gives what found no room: nothing, the item itself, or an older one that gave way to it. */
-  readonly offer: (item: A, lane: Lane) => A | undefined
+  readonly offer: (item: A, lane: Lane, list?: List) => A | undefined
   /** Waits for the next, for a quick worker or for any other. */
   readonly take: (quick: boolean) => Effect.Effect<A>
+  /**
+   * Waits for small ones that may go together, and until none that was left of such waits for a worker. Gives the newest,
+   * at most so many.
+   */
+  readonly takeTogether: (most: number) => Effect.Effect<ReadonlyArray<A>>
   /** How many a lane can still take. */
   readonly room: (lane: Lane) => number
-  /** Whether something waits that has not failed before. */
+  /** Whether something waits for a worker that has not failed before. */
   readonly hasNew: () => boolean
 }
 
 /** Of so many that workers take, the quick ones aside, one may have failed before while others are new. */
 const share = 8
 
+/** Who takes: workers, or whoever lets small files go together. */
+type Taker = "quick" | "any" | "together"
+
 /** `capacity`: of each lane. `age`: the larger, the newer. */
 export const make = <A>(capacity: number, age: (item: A) => number): Lanes<A> => {
-  // The newest of `small` and `giant` and the first of `again` is the last of its list, which costs least to take.
-  const waiting: Record<Lane, Array<A>> = { small: [], giant: [], again: [] }
+  // The newest of all but `again`, and the first of that, is the last of its list, which costs least to take.
+  const waiting: Record<List, Array<A>> = { small: [], left: [], together: [], giant: [], again: [] }
   // Those who wait, the first first; a ring tells one of them to look.
-  const waiters: Record<"quick" | "any", Set<() => void>> = { quick: new Set(), any: new Set() }
+  const waiters: Record<Taker, Set<() => void>> = { quick: new Set(), any: new Set(), together: new Set() }
 
-  const hasFor = (quick: boolean): boolean =>
-    waiting.small.length > 0 || (!quick && waiting.giant.length + waiting.again.length > 0)
+  const inLane = (lane: Lane): number => listsOf[lane].reduce((sum, list) => sum + waiting[list].length, 0)
 
-  /** Tells one to look for whom there is something. */
+  const hasFor = (taker: Taker): boolean => {
+    const { again, giant, left, small, together } = waiting
+    if (taker === "together") return together.length > 0 && left.length === 0
+    return small.length + left.length > 0 || (taker === "any" && giant.length + again.length > 0)
+  }
+
+  /** Tells whoever lets files go together to look, and one worker for whom there is something. */
   const ring = (): void => {
-    const [first] = hasFor(true) && waiters.quick.size > 0 ? waiters.quick : hasFor(false) ? waiters.any : []
+    if (hasFor("together")) { for (const look of waiters.together) look() }
+    const [first] = hasFor("quick") && waiters.quick.size > 0 ? waiters.quick : hasFor("any") ? waiters.any : []
     first?.()
   }
 
-  const rung = (quick: boolean): Effect.Effect<void> =>
+  const rung = (taker: Taker): Effect.Effect<void> =>
     Effect.callback((resume) => {
       // Something may have come since this one looked.
-      if (hasFor(quick)) return resume(Effect.void)
-      const mine = waiters[quick ? "quick" : "any"]
+      if (hasFor(taker)) return resume(Effect.void)
+      const mine = waiters[taker]
       const look = () => {
         mine.delete(look)
         resume(Effect.void)
@@ -73,36 +98,38 @@ export const make = <A>(capacity: number, age: (item: A) => number): Lanes<A> =>
     return low
   }
 
-  const enter = (item: A, name: Lane): A | undefined => {
-    const lane = waiting[name]
-    if (name === "again") {
-      if (lane.length >= capacity) return item
-      lane.unshift(item)
+  const oldest = (lists: ReadonlyArray<List>): A | undefined => {
+    const ages = lists.map((list) => waiting[list][0]).map((first) => first === undefined ? Infinity : age(first))
+    const list = lists[ages.indexOf(Math.min(...ages))]
+    return list === undefined ? undefined : waiting[list].shift()
+  }
+
+  const newest = (lists: ReadonlyArray<List>): A | undefined => {
+    const ages = lists.map((list) => waiting[list].at(-1)).map((last) => last === undefined ? -Infinity : age(last))
+    const list = lists[ages.indexOf(Math.max(...ages))]
+    return list === undefined ? undefined : waiting[list].pop()
+  }
+
+  const enter = (item: A, lane: Lane, list: List): A | undefined => {
+    if (lane === "again") {
+      if (waiting.again.length >= capacity) return item
+      waiting.again.unshift(item)
       return undefined
     }
-    const place = placeOf(lane, item)
-    if (lane.length < capacity) {
-      lane.splice(place, 0, item)
-      return undefined
-    }
-    if (place === 0) return item
-    lane.splice(place, 0, item)
-    return lane.shift()
+    waiting[list].splice(placeOf(waiting[list], item), 0, item)
+    return inLane(lane) > capacity ? oldest(listsOf[lane]) : undefined
   }
 
   let picks = 0
   const pick = (quick: boolean): A | undefined => {
     // One in so many is for what has failed before, or a long catch-up would never come to it.
     if (!quick && ++picks % share === 0 && waiting.again.length > 0) return waiting.again.pop()
-    const small = waiting.small.at(-1)
-    const giant = waiting.giant.at(-1)
-    if (quick || (small !== undefined && (giant === undefined || age(giant) <= age(small)))) return waiting.small.pop()
-    return giant === undefined ? waiting.again.pop() : waiting.giant.pop()
+    return newest(quick ? ["small", "left"] : ["small", "left", "giant"]) ?? (quick ? undefined : waiting.again.pop())
   }
 
   return {
-    offer: (item, lane) => {
-      const left = enter(item, lane)
+    offer: (item, lane, list = lane) => {
+      const left = enter(item, lane, list)
       if (left !== item) ring()
       return left
     },
@@ -115,10 +142,14 @@ export const make = <A>(capacity: number, age: (item: A) => number): Lanes<A> =>
           return item
         }
         // Whoever offers goes on first.
-        yield* Effect.andThen(rung(quick), Effect.yieldNow)
+        yield* Effect.andThen(rung(quick ? "quick" : "any"), Effect.yieldNow)
       }
     }),
-    room: (lane) => capacity - waiting[lane].length,
-    hasNew: () => waiting.small.length + waiting.giant.length > 0
+    takeTogether: Effect.fnUntraced(function*(most) {
+      while (!hasFor("together")) yield* Effect.andThen(rung("together"), Effect.yieldNow)
+      return waiting.together.splice(-most).reverse()
+    }),
+    room: (lane) => capacity - inLane(lane),
+    hasNew: () => waiting.small.length + waiting.left.length + waiting.giant.length > 0
   }
 }

@@ -118,13 +118,13 @@ describe("a peer that had failed", () => {
       )
       const travel = Effect.gen(function*() {
         reach.failed(peer, 0)
-        const joined = yield* Effect.forEach(files(2), (file) => {
-          const owed = { _tag: "Owed", file, since: 0, rounds: 0, due: 0, reason: "", answers: [] } as const
-          const withdrawn = Deferred.makeUnsafe<void>()
-          const place: Place = { file, lane: "small", withdrawn, known: {}, noRoom: "" }
-          return made.join({ place, owed, began: 0 })
-        }, { concurrency: "unbounded" })
-        assert.deepStrictEqual(joined, [true, true])
+        const left = yield* made.join(
+          files(2).map((file): Place => {
+            const owed = { _tag: "Owed", file, since: 0, rounds: 0, due: 0, reason: "", answers: [] } as const
+            return { file, lane: "small", withdrawn: Deferred.makeUnsafe(), known: { owed, absent: true }, noRoom: "" }
+          })
+        )
+        assert.deepStrictEqual(left, [])
         return [yield* Queue.take(arrivals), yield* Queue.take(arrivals)]
       })
       assert.deepStrictEqual(yield* travel, ["Alone", "Alone"])

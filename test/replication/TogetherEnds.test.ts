@@ -1,6 +1,6 @@
 /** Small files that are pulled together: what becomes of each. */
 import { assert, describe, it } from "@effect/vitest"
-import { Deferred, Effect, Option, Queue, Result, Tracer } from "effect"
+import { Deferred, Effect, Fiber, Option, Queue, Result, Tracer } from "effect"
 import { TestClock } from "effect/testing"
 import * as InventoryMemory from "../../src/inventory/InventoryMemory.ts"
 import { PeerUnreachable, together } from "../../src/ports/FetchClient.ts"
@@ -8,7 +8,7 @@ import { NodeId, type Registered } from "../../src/ports/FileEntry.ts"
 import { Inventory, InventoryError } from "../../src/ports/Inventory.ts"
 import { PathLock } from "../../src/replication/PathLock.ts"
 import { Puller } from "../../src/replication/Puller.ts"
-import { bytesOf, dialled, Dials, fileOf, onNode, passing, textUnder } from "./node.ts"
+import { bytesOf, dialled, Dials, fileOf, honest, onNode, passing, type Script, textUnder } from "./node.ts"
 import { areHere, bundling, ends, files, owing, pulled, resumed, right, tags } from "./together.ts"
 
 describe("of files that were to come together", () => {
@@ -304,7 +304,10 @@ describe("of files that were to come together", () => {
         yield* Effect.asVoid(resumed)
         for (let n = 0; n < 3; n++) yield* Queue.take(requested)
         yield* (yield* Inventory).apply(fresh.map((file) => ({ _tag: "Owe", file, reason: "", due: 0 })))
-        yield* puller.offer(fresh.map((file) => ({ file })))
+        yield* puller.offer(fresh.map((file) => ({
+          file,
+          owed: { _tag: "Owed", file, since: 0, rounds: 0, due: 0, reason: "", answers: [] }
+        })))
         assert.deepStrictEqual(
           new Set(yield* Queue.take(requested)),
           new Set(fresh.map(({ entry: { path } }) => String(path)))
@@ -358,5 +361,39 @@ describe("of files that were to come together", () => {
         const found = yield* pulled(20)
         assert.sameMembers(Array.from(found.keys()), quick.map(({ entry: { path } }) => String(path)))
       }).pipe(onNode(owing([...slow, ...quick], { together: stuck.way, peers: ["node-1", "node-2"], queueSize: 1000 })))
+    }))
+
+  it.effect("those of a slow peer for which too many wait go alone, and keep none of another waiting", () =>
+    Effect.gen(function*() {
+      const slow = Array.from({ length: 450 }, (_, n) => fileOf(`db/node-1/${n}`, n + 1000, "node-1"))
+      const quick = files(20, "node-2")
+      const stuck = bundling((peer, entries) => peer.id === "node-1" ? Effect.never : right(peer, entries))
+      yield* Effect.gen(function*() {
+        const next = yield* resumed
+        // On their way from the slow one are 3 times 64, and 100 wait.
+        const pulling = yield* Effect.forkChild(ends(next, 450 + 20 - 192 - 100))
+        while (pulling.pollUnsafe() === undefined) yield* TestClock.adjust("100 millis")
+        const found = yield* Fiber.join(pulling)
+        for (const { entry: { path } } of quick) assert.isTrue(found.has(path), path)
+        assert.notInclude(yield* dialled, "node-2")
+      }).pipe(onNode(owing([...slow, ...quick], { together: stuck.way, peers: ["node-1", "node-2"], queueSize: 100 })))
+    }))
+
+  it.effect("few go alone while no peer has said that it takes such requests", () =>
+    Effect.gen(function*() {
+      const all = files(500)
+      const { asked, way } = bundling(right)
+      let heard = false
+      const tells: Script = (...request) =>
+        Effect.suspend(() => {
+          heard = true
+          return honest(...request)
+        })
+      yield* Effect.gen(function*() {
+        yield* pulled(500)
+        assert.isTrue(heard)
+        assert.isAtMost((yield* dialled).length, 64 + 32)
+        assert.isAtLeast(asked.flatMap(({ paths }) => paths).length, 500 - 64 - 32)
+      }).pipe(onNode(owing(all, { together: (peer) => heard ? way(peer) : Option.none(), script: tells })))
     }))
 })

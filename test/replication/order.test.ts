@@ -208,6 +208,49 @@ describe("the lanes of the queue", () => {
       assert.deepStrictEqual(yield* Effect.all([take(lanes), take(lanes)]), ["giant", "poison"])
     }))
 
+  it.effect("keep those that may go together from workers, and give the newest of them first", () =>
+    Effect.gen(function*() {
+      const lanes = queueOf(5)
+      const gathering = yield* Effect.forkChild(lanes.takeTogether(2), { startImmediately: true })
+      const working = yield* Effect.forkChild(take(lanes), { startImmediately: true })
+      for (const at of [1, 3, 2]) lanes.offer(item(`together ${at}`, at), "small", "together")
+      assert.isFalse(lanes.hasNew())
+      assert.strictEqual(lanes.room("small"), 2)
+      assert.deepStrictEqual((yield* Fiber.join(gathering)).map(({ name }) => name), ["together 3", "together 2"])
+      assert.isUndefined(working.pollUnsafe())
+      lanes.offer(item("small"), "small")
+      assert.strictEqual(yield* Fiber.join(working), "small")
+      assert.deepStrictEqual((yield* lanes.takeTogether(2)).map(({ name }) => name), ["together 1"])
+    }))
+
+  it.effect("give none that may go together while a worker has to take what was left of such", () =>
+    Effect.gen(function*() {
+      const lanes = queueOf(5)
+      lanes.offer(item("left", 1), "small", "left")
+      lanes.offer(item("together", 9), "small", "together")
+      const gathering = yield* Effect.forkChild(lanes.takeTogether(2), { startImmediately: true })
+      lanes.offer(item("another", 8), "small", "together")
+      yield* Effect.yieldNow
+      assert.isUndefined(gathering.pollUnsafe())
+      assert.isTrue(lanes.hasNew())
+      assert.strictEqual(yield* take(lanes, true), "left")
+      assert.deepStrictEqual((yield* Fiber.join(gathering)).map(({ name }) => name), ["together", "another"])
+    }))
+
+  it.effect("give away the oldest of all small ones, wherever it waits", () =>
+    Effect.gen(function*() {
+      const lanes = queueOf(3)
+      lanes.offer(item("left 2", 2), "small", "left")
+      lanes.offer(item("together 1", 1), "small", "together")
+      lanes.offer(item("small 3", 3), "small")
+      assert.strictEqual(lanes.offer(item("together 4", 4), "small", "together")?.name, "together 1")
+      assert.strictEqual(lanes.offer(item("small 5", 5), "small")?.name, "left 2")
+      const late = item("together 2", 2)
+      assert.strictEqual(lanes.offer(late, "small", "together"), late)
+      assert.deepStrictEqual(yield* Effect.all([take(lanes), take(lanes)]), ["small 5", "small 3"])
+      assert.deepStrictEqual((yield* lanes.takeTogether(9)).map(({ name }) => name), ["together 4"])
+    }))
+
   it("are chosen by how often a file has failed, then by its size", () => {
     const { entry, revision } = fileOf("db/a")
     const sized = (size_bytes: number) => ({ entry: { ...entry, size_bytes }, revision })
