@@ -39,6 +39,9 @@ export interface Options {
   readonly allowed: () => boolean
 }
 
+/** What is done with what came. */
+type Use = Parameters<FetchTogether>[1]
+
 export interface Bundles {
   /**
    * How to ask a peer for several files at once; `none`: it takes no such requests, or failed one, for which it rests
@@ -48,6 +51,12 @@ export interface Bundles {
   /** The peer has said whether it takes bundles. */
   readonly heard: (peer: Peer, takesBundles: boolean) => void
 }
+
+/**
+ * After so many milliseconds what has come whole is used, although more is to come: a node that is killed loses what was
+ * not, and the first file of a slow peer does not wait for the last.
+ */
+const slowMillis = 50
 
 /** Memory of so many bundles is kept between them. */
 const manySpare = 4
@@ -90,9 +99,11 @@ export const make = Effect.fnUntraced(function*(options: Options) {
     connection: Connection,
     first: Uint8Array,
     length: number,
-    bytes: Uint8Array
+    bytes: Uint8Array,
+    useWhole: (received: number) => Effect.Effect<void>
   ) {
     let received = 0
+    let since = clock.currentTimeMillisUnsafe()
     let chunk = first
     while (true) {
       if (received + chunk.length > length) {
@@ -101,6 +112,10 @@ export const make = Effect.fnUntraced(function*(options: Options) {
       bytes.set(chunk, received)
       received += chunk.length
       if (received === length) return
+      if (clock.currentTimeMillisUnsafe() - since >= slowMillis) {
+        yield* useWhole(received)
+        since = clock.currentTimeMillisUnsafe()
+      }
       const next = yield* connection.read()
       if (Option.isNone(next)) {
         return yield* new NoBundle({ silent: false, detail: `it closed after ${received} of ${length} bytes` })
@@ -110,7 +125,7 @@ export const make = Effect.fnUntraced(function*(options: Options) {
   })
 
   const exchange = Effect.fnUntraced(
-    function*(peer: Peer, entries: Entries, memory: Uint8Array, fresh: boolean) {
+    function*(peer: Peer, entries: Entries, memory: Uint8Array, use: Use, fresh: boolean) {
       const lease = yield* connections.lease(peer, fresh).pipe(
         Effect.mapError(({ detail }) => new NoBundle({ silent: true, detail }))
       )
@@ -127,7 +142,7 @@ export const make = Effect.fnUntraced(function*(options: Options) {
       )
       if (Option.isNone(answer)) {
         // It may have closed the connection while that was idle.
-        if (lease.reused) return undefined
+        if (lease.reused) return Option.none()
         return yield* new NoBundle({ silent: false, detail: "it closed the connection without an answer" })
       }
       const { payload, type } = answer.value
@@ -144,16 +159,29 @@ export const make = Effect.fnUntraced(function*(options: Options) {
       if (length > memory.length) {
         return yield* new NoBundle({ silent: false, detail: "it is more than a bundle takes" })
       }
+      let used = 0
+      let at = 0
+      const bodyOf = (size: number) => size === -1 ? undefined : memory.subarray(at, at += size)
+      /** Uses those of which all is here. */
+      const useWhole = (received: number) =>
+        Effect.suspend(() => {
+          const from = used
+          for (let end = at; used < sizes.length; used++) {
+            end += Math.max(0, sizes[used] ?? 0)
+            if (end > received) break
+          }
+          return from === used ? Effect.void : use(sizes.slice(from, used).map(bodyOf), from)
+        })
       // Each of them alone has longer: what is so slow is no better together.
-      yield* receive(connection, frames.rest(), length, memory).pipe(
+      yield* receive(connection, frames.rest(), length, memory, useWhole).pipe(
         Effect.timeoutOrElse({
           duration: millis,
           orElse: () => Effect.fail(new NoBundle({ silent: false, detail: `not whole within ${millis} ms` }))
         })
       )
       lease.keep()
-      let at = 0
-      return sizes.map((size) => size === -1 ? undefined : memory.subarray(at, at += size))
+      // With the connection free for the next.
+      return Option.some(useWhole(length))
     },
     Effect.scoped,
     Effect.mapError((error) =>
@@ -162,21 +190,21 @@ export const make = Effect.fnUntraced(function*(options: Options) {
   )
 
   const fetch = Effect.fnUntraced(
-    function*(peer: Peer, entries: Entries, memory: Uint8Array) {
-      let files = yield* exchange(peer, entries, memory, false)
-      if (files === undefined) {
+    function*(peer: Peer, entries: Entries, memory: Uint8Array, use: Use) {
+      let rest = yield* exchange(peer, entries, memory, use, false)
+      if (Option.isNone(rest)) {
         yield* connections.drop(peer)
-        files = yield* exchange(peer, entries, memory, true)
+        rest = yield* exchange(peer, entries, memory, use, true)
       }
       const about = known.get(keyOf(peer))
       if (about !== undefined) about.rest = 0
-      return files ?? []
+      return Option.getOrElse(rest, () => Effect.void)
     },
     (effect, peer, [{ path }]) =>
       effect.pipe(Effect.catchTag(
         "NoBundle",
         Effect.fnUntraced(function*({ message, silent }): Effect.fn.Return<
-          ReadonlyArray<Uint8Array | undefined>,
+          Effect.Effect<void>,
           PeerUnreachable
         > {
           const about = known.get(keyOf(peer))
@@ -188,7 +216,7 @@ export const make = Effect.fnUntraced(function*(options: Options) {
           }
           if (silent) return yield* new PeerUnreachable({ peer: peer.id, path, detail: message })
           yield* Effect.logDebug(`no bundle from ${peer.id}, so files are asked for one by one: ${message}`)
-          return []
+          return Effect.void
         })
       ))
   )
@@ -202,8 +230,8 @@ export const make = Effect.fnUntraced(function*(options: Options) {
 
   const ask = (peer: Peer): FetchTogether => (entries, use) =>
     memory.pipe(
-      Effect.flatMap((memory) => fetch(peer, entries, memory)),
-      Effect.flatMap(use),
+      Effect.flatMap((memory) => fetch(peer, entries, memory, use)),
+      Effect.flatten,
       Effect.scoped
     )
 

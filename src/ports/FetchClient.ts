@@ -133,13 +133,14 @@ export type Entries = readonly [FileEntry, ...ReadonlyArray<FileEntry>]
 
 /**
  * Asks for several small files, no more than {@link together} says, and lends their bytes for as long as they are used:
- * in the order of the files, each of the right length but not checked otherwise; nothing of those that did not come, for
- * what is asked for alone tells why. Fails when the peer says nothing at all, so that nobody else waits for it.
+ * in the order of the files from the one numbered `from` on, each of the right length but not checked otherwise; nothing
+ * of those that did not come, for what is asked for alone tells why. They are used in one step, or in several where they
+ * come slowly. Fails when the peer says nothing at all, so that nobody else waits for it.
  */
-export type FetchTogether = <A, E>(
+export type FetchTogether = (
   entries: Entries,
-  use: (bodies: ReadonlyArray<Uint8Array | undefined>) => Effect.Effect<A, E>
-) => Effect.Effect<A, E | PeerUnreachable>
+  use: (bodies: ReadonlyArray<Uint8Array | undefined>, from: number) => Effect.Effect<void>
+) => Effect.Effect<void, PeerUnreachable>
 
 export class FetchClient extends Context.Service<FetchClient, {
   /**

@@ -67,7 +67,6 @@ const distrustMillis = 600_000
 
 const withdrawn: Arrival = { _tag: "Withdrawn" }
 const alone: Arrival = { _tag: "Alone" }
-const none: ReadonlyMap<Traveller, Arrival> = new Map()
 
 /** At least one. */
 type Travellers = readonly [Traveller, ...ReadonlyArray<Traveller>]
@@ -196,20 +195,26 @@ export const make = Effect.fnUntraced(function*({ arrived, onBytes, onWrong, ope
   })
 
   const pullAll = Effect.fnUntraced(
-    function*(peer: Peer, ask: FetchTogether, wanted: Travellers) {
+    function*(peer: Peer, ask: FetchTogether, wanted: Travellers, arrivals: Map<Traveller, Arrival>) {
       const [first, ...others] = wanted
       yield* room.claim(entryOf(first).path, wanted.reduce((sum, each) => sum + entryOf(each).size_bytes, 0))
-      return yield* ask([entryOf(first), ...others.map(entryOf)], (bodies) => placeTogether(peer, wanted, bodies))
+      yield* ask(
+        [entryOf(first), ...others.map(entryOf)],
+        (bodies, from) =>
+          placeTogether(peer, wanted.slice(from, from + bodies.length), bodies).pipe(
+            Effect.map((placed) => placed.forEach((arrival, each) => arrivals.set(each, arrival))),
+            Effect.uninterruptible
+          )
+      )
     },
     Effect.scoped,
     (effect, peer) =>
       Effect.catchTags(effect, {
         // Alone each finds that out for itself, and says so.
-        BackendError: () => Effect.succeed(none),
+        BackendError: () => Effect.void,
         PeerUnreachable: ({ message }) =>
           Effect.logDebug(message).pipe(
-            Effect.andThen(Effect.sync(() => reach.failed(peer, clock.currentTimeMillisUnsafe()))),
-            Effect.as(none)
+            Effect.andThen(Effect.sync(() => reach.failed(peer, clock.currentTimeMillisUnsafe())))
           )
       })
   )
@@ -226,19 +231,18 @@ export const make = Effect.fnUntraced(function*({ arrived, onBytes, onWrong, ope
     desk.onTheirWay++
     inAll++
     held += some.length
-    let arrivals = none
+    const arrivals = new Map<Traveller, Arrival>()
     const pull = Effect.suspend(() => {
       const [first, ...others] = some.filter(({ place }) => !isGone(place))
       // Much may have changed during a pause.
       const ask = wayTo(desk.peer)
       return first === undefined || ask === undefined
-        ? Effect.succeed(none)
-        : pullAll(desk.peer, ask, [first, ...others])
+        ? Effect.void
+        : pullAll(desk.peer, ask, [first, ...others], arrivals)
     })
     run(
       Effect.ensuring(open, Effect.sync(() => void (held -= some.length))).pipe(
         Effect.andThen(pull),
-        Effect.map((found) => void (arrivals = found)),
         Effect.catchDefect((defect) =>
           Effect.logError(`pulls of ${some.length} files together ended by a defect`, defect)
         ),

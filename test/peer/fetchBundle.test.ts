@@ -1,6 +1,6 @@
 /** The client asked for several small files together, against peers that do whatever they like with a bundle. */
 import { assert, describe, it, vi } from "@effect/vitest"
-import { Clock, Effect, Fiber, Option, Queue, Redacted, Result } from "effect"
+import { Clock, Effect, Exit, Fiber, Option, Queue, Redacted, Result } from "effect"
 import { connect, type Socket } from "node:net"
 import * as Frame from "../../src/peer/protocol/Frame.ts"
 import * as Mac from "../../src/peer/protocol/Mac.ts"
@@ -81,12 +81,15 @@ const wayTo = (client: Client, peer: Peer): Option.Option<FetchTogether> => clie
 const ask = (client: Client, peer: Peer, [first, ...others]: ReadonlyArray<FileEntry>) =>
   Effect.gen(function*() {
     const fetchTogether = yield* Effect.fromOption(wayTo(client, peer))
-    if (first === undefined) return []
+    const came: Array<Buffer | undefined> = []
+    if (first === undefined) return came
     const entries: Entries = [first, ...others]
-    return yield* fetchTogether(
-      entries,
-      (bodies) => Effect.sync(() => entries.map((_, n) => bodies[n] === undefined ? undefined : Buffer.from(bodies[n])))
-    )
+    yield* fetchTogether(entries, (bodies, from) =>
+      Effect.sync(() => {
+        assert.strictEqual(from, came.length)
+        came.push(...bodies.map((body) => body === undefined ? undefined : Buffer.from(body)))
+      }))
+    return came
   })
 
 const areRight = (some: ReadonlyArray<FileEntry>, bytes: ReadonlyArray<Uint8Array | undefined>): void => {
@@ -149,7 +152,7 @@ describe("FetchClientTcp, asked for several small files together", () => {
         Effect.gen(function*() {
           areRight(parts[1] ?? [], yield* ask(client, peer, parts[1] ?? []))
           areRight([one, ...rest], bodies)
-        }))
+        }).pipe(Effect.orDie))
     }))
 
   it.live("asks no peer together that has not said that it takes that, or says that it does not any more", () =>
@@ -305,13 +308,46 @@ describe("FetchClientTcp, asked for several small files together", () => {
       yield* Queue.take(closed)
     }))
 
-  it.live("leaves a failure of whoever uses the bytes as it is", () =>
+  it.live("gives what has come whole while the rest comes slowly, and keeps it when that does not come", () =>
+    Effect.gen(function*() {
+      const [one = first, two = first, three = first] = others
+      const body = ({ size_bytes: size }: FileEntry) => allBytes(size)
+      let rest: (bytes: Uint8Array) => void = () => undefined
+      const { peer } = yield* bundlingPeer({
+        onBundle: (socket, request) => {
+          rest = (bytes) => socket.end(bytes)
+          const ack = bundleAckFor(request, request.paths.map((path) => path === first.path ? -1 : sizeOf(path)))
+          socket.write(Buffer.concat([ack, body(one), body(two).subarray(0, 1)]))
+        }
+      })
+      const clock = yield* Clock.Clock
+      // It passes with each look at it.
+      let looks = 0
+      const slow: Clock.Clock = Object.create(clock, {
+        currentTimeMillisUnsafe: { value: () => clock.currentTimeMillisUnsafe() + ++looks * 100 }
+      })
+      const client = yield* introduced(peer).pipe(Effect.provideService(Clock.Clock, slow))
+      for (const whole of [true, false]) {
+        const fetchTogether = yield* Effect.fromOption(wayTo(client, peer))
+        const came: Array<readonly [number, ReadonlyArray<string | undefined>]> = []
+        yield* fetchTogether([one, first, two, three], (bodies, from) =>
+          Effect.sync(() => {
+            came.push([from, bodies.map((bytes) => bytes && Buffer.from(bytes).toString("hex"))])
+            if (from === 0) rest(whole ? Buffer.concat([body(two).subarray(1), body(three)]) : Buffer.from("x"))
+          }))
+        const hex = (file: FileEntry) => body(file).toString("hex")
+        const early = [0, [hex(one), undefined]] as const
+        assert.deepStrictEqual(came, whole ? [early, [2, [hex(two), hex(three)]]] : [early])
+      }
+    }))
+
+  it.live("leaves a defect of whoever uses the bytes as it is", () =>
     Effect.gen(function*() {
       const { peer } = yield* bundlingPeer({})
       const client = yield* introduced(peer)
       const fetchTogether = yield* Effect.fromOption(wayTo(client, peer))
-      const error = yield* Effect.flip(fetchTogether([first], () => Effect.fail("the user's" as const)))
-      assert.strictEqual(error, "the user's")
+      const exit = yield* Effect.exit(fetchTogether([first], () => Effect.die("the user's")))
+      assert.deepStrictEqual(exit, Exit.die("the user's"))
       assert.isTrue(Option.isSome(wayTo(client, peer)))
     }))
 })

@@ -36,6 +36,21 @@ describe("of files that were to come together", () => {
       assert.strictEqual(partly.asked.flatMap(({ paths }) => paths).length, 10)
     }).pipe(onNode(owing(all, { together: partly.way }))))
 
+  it.effect("what came before the rest broke off is not asked for again", () =>
+    Effect.gen(function*() {
+      yield* pulled(10)
+      yield* areHere(all)
+      assert.strictEqual((yield* dialled).length, 4)
+    }).pipe(onNode(owing(all, {
+      together: (peer) =>
+        Option.some((entries, use) =>
+          use(entries.slice(0, 3).map(bytesOf), 0).pipe(
+            Effect.andThen(use(entries.slice(3, 6).map(bytesOf), 3)),
+            Effect.andThen(new PeerUnreachable({ peer: peer.id, path: entries[0].path, detail: "it broke" }))
+          )
+        )
+    }))))
+
   const silent = bundling((peer, [entry]) =>
     Effect.fail(new PeerUnreachable({ peer: peer.id, path: (entry ?? gone.entry).path, detail: "silent" }))
   )

@@ -19,7 +19,7 @@ export const bundling = (
     Option.some((entries, use) =>
       Effect.suspend(() => {
         asked.push({ peer: peer.id, paths: entries.map(({ path }) => path) })
-        return Effect.flatMap(answer(peer, entries), use)
+        return Effect.flatMap(answer(peer, entries), (bodies) => use(bodies, 0))
       })
     )
   return { asked, way }

@@ -2,7 +2,7 @@
  * A reader that is killed with -9 again and again while it catches up. Every file must arrive, no wrong byte may ever
  * show under a final name, and what is sent twice must stay below 1 MiB a kill.
  *
- *     npm run soak:kill                   KILLS=200 FILES=500 WORKERS=4 SEED=… are its settings
+ *     npm run soak:kill                   KILLS=200 FILES=500 LARGEST=4194304 WORKERS=4 SEED=… are its settings
  */
 import { Console, Context, Deferred, Effect, Exit, Layer, Option, Queue, Redacted, type Scope } from "effect"
 import { createHash } from "node:crypto"
@@ -21,6 +21,8 @@ import { temporaryFolder } from "../support/folder.ts"
 export interface Plan {
   readonly kills: number
   readonly files: number
+  /** Of the largest file, bytes. */
+  readonly largest: number
   readonly workers: number
   readonly seed: number
 }
@@ -49,9 +51,9 @@ const makeRandom = (seed: number) => {
   return () => createHash("sha256").update(`${seed} ${n++}`).digest().readUInt32BE(0) / 2 ** 32
 }
 
-/** A third is tiny, a third below 1 MiB, a third up to 4 MiB. */
-const sizeOf = (random: () => number): number =>
-  Math.floor(random() * ([64 * 1024, MiB, 4 * MiB][Math.floor(random() * 3)] ?? 0))
+/** A third is tiny, a third up to a quarter of the largest, a third up to that. */
+const sizeOf = (random: () => number, largest: number): number =>
+  Math.floor(random() * ([largest / 64, largest / 4, largest][Math.floor(random() * 3)] ?? 0))
 
 const contentOf = (seed: number, n: number, size: number): Buffer =>
   Buffer.alloc(size, createHash("sha512").update(`${seed} file ${n}`).digest())
@@ -173,7 +175,7 @@ export const soak = Effect.fnUntraced(function*(plan: Plan) {
   const random = makeRandom(plan.seed)
   const folder = yield* temporaryFolder
   const writer = yield* startWriter(folder)
-  const sizes = Array.from({ length: plan.files }, () => sizeOf(random))
+  const sizes = Array.from({ length: plan.files }, () => sizeOf(random, plan.largest))
   const published = yield* Effect.forEach(
     sizes,
     (size, n) =>
@@ -267,11 +269,14 @@ if (process.argv[1] === import.meta.filename) {
   const plan: Plan = {
     kills: setting("KILLS", 200),
     files: setting("FILES", 500),
+    largest: setting("LARGEST", 4 * MiB),
     workers: setting("WORKERS", 4),
     seed: setting("SEED", process.pid)
   }
   const main = Effect.gen(function*() {
-    yield* Console.log(`SEED=${plan.seed} KILLS=${plan.kills} FILES=${plan.files} WORKERS=${plan.workers}`)
+    yield* Console.log(
+      `SEED=${plan.seed} KILLS=${plan.kills} FILES=${plan.files} LARGEST=${plan.largest} WORKERS=${plan.workers}`
+    )
     const { figures } = yield* soak(plan)
     yield* Console.log(JSON.stringify(figures, undefined, 2))
     if (figures.sentTwicePerKill >= MiB) {
