@@ -6,7 +6,7 @@
  * A quick worker takes small files only: there is always one soon that no giant holds, and nothing that has failed.
  *
  * Small files that may go together with others wait for whoever lets them, not for a worker; those that it leaves wait for
- * one, and while some do it is given no more.
+ * one, and while some do it is given only what is newer.
  */
 import { Effect } from "effect"
 import type { Registered } from "../ports/FileEntry.ts"
@@ -33,8 +33,8 @@ export interface Lanes<A> {
   /** Waits for the next, for a quick worker or for any other. */
   readonly take: (quick: boolean) => Effect.Effect<A>
   /**
-   * Waits for small ones that may go together, and until none that was left of such waits for a worker. Gives the newest,
-   * at most so many.
+   * Waits for small ones that may go together, and until none that is newer and was left of such waits for a worker. Gives
+   * the newest, at most so many.
    */
   readonly takeTogether: (most: number) => Effect.Effect<ReadonlyArray<A>>
   /** How many a lane can still take. */
@@ -58,9 +58,29 @@ export const make = <A>(capacity: number, age: (item: A) => number): Lanes<A> =>
 
   const inLane = (lane: Lane): number => listsOf[lane].reduce((sum, list) => sum + waiting[list].length, 0)
 
+  /** Behind all that are older, before all that are as old: those came first and are taken first. */
+  const placeOf = (lane: ReadonlyArray<A>, item: A): number => {
+    const own = age(item)
+    let low = 0
+    let high = lane.length
+    while (low < high) {
+      const middle = (low + high) >>> 1
+      const there = lane[middle]
+      if (there !== undefined && age(there) < own) low = middle + 1
+      else high = middle
+    }
+    return low
+  }
+
+  /** From where on those that may go together are newer than all that were left of such. */
+  const newer = (): number => {
+    const left = waiting.left.at(-1)
+    return left === undefined ? 0 : placeOf(waiting.together, left)
+  }
+
   const hasFor = (taker: Taker): boolean => {
     const { again, giant, left, small, together } = waiting
-    if (taker === "together") return together.length > 0 && left.length === 0
+    if (taker === "together") return together.length > newer()
     return small.length + left.length > 0 || (taker === "any" && giant.length + again.length > 0)
   }
 
@@ -83,20 +103,6 @@ export const make = <A>(capacity: number, age: (item: A) => number): Lanes<A> =>
       mine.add(look)
       return Effect.sync(() => mine.delete(look))
     })
-
-  /** Behind all that are older, before all that are as old: those came first and are taken first. */
-  const placeOf = (lane: ReadonlyArray<A>, item: A): number => {
-    const own = age(item)
-    let low = 0
-    let high = lane.length
-    while (low < high) {
-      const middle = (low + high) >>> 1
-      const there = lane[middle]
-      if (there !== undefined && age(there) < own) low = middle + 1
-      else high = middle
-    }
-    return low
-  }
 
   const oldest = (lists: ReadonlyArray<List>): A | undefined => {
     const ages = lists.map((list) => waiting[list][0]).map((first) => first === undefined ? Infinity : age(first))
@@ -147,7 +153,7 @@ export const make = <A>(capacity: number, age: (item: A) => number): Lanes<A> =>
     }),
     takeTogether: Effect.fnUntraced(function*(most) {
       while (!hasFor("together")) yield* Effect.andThen(rung("together"), Effect.yieldNow)
-      return waiting.together.splice(-most).reverse()
+      return waiting.together.splice(Math.max(newer(), waiting.together.length - most)).reverse()
     }),
     room: (lane) => capacity - inLane(lane),
     hasNew: () => waiting.small.length + waiting.left.length + waiting.giant.length > 0

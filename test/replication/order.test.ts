@@ -223,18 +223,26 @@ describe("the lanes of the queue", () => {
       assert.deepStrictEqual((yield* lanes.takeTogether(2)).map(({ name }) => name), ["together 1"])
     }))
 
-  it.effect("give none that may go together while a worker has to take what was left of such", () =>
+  it.effect("give none that may go together while a worker has to take a newer one that was left of such", () =>
     Effect.gen(function*() {
-      const lanes = queueOf(5)
-      lanes.offer(item("left", 1), "small", "left")
-      lanes.offer(item("together", 9), "small", "together")
-      const gathering = yield* Effect.forkChild(lanes.takeTogether(2), { startImmediately: true })
-      lanes.offer(item("another", 8), "small", "together")
+      const lanes = queueOf(9)
+      for (const at of [2, 5]) lanes.offer(item(`left ${at}`, at), "small", "left")
+      lanes.offer(item("together 4", 4), "small", "together")
+      const gather = Effect.map(lanes.takeTogether(2), (some) => some.map(({ name }) => name))
+      const gathering = yield* Effect.forkChild(gather, { startImmediately: true })
+      lanes.offer(item("together 3", 3), "small", "together")
+      lanes.offer(item("together 1", 1), "small", "together")
       yield* Effect.yieldNow
       assert.isUndefined(gathering.pollUnsafe())
       assert.isTrue(lanes.hasNew())
-      assert.strictEqual(yield* take(lanes, true), "left")
-      assert.deepStrictEqual((yield* Fiber.join(gathering)).map(({ name }) => name), ["together", "another"])
+      lanes.offer(item("together 9", 9), "small", "together")
+      assert.deepStrictEqual(yield* Fiber.join(gathering), ["together 9"])
+      const waiting = yield* Effect.forkChild(gather, { startImmediately: true })
+      assert.strictEqual(yield* take(lanes, true), "left 5")
+      assert.deepStrictEqual(yield* Fiber.join(waiting), ["together 4", "together 3"])
+      const last = yield* Effect.forkChild(gather, { startImmediately: true })
+      assert.strictEqual(yield* take(lanes, true), "left 2")
+      assert.deepStrictEqual(yield* Fiber.join(last), ["together 1"])
     }))
 
   it.effect("give away the oldest of all small ones, wherever it waits", () =>
