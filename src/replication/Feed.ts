@@ -35,7 +35,7 @@ interface Known {
 /** A file that `Inventory` owes. */
 export interface Debt {
   readonly file: Registered
-  /** Its row, where that was written just now; else it is read when its turn comes. */
+  /** Its row, where that was written just now; else it is read. */
   readonly owed?: Owed | undefined
 }
 
@@ -215,6 +215,14 @@ export const start = Effect.fnUntraced(function*(
     return new Set(small.length === 0 ? [] : yield* Effect.orElseSucceed(backend.absent(small), () => []))
   })
 
+  /** The rows of those debts that come without, and may go together with others; of any other, it is read in its turn. */
+  const rowsOf = Effect.fnUntraced(function*(debts: ReadonlyArray<Debt>, absent: ReadonlySet<FilePath>) {
+    const paths = debts.filter(({ owed }) => owed === undefined).map(({ file }) => file.entry.path)
+    const unread = paths.filter((path) => absent.has(path))
+    const rows = unread.length === 0 ? [] : yield* Effect.orElseSucceed(inventory.look(unread), () => [])
+    return new Map(rows.flatMap(({ row }) => row?._tag === "Owed" ? [[row.file.entry.path, row] as const] : []))
+  })
+
   // Whatever is owed and due, whenever there is room for half a lane of it: at the start, after a full queue, and
   // when the time of something that was postponed has come.
   const feed = Effect.gen(function*() {
@@ -332,7 +340,11 @@ export const start = Effect.fnUntraced(function*(
     enqueue,
     offer: Effect.fnUntraced(function*(debts) {
       const absent = yield* absentAmong(debts.map(({ file }) => file))
-      for (const { file, owed } of debts) queueUp(file, laneOf(file, 0), { owed, absent: absent.has(file.entry.path) })
+      const rows = yield* rowsOf(debts, absent)
+      for (const { file, owed = rows.get(file.entry.path) } of debts) {
+        const own = owed?.file.revision === file.revision ? owed : undefined
+        queueUp(file, laneOf(file, 0), { owed: own, absent: absent.has(file.entry.path) })
+      }
     }),
     skip,
     giveBack,

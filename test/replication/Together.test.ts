@@ -1,9 +1,10 @@
 /** Small files that are pulled together: what goes together. */
 import { assert, describe, it } from "@effect/vitest"
-import { Deferred, Effect, Layer, Queue } from "effect"
+import { Deferred, Effect, Layer, Option, Queue } from "effect"
 import * as BackendMemory from "../../src/backend/BackendMemory.ts"
 import { FetchClient, together } from "../../src/ports/FetchClient.ts"
 import { NodeId, type Registered } from "../../src/ports/FileEntry.ts"
+import { Inventory } from "../../src/ports/Inventory.ts"
 import { PeerResolver } from "../../src/ports/PeerResolver.ts"
 import type { Place } from "../../src/replication/Feed.ts"
 import { makeReach } from "../../src/replication/order.ts"
@@ -12,8 +13,8 @@ import { Puller } from "../../src/replication/Puller.ts"
 import * as Room from "../../src/replication/Room.ts"
 import * as Together from "../../src/replication/Together.ts"
 import { entryOf } from "../support/entries.ts"
-import { bytesOf, dialled, fileOf, onNode } from "./node.ts"
-import { areHere, bundling, files, owing, pulled, right, tags } from "./together.ts"
+import { bytesOf, dialled, Dials, fileOf, onNode } from "./node.ts"
+import { areHere, bundling, ends, files, owing, pulled, resumed, right, tags } from "./together.ts"
 
 describe("small files that are owed", () => {
   const all = files(100)
@@ -85,6 +86,39 @@ describe("small files that are owed", () => {
       ])
       assert.deepStrictEqual(never.asked, [])
     }).pipe(onNode(owing([empty, big, fileOf("db/one", 7)], { together: never.way, maxAttempts: 1 }))))
+
+  const offered = bundling(right)
+  it.effect("come together as well where whoever offers them does not tell their rows", () =>
+    Effect.gen(function*() {
+      const next = yield* resumed
+      const replaced = fileOf("db/replaced", 200)
+      yield* (yield* Inventory).apply([...all, replaced].map((file) => ({ _tag: "Owe", file, reason: "", due: 0 })))
+      const old = fileOf("db/replaced", 101)
+      yield* (yield* Puller).offer([...all, old].map((file) => ({ file })))
+      const found = yield* ends(next, 101)
+      assert.deepStrictEqual(found.get("db/replaced"), { _tag: "Withdrawn", file: old })
+      yield* areHere(all)
+      assert.deepStrictEqual(yield* dialled, [])
+      assert.strictEqual(offered.asked.flatMap(({ paths }) => paths).length, 100)
+    }).pipe(onNode(owing([], { together: offered.way }))))
+
+  it.effect("do not wait for older ones that go alone, because the peer of those gives nothing together", () =>
+    Effect.gen(function*() {
+      const [one = fileOf("x"), two = fileOf("y")] = [fileOf("db/1", 101, "node-2"), fileOf("db/2", 102, "node-2")]
+      yield* Effect.gen(function*() {
+        const next = yield* resumed
+        // All workers have one of the first 64, which all were left to them.
+        for (let n = 0; n < 30; n++) yield* (yield* Dials).next
+        yield* (yield* Inventory).apply([one, two].map((file) => ({ _tag: "Owe", file, reason: "", due: 0 })))
+        yield* (yield* Puller).offer([one, two].map((file) => ({ file })))
+        yield* ends(next, 2)
+        yield* areHere([one, two])
+      }).pipe(onNode(owing(all, {
+        together: (peer) => peer.id === "node-2" ? bundling(right).way(peer) : Option.none(),
+        peers: ["node-1", "node-2"],
+        script: () => Effect.never
+      })))
+    }))
 })
 
 describe("a peer that had failed", () => {
