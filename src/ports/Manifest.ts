@@ -165,8 +165,9 @@ export class Manifest extends Context.Service<Manifest, {
   /** Why `events` could not go on from a cursor now; `none` when it could. */
   readonly lost: (cursor: Cursor) => Effect.Effect<Option.Option<CursorLost["reason"]>, Unavailable>
   /**
-   * Every change behind a cursor, in order, each once, then those to come. Ends only by failing. The cursor of any
-   * batch is a good place to begin again.
+   * Every change behind a cursor, in order, each once, then those to come. Ends only by failing: one that ends is
+   * followed anew a second later, as behind `Unavailable`. The cursor of any batch is a good place to begin again. What
+   * `head` has told comes within seconds: a node that waits longer for it is not ready.
    */
   readonly events: (after: Cursor) => Stream.Stream<EventBatch, CursorLost | Unavailable>
 }>()("file-replication/Manifest") {}

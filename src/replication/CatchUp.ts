@@ -184,6 +184,7 @@ export const layer = (
             position = batch.cursor
           })))
       ).pipe(
+        Effect.andThen(new Unavailable({ operation: "events", detail: "its stream of events has ended" })),
         Effect.catchTag(["InventoryError", "Unavailable"], failed),
         Effect.forever
       )

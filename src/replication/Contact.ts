@@ -1,8 +1,18 @@
-/** Whether the manifest answers, asked from time to time: when nothing changes, nobody else would notice. */
+/**
+ * Whether the manifest answers, and since when this node has not taken what it told, asked from time to time: when nothing
+ * changes, or nothing comes, nobody else would notice.
+ */
 import { Clock, Context, Duration, Effect, Layer, Option } from "effect"
+import { Inventory } from "../ports/Inventory.ts"
 import { type Cursor, Manifest, ManifestHealth } from "../ports/Manifest.ts"
 import type { Trouble } from "../ports/Membership.ts"
 import { Background } from "./Background.ts"
+
+/** A position that was the newest once, and that this node has not reached; since when, milliseconds since 1970. */
+export interface Gap {
+  readonly at: Cursor
+  readonly since: number
+}
 
 export interface ContactState {
   /** The newest position of the manifest, when it last answered. */
@@ -11,7 +21,31 @@ export interface ContactState {
   readonly answered: number
   /** Since when it has not answered, or complains, and of what. */
   readonly trouble: Option.Option<Trouble>
+  /** What had not been taken when the manifest last answered. */
+  readonly gap: Option.Option<Gap>
 }
+
+/** Pure: whether events up to a position have been taken. */
+const isReached = (at: Cursor, cursor: Option.Option<Cursor>): boolean =>
+  Option.exists(cursor, ({ epoch, revision }) => epoch === at.epoch && revision >= at.revision)
+
+/** Pure: the gap that is left where the events up to `cursor` have been taken. */
+export const gapBehind = (gap: Option.Option<Gap>, cursor: Option.Option<Cursor>): Option.Option<Gap> =>
+  Option.filter(gap, ({ at }) => !isReached(at, cursor))
+
+/**
+ * Pure: the position whose events are waited for. It stays until it is reached, so that its age is that of the gap,
+ * however far the manifest goes on meanwhile.
+ */
+export const nextGap = (
+  gap: Option.Option<Gap>,
+  head: Cursor,
+  cursor: Option.Option<Cursor>,
+  now: number
+): Option.Option<Gap> =>
+  Option.filter(gapBehind(gap, cursor), ({ at }) => at.epoch === head.epoch).pipe(
+    Option.orElse(() => gapBehind(Option.some({ at: head, since: now }), cursor))
+  )
 
 export class Contact extends Context.Service<Contact, {
   readonly state: Effect.Effect<ContactState>
@@ -23,15 +57,17 @@ const interval = Duration.seconds(5)
 /** One that has not answered by then does not answer. */
 const patience = Duration.minutes(1)
 
-export const layer: Layer.Layer<Contact, never, Background | Manifest> = Layer.effect(
+export const layer: Layer.Layer<Contact, never, Background | Inventory | Manifest> = Layer.effect(
   Contact,
   Effect.gen(function*() {
+    const inventory = yield* Inventory
     const manifest = yield* Manifest
     const background = yield* Background
     let state: ContactState = {
       head: Option.none(),
       answered: yield* Clock.currentTimeMillis,
-      trouble: Option.none()
+      trouble: Option.none(),
+      gap: Option.none()
     }
     const health = yield* Effect.serviceOption(ManifestHealth)
     const complaints = Option.match(health, {
@@ -46,7 +82,11 @@ export const layer: Layer.Layer<Contact, never, Background | Manifest> = Layer.e
     const ask = manifest.head.pipe(
       Effect.timeoutOrElse({ duration: patience, orElse: () => Effect.fail({ message: "it does not answer" }) }),
       Effect.flatMap(Effect.fnUntraced(function*(head) {
-        state = { ...state, head: Option.some(head), answered: yield* Clock.currentTimeMillis }
+        const now = yield* Clock.currentTimeMillis
+        state = { ...state, head: Option.some(head), answered: now }
+        // While the inventory can't be read the gap stays what it was.
+        const progress = yield* Effect.option(inventory.progress)
+        if (Option.isSome(progress)) state = { ...state, gap: nextGap(state.gap, head, progress.value.cursor, now) }
         const all = yield* complaints
         if (all.length > 0) yield* troubled(all.join("; "))
         else state = { ...state, trouble: Option.none() }

@@ -7,11 +7,10 @@
 import { Clock, Context, Duration, Effect, Layer, Option } from "effect"
 import { monitorEventLoopDelay } from "node:perf_hooks"
 import { Inventory } from "../ports/Inventory.ts"
-import type { Cursor } from "../ports/Manifest.ts"
 import { Membership } from "../ports/Membership.ts"
 import * as Metrics from "../telemetry/Metrics.ts"
 import { Background } from "./Background.ts"
-import { Contact } from "./Contact.ts"
+import { Contact, gapBehind } from "./Contact.ts"
 import { Drain } from "./Drain.ts"
 import { Puller } from "./Puller.ts"
 import { Readiness } from "./Readiness.ts"
@@ -38,28 +37,6 @@ const patience = Duration.seconds(2)
 /** How exactly delays of the event loop are measured, milliseconds; a delay below is none. */
 const resolution = 10
 
-/** A position that was the newest once, and that this node has not reached; since when, milliseconds since 1970. */
-type Open = Option.Option<{ readonly at: Cursor; readonly since: number }>
-
-/** Pure: whether events up to a position have been taken. */
-const isReached = (at: Cursor, cursor: Option.Option<Cursor>): boolean =>
-  Option.exists(cursor, ({ epoch, revision }) => epoch === at.epoch && revision >= at.revision)
-
-/** Pure: the position whose events are waited for. It stays until it is reached, so that its age is that of the gap. */
-export const openAt = (
-  open: Open,
-  head: Option.Option<Cursor>,
-  cursor: Option.Option<Cursor>,
-  now: number
-): Open => {
-  const still = Option.filter(
-    open,
-    ({ at }) => Option.exists(head, ({ epoch }) => epoch === at.epoch) && !isReached(at, cursor)
-  )
-  if (Option.isSome(still)) return still
-  return Option.map(Option.filter(head, (at) => !isReached(at, cursor)), (at) => ({ at, since: now }))
-}
-
 export const layer = (
   options: MonitoringOptions
 ): Layer.Layer<
@@ -85,14 +62,11 @@ export const layer = (
       const began = yield* Clock.currentTimeMillis
       yield* Metrics.set("started", began / 1000 - process.uptime())
 
-      let open: Open = Option.none()
-
       const status = Effect.gen(function*() {
         const status = yield* readiness.status
         const now = yield* Clock.currentTimeMillis
         const { cursor } = status
         const known = yield* contact.state
-        open = openAt(open, known.head, cursor, now)
         yield* Metrics.set("ready", status.ready ? 1 : 0)
         yield* Metrics.set("owedFiles", status.owed.files)
         yield* Metrics.set("owedBytes", status.owed.bytes)
@@ -103,7 +77,7 @@ export const layer = (
         yield* Metrics.set("verifiedBytes", status.verified.bytes)
         yield* Metrics.set("unlinkingFiles", status.unlinking)
         yield* Metrics.set("verifiedRevision", status.verifiedThrough)
-        const gap = Option.match(open, { onNone: () => 0, onSome: ({ since }) => now - since })
+        const gap = Option.match(gapBehind(known.gap, cursor), { onNone: () => 0, onSome: ({ since }) => now - since })
         yield* Metrics.set("gapSeconds", gap / 1000)
         const at = Option.match(cursor, { onNone: () => 0, onSome: ({ revision }) => revision })
         // An answer is older than what has been taken since.

@@ -3,7 +3,9 @@
  *
  * At its start a node asks the manifest for its newest position, the *barrier*. It is ready once every file that it
  * believed to hold has been compared with the disk, every event up to the barrier has been taken, and nothing has been
- * owed for longer than is allowed.
+ * owed for longer than is allowed. From then on it stays so while it follows: a position that the manifest has told and
+ * that is not reached in time is as good as a debt. The manifest goes on all the time, so it is one position that is
+ * waited for, not the newest one. A node of which a part has ended is not ready any more.
  */
 import { Clock, Context, Duration, Effect, Layer, Option, Schedule, Schema, Stream, SubscriptionRef } from "effect"
 import { Inventory, type InventoryError, type Progress } from "../ports/Inventory.ts"
@@ -11,7 +13,7 @@ import { type Cursor, Manifest, Unavailable } from "../ports/Manifest.ts"
 import { Membership } from "../ports/Membership.ts"
 import { Background } from "./Background.ts"
 import { CatchUp } from "./CatchUp.ts"
-import { Contact } from "./Contact.ts"
+import { Contact, type Gap, gapBehind } from "./Contact.ts"
 import { LocalCheck } from "./LocalCheck.ts"
 import type { PauseReason } from "./Pauses.ts"
 import { Puller } from "./Puller.ts"
@@ -36,7 +38,7 @@ export class Readiness extends Context.Service<Readiness, {
   readonly ready: Effect.Effect<boolean, InventoryError>
   /** The status now, then whenever it may have changed, at least once a second. */
   readonly changes: Stream.Stream<Status, InventoryError>
-  /** Waits until everything up to a position is verified here. */
+  /** Waits until everything up to a position is verified here; for ever, once {@link Background} has failed. */
   readonly await: (at: Cursor) => Effect.Effect<void, InventoryError>
   /**
    * For an application to put before its queries. With `cluster.query_gate_on_catchup` it passes only when this node is
@@ -62,6 +64,10 @@ export interface Evidence {
   readonly peers: Option.Option<number>
   /** Whether the manifest has said, since this start, that it still has the history of the cursor. */
   readonly confirmed: boolean
+  /** What the manifest has told and this node has not taken. */
+  readonly gap: Option.Option<Gap>
+  /** What part of this node has ended, in a sentence. */
+  readonly failed: Option.Option<string>
   /** What keeps new pulls from beginning. */
   readonly paused: ReadonlyArray<PauseReason>
   /** Milliseconds since 1970. */
@@ -70,7 +76,8 @@ export interface Evidence {
 
 /** Pure: why a node is not ready; `""` when it is. */
 export const unreadyReason = (evidence: Evidence, readyMaxLagMillis: number): string => {
-  const { barrier, checked, confirmed, now, paused, peers, progress } = evidence
+  const { barrier, checked, confirmed, failed, gap, now, paused, peers, progress } = evidence
+  if (Option.isSome(failed)) return `${failed.value}; see the log, and start this node again`
   // What is owed from now on is not known, so "nothing is owed" would mean nothing.
   if (paused.includes("inventory")) return whyPaused.inventory
   if (Option.isNone(barrier)) return "the manifest has not answered yet"
@@ -80,6 +87,10 @@ export const unreadyReason = (evidence: Evidence, readyMaxLagMillis: number): st
   if (epoch !== barrier.value.epoch) return "the manifest has another history; it is being walked again"
   if (revision < barrier.value.revision) return `caught up to revision ${revision} of ${barrier.value.revision}`
   if (!checked) return "the files on this disk have not all been compared with the inventory yet"
+  if (Option.isSome(gap) && now - gap.value.since > Math.max(followMillis, readyMaxLagMillis)) {
+    const seconds = Math.floor((now - gap.value.since) / 1000)
+    return `the manifest has told of revision ${gap.value.at.revision}, and for ${seconds} s what was followed is ${revision}`
+  }
   const owedFor = Option.match(progress.oldestOwed, { onNone: () => undefined, onSome: (since) => now - since })
   if (owedFor === undefined || (readyMaxLagMillis > 0 && owedFor <= readyMaxLagMillis)) return ""
   const owes = `${progress.owed.files} files are owed, ${progress.owed.bytes} bytes`
@@ -92,6 +103,9 @@ const whyPaused: Readonly<Record<PauseReason, string>> = {
   disk: "what is owed has no room on the disk beside storage.min_free_bytes",
   inventory: "the inventory can't be written; see the log"
 }
+
+/** How long the events up to a position may take to come and be recorded, milliseconds, before that is worth a word. */
+const followMillis = 10_000
 
 /** How long the manifest may take to tell its newest position before it is asked again. */
 const patience = Duration.seconds(10)
@@ -169,12 +183,16 @@ export const layer = (
       const gather = Effect.fnUntraced(function*(peers: Option.Option<number>) {
         const checked = yield* localCheck.checked
         const { confirmed } = yield* catchUp.status
+        const { gap } = yield* contact.state
+        const progress = yield* inventory.progress
         return {
           checked,
           confirmed,
           paused: yield* puller.paused,
           barrier: yield* SubscriptionRef.get(barrier),
-          progress: yield* inventory.progress,
+          progress,
+          gap: gapBehind(gap, progress.cursor),
+          failed: Option.map(yield* background.failed, ({ summary }) => summary),
           peers,
           now: yield* Clock.currentTimeMillis
         } satisfies Evidence

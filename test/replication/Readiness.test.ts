@@ -9,20 +9,7 @@ import { LocalCheck } from "../../src/replication/LocalCheck.ts"
 import { type Evidence, layer as layerReadiness, Readiness, unreadyReason } from "../../src/replication/Readiness.ts"
 import { encodeStatus, retryAfterMillis, Status } from "../../src/replication/Status.ts"
 import { bytesPerSecond, etaMillis, observe, type Sample } from "../../src/replication/throughput.ts"
-import { clusterLayer, Dials, fileOf, makeGate, ManifestControl, unreachable } from "./node.ts"
-
-/** Lets time pass until the status says so. */
-const untilStatus = Effect.fnUntraced(function*(holds: (status: Status) => boolean) {
-  const readiness = yield* Readiness
-  yield* Effect.repeat(
-    Effect.flatMap(
-      readiness.status,
-      (status) => holds(status) ? Effect.succeed(true) : Effect.as(TestClock.adjust("1 second"), false)
-    ),
-    { until: (held) => held }
-  )
-})
-const untilReady = untilStatus(({ ready }) => ready)
+import { clusterLayer, Dials, fileOf, makeGate, ManifestControl, unreachable, untilReady, untilStatus } from "./node.ts"
 
 /** A file is owed, and nothing else stands between this node and being ready. */
 const untilOwing = untilStatus(({ reason }) => reason.includes("owed"))
@@ -55,6 +42,8 @@ describe("unreadyReason", () => {
     barrier: Option.some(cursor),
     checked: true,
     confirmed: true,
+    gap: Option.none(),
+    failed: Option.none(),
     paused: [],
     peers: Option.some(1),
     now: 0
@@ -80,6 +69,22 @@ describe("unreadyReason", () => {
     assert.notStrictEqual(why({ ...owing, now: 1001 }), "")
     assert.strictEqual(why({ ...owing, now: 1500 }, 500), "")
     assert.notStrictEqual(why({ ...owing, now: 1501 }, 500), "")
+  })
+
+  it("allows that what the manifest has told of is followed in moments, or within the allowed lag, and not later", () => {
+    const gap = Option.some({ at: { ...cursor, revision: Revision.make(7) }, since: 1000 })
+    assert.strictEqual(why({ gap, now: 11_000 }), "")
+    assert.strictEqual(
+      why({ gap, now: 13_500 }),
+      "the manifest has told of revision 7, and for 12 s what was followed is 5"
+    )
+    assert.strictEqual(why({ gap, now: 61_000 }, 60_000), "")
+    assert.notStrictEqual(why({ gap, now: 61_001 }, 60_000), "")
+  })
+
+  it("names the part of this node that has ended, before all else", () => {
+    const failed = Option.some("the follower of the manifest ended: a bug")
+    assert.match(why({ ...owing, failed }), /^the follower of the manifest ended: a bug; see the log/)
   })
 
   it("says that nobody could be asked, when something is owed; alone with everything is ready", () => {

@@ -33,6 +33,7 @@ import * as Readiness from "../../src/replication/Readiness.ts"
 import * as Registrar from "../../src/replication/Registrar.ts"
 import * as Room from "../../src/replication/Room.ts"
 import * as Scrub from "../../src/replication/Scrub.ts"
+import type { Status } from "../../src/replication/Status.ts"
 import * as Unlinker from "../../src/replication/Unlinker.ts"
 import { entryOf } from "../support/entries.ts"
 
@@ -231,3 +232,16 @@ export const makeGate = Effect.gen(function*() {
 /** Waits for something while time passes: fibers that hash begin their sleeps when they get there. */
 export const passing = <A, E, R>(awaited: Effect.Effect<A, E, R>) =>
   Effect.raceFirst(awaited, Effect.forever(Effect.andThen(TestClock.adjust("50 millis"), Effect.yieldNow)))
+
+/** Lets time pass until the status says so. */
+export const untilStatus = Effect.fnUntraced(function*(holds: (status: Status) => boolean) {
+  const readiness = yield* Readiness.Readiness
+  yield* Effect.repeat(
+    Effect.flatMap(
+      readiness.status,
+      (status) => holds(status) ? Effect.succeed(true) : Effect.as(TestClock.adjust("1 second"), false)
+    ),
+    { until: (held) => held }
+  )
+})
+export const untilReady = untilStatus(({ ready }) => ready)
