@@ -288,7 +288,8 @@ export const layer = (
         yield* clear(path)
         const row = Option.getOrUndefined(yield* inventory.why(path))
         if (row?._tag === "Unlinking") return yield* new Gone({ path, reason: "it is being unlinked here" })
-        if (row === undefined) {
+        // At revision 0 only an earlier history of the manifest knew it.
+        if (row === undefined || row.file.revision === 0) {
           const pending = { entry: yield* describe(file, held.sha256, held.size), token: inPlace }
           yield* inventory.pend(pending)
           return yield* finishInPlace(pending, held)

@@ -24,6 +24,12 @@ const lay = Effect.fnUntraced(function*(path: string, text: string) {
 const adopt = (path: string) => Effect.flatMap(Registrar, (registrar) => registrar.adopt({ path }))
 const rowOf = (path: string) => Effect.flatMap(Inventory, (inventory) => inventory.why(pathOf(path)))
 const stateOf = (path: string) => Effect.map(rowOf(path), Option.map(({ _tag }) => _tag))
+/** At which revision a path is verified; `undefined` when it is not. */
+const revisionOf = (path: string) =>
+  Effect.map(
+    rowOf(path),
+    (row) => Option.isSome(row) && row.value._tag === "Verified" ? row.value.file.revision : undefined
+  )
 const pendings = Effect.flatMap(Inventory, ({ pendings }) => pendings)
 
 describe("a file that already lies in the data folder", () => {
@@ -90,6 +96,25 @@ describe("a file that already lies in the data folder", () => {
       yield* (yield* Inventory).apply([{ _tag: "Forget", path: pathOf("db/a"), revision, due: 10 ** 9 }])
       assert.strictEqual((yield* Effect.flip(adopt("db/a")))._tag, "Gone")
     }).pipe(Effect.provide(clusterLayer())))
+
+  for (const now of ["old", "new"]) {
+    it.effect(`is registered again when only another history knew it, with ${now} bytes`, () =>
+      Effect.gen(function*() {
+        yield* lay("db/a", "old")
+        yield* adopt("db/a")
+        yield* TestClock.adjust("1 second")
+        yield* (yield* ManifestControl).restore(Revision.make(0))
+        yield* TestClock.adjust("3 seconds")
+        assert.strictEqual(yield* revisionOf("db/a"), 0)
+        yield* lay("db/a", now)
+        const file = yield* adopt("db/a")
+        assert.strictEqual(file.entry.sha256, entryOf("db/a", now).sha256)
+        assert.deepStrictEqual(yield* (yield* Manifest).get(pathOf("db/a")), Option.some(file))
+        yield* TestClock.adjust("1 second")
+        assert.strictEqual(yield* revisionOf("db/a"), file.revision)
+        assert.deepStrictEqual([yield* textUnder("db/a"), yield* pendings], [Option.some(now), []])
+      }).pipe(Effect.provide(clusterLayer())))
+  }
 
   it.effect("is registered by the next start when the manifest did not answer before the process ended", () =>
     Effect.gen(function*() {
