@@ -88,13 +88,17 @@ const { O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_NONBLOCK, O_RDONLY, O_RDWR }
 // Without O_NONBLOCK, opening a pipe would hold one of few threads until somebody opens its other end.
 const modes = {
   read: O_RDONLY | O_NOFOLLOW | O_NONBLOCK,
+  named: O_RDONLY | O_NONBLOCK,
   write: O_RDWR | O_NOFOLLOW | O_NONBLOCK,
   writeOrCreate: O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK,
   create: O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW,
   folder: O_RDONLY | O_DIRECTORY | O_NOFOLLOW
 }
 
-/** Opens a file, never through a symbolic link. `create` fails when anything stands there. */
+/**
+ * Opens a file, never through a symbolic link; `named`: one of a user, through whatever it was named by. `create` fails
+ * when anything stands there.
+ */
 export const open = (path: string, mode: keyof typeof modes): Effect.Effect<number, Refused> =>
   call((done) => fs.open(path, modes[mode], 0o644, done))
 

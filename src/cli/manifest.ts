@@ -10,7 +10,7 @@ import { folders } from "../ReplicationConfig.ts"
 import { type Client, named } from "./client.ts"
 import { configured, json, layerConfig, nodeFlags } from "./flags.ts"
 import { ranBefore } from "./operator.ts"
-import { fileBytes, fileFailed, fileLength, toStdout } from "./userFiles.ts"
+import { fileBytes, fileFailed, openFile, toStdout } from "./userFiles.ts"
 
 /** Writes {@link exportLines} into a file. */
 export const exportManifest = Effect.fn("exportManifest")(function*(to: string) {
@@ -71,20 +71,19 @@ const decodeNotImported = Schema.decodeOption(Schema.fromJsonString(NotImported)
 
 /** By a running node, over HTTP. */
 const importAt = Effect.fnUntraced(function*(client: Client, file: string, keepGoing: boolean) {
-  const fs = yield* FileSystem.FileSystem
-  const bytes = Stream.provideService(fileBytes(file), FileSystem.FileSystem, fs)
+  const { bytes, length } = yield* openFile(file)
   return yield* client.send(
     "POST",
     `/api/v1/cluster/manifest?keep_going=${keepGoing}`,
     bytes,
-    yield* fileLength(file),
+    length,
     Imported
   ).pipe(Effect.catchTag("Refused", (refused) =>
     Option.match(decodeNotImported(refused.body), {
       onNone: () => Effect.fail(refused),
       onSome: (found) => Effect.succeed<Imported>(found)
     })))
-})
+}, Effect.scoped)
 
 const manifestImport = Command.make("import", {
   ...nodeFlags,

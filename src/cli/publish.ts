@@ -1,5 +1,5 @@
 /** `file-replication publish`: files of this machine, published by this node. */
-import { Console, Duration, Effect, FileSystem, Layer, Option, Runtime, Schema, Stream } from "effect"
+import { Console, Duration, Effect, Layer, Option, Runtime, Schema, Stream } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
 import { basename } from "node:path"
 import { CopiesOf, Registration } from "../http/answers.ts"
@@ -18,7 +18,7 @@ import { json, nodeFlags } from "./flags.ts"
 import { parsePath } from "./operator.ts"
 import { printable } from "./printable.ts"
 import { showing } from "./progress.ts"
-import { fileBytes, type FileFailed, fileLength } from "./userFiles.ts"
+import { type FileFailed, openFile } from "./userFiles.ts"
 
 /** The arguments don't fit each other. */
 export class Misused extends Schema.TaggedError<Misused>()("Misused", { detail: Schema.String }) {
@@ -127,18 +127,16 @@ const publish = Effect.fn("publish")(function*<E, R>(
     R
   >
 ) {
-  const fs = yield* FileSystem.FileSystem
   const published: Array<Registered> = []
   const all = targets(files, options.as)
   for (const { path } of all) yield* Effect.fromResult(parsePath(path))
   for (const { file, path } of all) {
-    const total = yield* fileLength(file)
-    let done = 0
-    const bytes = fileBytes(file).pipe(
-      Stream.provideService(FileSystem.FileSystem, fs),
-      Stream.tap((chunk) => Effect.sync(() => (done += chunk.length)))
-    )
-    const registered = yield* showing(path, () => ({ done, total }), put(path, bytes, total))
+    const registered = yield* Effect.scoped(Effect.gen(function*() {
+      const { bytes, length } = yield* openFile(file)
+      let done = 0
+      const counted = Stream.tap(bytes, (chunk) => Effect.sync(() => (done += chunk.length)))
+      return yield* showing(path, () => ({ done, total: length }), put(path, counted, length))
+    }))
     published.push(registered)
     yield* tell(registered, options.json)
   }

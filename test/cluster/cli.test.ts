@@ -1,8 +1,9 @@
 /** The commands, as processes. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
+import { execFileSync } from "node:child_process"
 import { readdirSync, readFileSync } from "node:fs"
-import { readFile, writeFile } from "node:fs/promises"
+import { open, readFile, writeFile } from "node:fs/promises"
 import { connect } from "node:net"
 import { join } from "node:path"
 import { temporaryFolder } from "../support/folder.ts"
@@ -145,6 +146,28 @@ describe("file-replication", () => {
       for (const name of ["stdin", "pipe"]) {
         assert.strictEqual(readFileSync(join(folder, "writer", "data", "db", name), "utf8"), bytes)
       }
+    }))
+
+  it.live("is interrupted while it waits for a pipe, whether somebody has it open or not", () =>
+    Effect.gen(function*() {
+      const folder = yield* temporaryFolder
+      const source = join(folder, "source")
+      const pipe = join(folder, "pipe")
+      yield* Effect.promise(() => writeFile(source, "bytes"))
+      execFileSync("mkfifo", [pipe])
+      const config = yield* configure(folder, "writer")
+      const nobody = yield* start(["publish", source, pipe, "--as", "db/", "--config", config])
+      yield* lineOf(nobody, /^db\/source/)
+      nobody.child.kill("SIGTERM")
+      assert.strictEqual(yield* nobody.exit, 130)
+
+      const idle = yield* start(["publish", pipe, "--as", "db/pipe", "--config", config])
+      // Opens as soon as the other end is.
+      const writer = yield* Effect.promise(() => open(pipe, "w"))
+      idle.child.kill("SIGTERM")
+      assert.strictEqual(yield* idle.exit, 130)
+      yield* Effect.promise(() => writer.close())
+      assert.deepStrictEqual(readdirSync(join(folder, "writer", "data", "db")), ["source"])
     }))
 
   it.live("moves a manifest out and in, twice the same", () =>

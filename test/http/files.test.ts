@@ -1,13 +1,17 @@
 /** Files over HTTP, published to and read from a real node. */
+import * as NodeHttpClient from "@effect/platform-node/NodeHttpClient"
 import { assert, describe, layer } from "@effect/vitest"
-import { Effect, Schedule } from "effect"
+import { Effect, Option, Schedule, Stream } from "effect"
 import { randomBytes } from "node:crypto"
-import { readdirSync, readFileSync } from "node:fs"
+import { appendFileSync, readdirSync, readFileSync, truncateSync } from "node:fs"
 import { mkdir, writeFile } from "node:fs/promises"
 import { connect, type Socket } from "node:net"
 import { dirname, join } from "node:path"
+import { makeClient } from "../../src/cli/client.ts"
+import { openFile } from "../../src/cli/userFiles.ts"
 import { Registration } from "../../src/http/answers.ts"
 import { FileReport } from "../../src/replication/FileReport.ts"
+import { temporaryFolder } from "../support/folder.ts"
 import { ask, decode, json, Node, node, put, refused, sha256 } from "./node.ts"
 
 /** What lies in the staging folder. */
@@ -52,6 +56,30 @@ layer(node, { timeout: 60_000, excludeTestServices: true })("files over HTTP", (
         assert.isTrue(readFileSync(join(data, entry.path)).equals(bytes))
         assert.strictEqual((yield* put("up/empty", "")).status, 201)
       }))
+
+    it.effect("takes nothing of a file that changes while the command sends it, and all of it once it is whole", () =>
+      Effect.gen(function*() {
+        const file = join(yield* temporaryFolder, "file")
+        const { url } = yield* Node
+        const client = yield* makeClient(url, Option.none())
+        const send = Effect.fnUntraced(function*(path: string, during: () => void) {
+          const { bytes, length } = yield* openFile(file)
+          const changing = Stream.onStart(bytes, Effect.sync(during))
+          return yield* client.send("PUT", `/api/v1/files/${path}`, changing, length, Registration)
+        }, Effect.scoped)
+        for (const size of [1, 3_000_000]) {
+          const path = `up/changing-${size}`
+          yield* Effect.promise(() => writeFile(file, randomBytes(size)))
+          for (const change of [() => appendFileSync(file, "more"), () => truncateSync(file, size - 1)]) {
+            const error = yield* Effect.flip(send(path, change))
+            assert.strictEqual(error.message, `${file}: it changed while it was read`)
+            assert.strictEqual((yield* ask("GET", `/api/v1/files/${path}`)).status, 404)
+          }
+          const { entry } = yield* send(path, () => {})
+          assert.strictEqual(entry.sha256, sha256(readFileSync(file)))
+        }
+        assert.deepStrictEqual(yield* staged, [])
+      }).pipe(Effect.provide(NodeHttpClient.layerNodeHttp)))
 
     it.effect("refuses every path that could lead astray, and writes nothing", () =>
       Effect.gen(function*() {
