@@ -59,7 +59,7 @@ const moreInAll = 16
 /** So many wait for one peer at most, and so many times as many for all. */
 const mostWaiting = 16 * together.files
 const manyPeersWaiting = 4
-/** How long more wait for a peer that has so many, milliseconds: one that sends makes room sooner. */
+/** How long all that are brought at once wait for peers that have so many, milliseconds: one that sends makes room sooner. */
 const patienceMillis = 1000
 
 /** A peer that has sent wrong bytes is asked for nothing together for so long, milliseconds: alone it shows who it is. */
@@ -306,13 +306,15 @@ export const make = Effect.fnUntraced(function*({ arrived, onBytes, onWrong, ope
     return desk
   }
 
-  /** Waits for room for one more. Gives whether there is. */
-  const hasRoom = Effect.fnUntraced(function*(peer: Peer) {
+  /** Waits for room for one more, until then at most, milliseconds since 1970. Gives whether there is. */
+  const hasRoom = Effect.fnUntraced(function*(peer: Peer, until: number) {
     if (gathered() >= manyPeersWaiting * manyWaiting) return false
     const desk = desks.get(keyOf(peer))
     if (desk === undefined || desk.few.isOpen()) return true
-    if (desk.stuck) return false
-    desk.stuck = Option.isNone(yield* Effect.timeoutOption(desk.few.await, patienceMillis))
+    // The clock may be set back.
+    const patience = Math.min(patienceMillis, until - clock.currentTimeMillisUnsafe())
+    if (desk.stuck || patience <= 0) return false
+    desk.stuck = Option.isNone(yield* Effect.timeoutOption(desk.few.await, patience))
     return !desk.stuck
   })
 
@@ -345,11 +347,13 @@ export const make = Effect.fnUntraced(function*({ arrived, onBytes, onWrong, ope
     join: Effect.fnUntraced(function*(places) {
       brought = places.length
       const { groups, left } = yield* byPeer(places)
+      // Newer ones wait behind all of these.
+      const until = clock.currentTimeMillisUnsafe() + patienceMillis
       for (const { peer, some } of groups) {
         // A lone one need not wait to hear that no others come.
         const goesAlone = some.length === 1 && !desks.has(keyOf(peer))
         for (const place of some) {
-          const may = !goesAlone && (yield* hasRoom(peer))
+          const may = !goesAlone && (yield* hasRoom(peer, until))
           // What was known of it may not be any more.
           const { owed } = place.known
           if (!may || owed === undefined || isGone(place)) left.push(place)

@@ -1,6 +1,7 @@
 /** Small files that are pulled together: what goes together. */
 import { assert, describe, it } from "@effect/vitest"
-import { Deferred, Effect, Layer, Option, Queue } from "effect"
+import { Deferred, Effect, Fiber, Layer, Option, Queue } from "effect"
+import { TestClock } from "effect/testing"
 import * as BackendMemory from "../../src/backend/BackendMemory.ts"
 import { FetchClient, together } from "../../src/ports/FetchClient.ts"
 import { NodeId, type Registered } from "../../src/ports/FileEntry.ts"
@@ -121,25 +122,22 @@ describe("small files that are owed", () => {
     }))
 })
 
-describe("a peer that had failed", () => {
+describe("whoever brings files that are to go together", () => {
   const peer = { id: NodeId.make("node-1"), address: { host: "127.0.0.1", port: 9 } }
   const never = () => Effect.die(new Error("nobody asks for this"))
-
-  it.effect("is back once it gives something together, and not when it gives nothing", () =>
-    Effect.gen(function*() {
-      const back: Array<string> = []
-      const reach = makeReach((peer) => void back.push(peer))
-      const arrivals = yield* Queue.unbounded<string>()
-      let gives = false
-      const { way } = bundling((peer, entries) => gives ? right(peer, entries) : Effect.succeed([]))
-      const made = yield* Together.make({
-        open: Effect.void,
-        queueSize: 100,
-        arrived: (ends) => Queue.offerAll(arrivals, ends.map(([, { _tag }]) => _tag)),
-        reach,
-        onWrong: () => undefined,
-        onBytes: () => undefined
-      }).pipe(
+  const make = (
+    way: ReturnType<typeof bundling>["way"],
+    { arrived = () => Effect.void, reach = makeReach() }: Partial<Parameters<typeof Together.make>[0]>
+  ) =>
+    Together.make({
+      open: Effect.void,
+      queueSize: 100,
+      arrived,
+      reach,
+      onWrong: () => undefined,
+      onBytes: () => undefined
+    })
+      .pipe(
         Effect.provideService(FetchClient, { fetch: never, together: way }),
         Effect.provideService(PeerResolver, { candidates: () => Effect.succeed([peer]) }),
         Effect.provideService(Placement, {
@@ -150,15 +148,26 @@ describe("a peer that had failed", () => {
         }),
         Effect.provide(Layer.provide(Room.layer({ minFreeBytes: 0 }), BackendMemory.layer))
       )
+  const placesOf = (some: ReadonlyArray<Registered>) =>
+    some.map((file): Place => {
+      const owed = { _tag: "Owed", file, since: 0, rounds: 0, due: 0, reason: "", answers: [] } as const
+      return { file, lane: "small", withdrawn: Deferred.makeUnsafe(), known: { owed, absent: true }, noRoom: "" }
+    })
+
+  it.effect("hears that a peer is back once it gives something, and not when it gives nothing", () =>
+    Effect.gen(function*() {
+      const back: Array<string> = []
+      const reach = makeReach((peer) => void back.push(peer))
+      const arrivals = yield* Queue.unbounded<string>()
+      let gives = false
+      const { way } = bundling((peer, entries) => gives ? right(peer, entries) : Effect.succeed([]))
+      const made = yield* make(way, {
+        arrived: (ends) => Queue.offerAll(arrivals, ends.map(([, { _tag }]) => _tag)),
+        reach
+      })
       const travel = Effect.gen(function*() {
         reach.failed(peer, 0)
-        const left = yield* made.join(
-          files(2).map((file): Place => {
-            const owed = { _tag: "Owed", file, since: 0, rounds: 0, due: 0, reason: "", answers: [] } as const
-            return { file, lane: "small", withdrawn: Deferred.makeUnsafe(), known: { owed, absent: true }, noRoom: "" }
-          })
-        )
-        assert.deepStrictEqual(left, [])
+        assert.deepStrictEqual(yield* made.join(placesOf(files(2))), [])
         return [yield* Queue.take(arrivals), yield* Queue.take(arrivals)]
       })
       assert.deepStrictEqual(yield* travel, ["Alone", "Alone"])
@@ -167,5 +176,19 @@ describe("a peer that had failed", () => {
       assert.deepStrictEqual(yield* travel, ["Delivered", "Delivered"])
       assert.deepStrictEqual(back, ["node-1"])
       assert.strictEqual(made.waiting(), 0)
+    }))
+
+  it.effect("waits a second at most for room for all of them, however often some is made", () =>
+    Effect.gen(function*() {
+      // Four of them go together, three times at once, and 100 wait.
+      const long = Array.from({ length: 164 }, (_, n) => fileOf(`${"a".repeat(200)}/`.repeat(10) + n))
+      const slow = bundling((peer, entries) => Effect.andThen(Effect.sleep("900 millis"), right(peer, entries)))
+      const made = yield* make(slow.way, {})
+      const joining = yield* Effect.forkChild(made.join(placesOf(long)))
+      while (slow.asked.length < 3) yield* Effect.yieldNow
+      yield* TestClock.adjust("999 millis")
+      assert.isUndefined(joining.pollUnsafe())
+      yield* TestClock.adjust("1 millis")
+      assert.strictEqual((yield* Fiber.join(joining)).length, 164 - 100 - 3 * 4 - 3 * 4)
     }))
 })
