@@ -1,5 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Context, Effect, Layer, Option, Stream } from "effect"
+import { Context, Effect, Layer, Option, Schedule, Stream } from "effect"
 import { createHash } from "node:crypto"
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs"
 import { cp, open, rm } from "node:fs/promises"
@@ -14,6 +14,7 @@ import { CatchUp } from "../src/replication/CatchUp.ts"
 import { LocalCheck } from "../src/replication/LocalCheck.ts"
 import { Puller } from "../src/replication/Puller.ts"
 import { Readiness } from "../src/replication/Readiness.ts"
+import { Registrar } from "../src/replication/Registrar.ts"
 import { Scrub } from "../src/replication/Scrub.ts"
 import { bytes, sha256Of } from "../src/testing/backend/support.ts"
 import { entryOf } from "./support/entries.ts"
@@ -228,6 +229,28 @@ describe("a node", () => {
       yield* until(reader, ({ cursor }) => Option.exists(cursor, ({ revision }) => revision === 0))
       assert.strictEqual((yield* Context.get(reader, CatchUp).status).orphans, 1)
       assert.isTrue(existsSync(at(folder, "reader", "db/a")))
+    }))
+
+  it.live("counts orphans behind a restart too, and those no more that are registered again or taken away", () =>
+    Effect.gen(function*() {
+      const folder = yield* temporaryFolder
+      yield* heldByBoth(folder, [["db/a", bytes(10)], ["db/b", bytes(10)], ["db/c", bytes(10)]])
+      for (const end of ["", "-wal", "-shm"]) rmSync(join(folder, `manifest.db${end}`), { force: true })
+      writeFileSync(at(folder, "reader", "db/stranger"), "")
+      const orphans = (node: Node) => Effect.map(Context.get(node, CatchUp).status, ({ orphans }) => orphans)
+      const untilCounted = (node: Node, files: number) =>
+        Effect.repeat(orphans(node), { until: (count) => count === files, schedule: Schedule.spaced("20 millis") })
+      yield* living(folder, "reader", (reader) => untilCounted(reader, 4))
+      const reader = yield* start(folder, "reader")
+      assert.strictEqual(yield* orphans(reader), 4)
+      yield* publish(reader, "db/a", bytes(10))
+      yield* untilCounted(reader, 3)
+      yield* Context.get(reader, Registrar).adopt({ path: "db/b" })
+      yield* untilCounted(reader, 2)
+      rmSync(at(folder, "reader", "db/c"))
+      yield* Context.get(reader, LocalCheck).check
+      yield* untilCounted(reader, 1)
+      assert.deepStrictEqual((yield* Context.get(reader, CatchUp).status).started, Option.none())
     }))
 
   for (const collected of [false, true]) {

@@ -258,6 +258,11 @@ const make = (written: PubSub.PubSub<void>): Inventory["Service"] => {
     remember: (name, text) =>
       Effect.sync(() => void (Option.isSome(text) ? notes.set(name, text.value) : notes.delete(name))),
     progress,
+    orphans: Effect.sync(() =>
+      Option.isNone(cursor)
+        ? 0
+        : Array.from(rows.values()).filter((row) => row._tag === "Verified" && row.file.revision === 0).length
+    ),
     failed: Effect.sync(() => Array.from(debts.values()).filter((row) => row._tag === "Owed" && row.rounds > 0).length),
     changes: Stream.unwrap(Effect.map(
       PubSub.subscribe(written),

@@ -189,6 +189,7 @@ const make = Effect.fnUntraced(function*(path: string) {
     page: (after, limit) => many("page", thread.call("page", Option.getOrElse(after, () => ""), limit)),
     progress,
     failed: Effect.mapError(thread.call("failed"), failed("failed")),
+    orphans: Effect.mapError(thread.call("orphans"), failed("orphans")),
     changes: Stream.unwrap(Effect.map(
       PubSub.subscribe(written),
       // Whoever writes after this question is asked leaves a signal behind, and the question is asked again.

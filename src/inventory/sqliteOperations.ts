@@ -73,6 +73,9 @@ const migrations = [
   DROP INDEX inventory_fresh;
   CREATE INDEX inventory_small ON inventory_file (revision) WHERE state = 'Owed' AND rounds = 0 AND size < 8388608;
   CREATE INDEX inventory_giant ON inventory_file (revision) WHERE state = 'Owed' AND rounds = 0 AND size >= 8388608;
+`,
+  `
+  CREATE INDEX inventory_orphan ON inventory_file (state) WHERE state = 'Verified' AND revision = 0;
 `
 ]
 
@@ -125,6 +128,9 @@ export const open = (path: string) => {
   const countFailed = database.prepare(
     "SELECT count(*) AS files FROM inventory_file WHERE state = 'Owed' AND rounds > 0"
   )
+  const countOrphans = database.prepare(
+    "SELECT count(*) AS files FROM inventory_file WHERE state = 'Verified' AND revision = 0"
+  )
 
   return {
     /** All of them in one durable transaction; one answer each. */
@@ -173,6 +179,7 @@ export const open = (path: string) => {
       oldestOwed: optional(selectOldest.get()?.["oldest"])
     }),
     failed: (): number => Number(countFailed.get()?.["files"]),
+    orphans: (): number => writer.state().cursor === undefined ? 0 : Number(countOrphans.get()?.["files"]),
     close: (): void => database.close()
   }
 }

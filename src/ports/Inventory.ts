@@ -229,6 +229,11 @@ export class Inventory extends Context.Service<Inventory, {
   readonly progress: Effect.Effect<Progress, InventoryError>
   /** How many owed files at least one round of attempts has ended without. */
   readonly failed: Effect.Effect<number, InventoryError>
+  /**
+   * How many verified files only an earlier history of the manifest knew: those at revision 0. None while there is no
+   * cursor, because they have not been compared with the new history yet.
+   */
+  readonly orphans: Effect.Effect<number, InventoryError>
   /** The progress now, then whenever it has changed: the latest, changes in between left out. */
   readonly changes: Stream.Stream<Progress, InventoryError>
 }>()("file-replication/Inventory") {}

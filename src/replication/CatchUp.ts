@@ -29,6 +29,7 @@ import { Background } from "./Background.ts"
 import { decide, newlyOwed } from "./decide.ts"
 import type { Debt } from "./Feed.ts"
 import { LocalCheck } from "./LocalCheck.ts"
+import * as Orphans from "./orphans.ts"
 import { Puller } from "./Puller.ts"
 import { Unlinker } from "./Unlinker.ts"
 import * as Walk from "./walk.ts"
@@ -62,7 +63,10 @@ export interface CatchUpStatus {
   readonly enqueued: number
   /** Of these, those that were here. */
   readonly skipped: number
-  /** Files here that the manifest never knew, or knows no more since it has another history. They stay. */
+  /**
+   * Files here that the manifest never knew, or knows no more since it has another history. They stay. The former are
+   * counted when the folder is compared: behind a walk, and every few minutes while there are some.
+   */
   readonly orphans: number
   readonly lastError: Option.Option<string>
   /** Whether the manifest has said, since this start, that it has the history that is followed, walked to its end. */
@@ -70,7 +74,9 @@ export interface CatchUpStatus {
 }
 
 export class CatchUp extends Context.Service<CatchUp, {
-  readonly status: Effect.Effect<CatchUpStatus>
+  readonly status: Effect.Effect<CatchUpStatus, InventoryError>
+  /** As in the status. */
+  readonly confirmed: Effect.Effect<boolean>
 }>()("file-replication/CatchUp") {}
 
 /** Before a manifest or an inventory that refused is asked again. */
@@ -84,7 +90,7 @@ const walkNote = "walk"
 
 const CursorText = Schema.fromJsonString(Cursor)
 
-const notYet: CatchUpStatus = {
+const notYet: Omit<CatchUpStatus, "confirmed" | "orphans"> = {
   running: false,
   started: Option.none(),
   completed: Option.none(),
@@ -92,9 +98,7 @@ const notYet: CatchUpStatus = {
   walked: 0,
   enqueued: 0,
   skipped: 0,
-  orphans: 0,
-  lastError: Option.none(),
-  confirmed: false
+  lastError: Option.none()
 }
 
 export const layer = (
@@ -123,7 +127,7 @@ export const layer = (
       let position: Cursor = { epoch: "", revision: Cursor.fields.revision.make(0), mark: "" }
       let walked = false
 
-      const note = (change: Partial<CatchUpStatus>): void => {
+      const note = (change: Partial<typeof notYet>): void => {
         status = { ...status, ...change }
       }
 
@@ -208,6 +212,7 @@ export const layer = (
         room,
         position: Effect.sync(() => position)
       })
+      const orphans = yield* Orphans.make(strangers)
 
       /** From the first path to the last; goes on at its page after a failure. */
       const walk = Effect.fn("CatchUp.walk")(function*() {
@@ -216,8 +221,7 @@ export const layer = (
           started: Option.some(yield* Clock.currentTimeMillis),
           walked: 0,
           enqueued: 0,
-          skipped: 0,
-          orphans: 0
+          skipped: 0
         })
         let after = Option.none<FilePath>()
         const upTo = position.revision
@@ -232,8 +236,7 @@ export const layer = (
           note({
             walked: status.walked + paged.walked,
             enqueued: status.enqueued + paged.enqueued,
-            skipped: status.skipped + paged.skipped,
-            orphans: status.orphans + paged.orphans
+            skipped: status.skipped + paged.skipped
           })
           if (Option.isNone(next)) break
           after = next
@@ -249,15 +252,13 @@ export const layer = (
             }
           })))
 
-      /** What lies in the folder and nobody knows. */
       const report = Effect.gen(function*() {
-        const known = status.orphans
-        const { example, files } = yield* strangers
-        note({ orphans: known + files })
-        if (known + files === 0) return
+        const example = yield* orphans.compare
+        const files = yield* orphans.count
+        if (files === 0) return
         const such = Option.match(example, { onNone: () => "", onSome: (path) => `, ${path} for example` })
         yield* Effect.logWarning(
-          `${known + files} files here are not in the manifest, and it never deleted them${such}; they stay`
+          `files here that are not in the manifest, and were never deleted: ${files}${such}; they stay`
         )
       }).pipe(
         Effect.catchTag(["BackendError", "InventoryError", "Unavailable"], (error) =>
@@ -385,7 +386,11 @@ export const layer = (
         )
         yield* background.run("the walk over the manifest", Effect.forever(Effect.andThen(rest, walkAgain)))
       }
-      return { status: Effect.sync(() => ({ ...status, confirmed: walked })) }
+      const confirmed = Effect.sync(() => walked)
+      return {
+        status: Effect.map(orphans.count, (orphans) => ({ ...status, orphans, confirmed: walked })),
+        confirmed
+      }
     })
   )
 

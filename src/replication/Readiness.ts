@@ -182,7 +182,7 @@ export const layer = (
       // inventory read behind that word knows of it.
       const gather = Effect.fnUntraced(function*(peers: Option.Option<number>) {
         const checked = yield* localCheck.checked
-        const { confirmed } = yield* catchUp.status
+        const confirmed = yield* catchUp.confirmed
         const { gap } = yield* contact.state
         const progress = yield* inventory.progress
         return {

@@ -24,7 +24,7 @@ const CatchUp = Schema.Struct({
   enqueued: Schema.Natural,
   /** Of these, those that were here. */
   skipped: Schema.Natural,
-  /** Files here that the manifest never knew. */
+  /** Files here that the manifest does not know. */
   orphans: Schema.Natural,
   confirmed: Schema.Boolean,
   lastError: Schema.OptionFromNullOr(Schema.String)

@@ -27,7 +27,7 @@ export const layer: Layer.Layer<never, never, Background | CatchUp | Inventory |
     // The check is asked before the inventory: what it finds lost is owed before it says that it has ended.
     const current = Effect.gen(function*() {
       const checked = yield* localCheck.checked
-      const { confirmed } = yield* catchUp.status
+      const confirmed = yield* catchUp.confirmed
       const { cursor, verifiedThrough } = yield* inventory.progress
       return checked && confirmed
         ? Option.map(cursor, (at) => Watermark.make({ through: verifiedThrough, at }))

@@ -35,8 +35,6 @@ export interface Taken {
 /** What one page has brought. */
 export interface Paged extends Taken {
   readonly walked: number
-  /** Files here that the manifest does not know and that it never deleted: it has another history than they. */
-  readonly orphans: number
 }
 
 export interface WalkOptions {
@@ -84,16 +82,15 @@ export const make = Effect.fnUntraced(function*(options: WalkOptions) {
 
   /**
    * Rows of this history that the manifest no longer has were deleted while nobody looked. A row of an earlier history
-   * is no deletion: what is here stays, an orphan that is reported; only what was merely owed is let go.
+   * is no deletion: what is here stays, an orphan that is counted; only what was merely owed is let go.
    */
   const forget = Effect.fnUntraced(function*(absent: ReadonlyArray<Brief>, at: Cursor) {
-    const orphans = absent.filter(({ revision, state }) => state === "Verified" && revision === 0)
     const suspects = absent.filter(({ revision, state }) => state === "Owed" || (state === "Verified" && revision > 0))
-    if (suspects.length === 0) return orphans.length
+    if (suspects.length === 0) return
     // One that was registered behind the page's reading is not gone.
     const known = yield* getAll(manifest, suspects.map(({ path }) => path))
     const gone = suspects.filter((_, index) => Option.isNone(known[index] ?? Option.none()))
-    if (gone.length === 0) return orphans.length
+    if (gone.length === 0) return
     // Asked last: an answer of another history would be taken for a deletion.
     yield* sameHistory(at)
     const now = yield* Clock.currentTimeMillis
@@ -108,7 +105,6 @@ export const make = Effect.fnUntraced(function*(options: WalkOptions) {
     yield* inventory.apply(changes)
     yield* Effect.forEach(gone, ({ path }) => puller.withdraw(path), { discard: true })
     yield* unlinker.wake
-    return orphans.length
   })
 
   /**
@@ -141,7 +137,6 @@ export const make = Effect.fnUntraced(function*(options: WalkOptions) {
   ) {
     const paths = new Set(files.map(({ entry }) => entry.path))
     const known = new Map<FilePath, Brief>()
-    let orphans = 0
     // The rows between this page's first and last path; there may be any number of them.
     for (let from = after;;) {
       const briefs = yield* inventory.briefs(from, pageSize)
@@ -149,7 +144,7 @@ export const make = Effect.fnUntraced(function*(options: WalkOptions) {
         ? briefs
         : briefs.filter(({ path }) => paths.has(path) || !isBehind(path, next.value))
       for (const brief of within) if (paths.has(brief.path)) known.set(brief.path, brief)
-      orphans += yield* forget(within.filter(({ path }) => !paths.has(path)), at)
+      yield* forget(within.filter(({ path }) => !paths.has(path)), at)
       const last = within.at(-1)
       if (last === undefined || within.length < pageSize) break
       from = Option.some(last.path)
@@ -166,8 +161,7 @@ export const make = Effect.fnUntraced(function*(options: WalkOptions) {
     return {
       walked: files.length,
       enqueued: taken.enqueued,
-      skipped: taken.skipped + held.length,
-      orphans
+      skipped: taken.skipped + held.length
     } satisfies Paged
   })
 

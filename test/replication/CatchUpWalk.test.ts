@@ -9,6 +9,7 @@ import { Manifest } from "../../src/ports/Manifest.ts"
 import { CatchUp } from "../../src/replication/CatchUp.ts"
 import { Puller } from "../../src/replication/Puller.ts"
 import { Readiness } from "../../src/replication/Readiness.ts"
+import { Registrar } from "../../src/replication/Registrar.ts"
 import { write } from "../../src/testing/backend/support.ts"
 import { clusterLayer, Dials, fileOf, hold, honest, makeGate, ManifestControl, type Script, textUnder } from "./node.ts"
 
@@ -150,9 +151,12 @@ describe("the walk over the manifest", () => {
       yield* untilHeld(1)
       yield* write(FilePath.make("db/stranger"), new Uint8Array(3))
       yield* write(FilePath.make("db/second"), new Uint8Array(3))
-      yield* TestClock.adjust("2 hours")
+      yield* TestClock.adjust("90 minutes")
       assert.strictEqual((yield* (yield* CatchUp).status).orphans, 2)
       assert.isTrue(Option.isSome(yield* textUnder("db/stranger")))
+      yield* (yield* Registrar).adopt({ path: "db/stranger" })
+      yield* TestClock.adjust("6 minutes")
+      assert.strictEqual((yield* (yield* CatchUp).status).orphans, 1)
     }).pipe(Effect.provide(clusterLayer({ walkIntervalMillis: 3_600_000 }))))
 
   it.effect("takes files that lie in the folder already, without asking anybody", () =>

@@ -73,6 +73,20 @@ export const changes = (test: Test): void => {
       assert.deepStrictEqual(verified, { _tag: "Verified", file: { ...a, revision: revision(2) }, held: heldOf(a) })
     }))
 
+  test("counts what only an earlier history knew, once the new one has been compared", (inventory) =>
+    Effect.gen(function*() {
+      const files = ["a", "b", "c"].map((path, n) => file(path, n + 1))
+      yield* inventory.apply(files.map((file) => owe(file, 0)), cursorAt(3))
+      for (const each of files) yield* inventory.settle(each, heldOf(each))
+      assert.strictEqual(yield* inventory.orphans, 0)
+      yield* inventory.apply([newHistory, owe(file("d", 1), 0)])
+      assert.strictEqual(yield* inventory.orphans, 0)
+      yield* inventory.apply([owe({ ...file("a", 1), revision: revision(2) }, 0)], cursorAt(2))
+      assert.strictEqual(yield* inventory.orphans, 2)
+      yield* inventory.apply([owe({ ...file("b", 2), revision: revision(3) }, 0), lost("c", heldOf(file("c", 3)), 0)])
+      assert.strictEqual(yield* inventory.orphans, 0)
+    }))
+
   test("releases debts of an earlier history, and nothing else", (inventory) =>
     Effect.gen(function*() {
       yield* inventory.apply([owe(file("a", 1), 0), owe(file("b", 2), 0)], cursorAt(2))
