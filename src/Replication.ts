@@ -9,12 +9,13 @@
  * 4. puller, catch-up, local check and scrub — no new pulls, those in flight are interrupted at once
  * 5. the watch folder — closed first
  */
-import { Context, Effect, Layer, Option, type Scope } from "effect"
+import { Context, Effect, Layer, Option } from "effect"
 import { dirname } from "node:path"
 import * as BackendLocal from "./backend/BackendLocal.ts"
 import { nodeIdOf } from "./backend/NodeIdFile.ts"
 import { parsePeer } from "./config/settings.ts"
 import * as EtcdClient from "./etcd/EtcdClient.ts"
+import { fromConfig, oneConfig } from "./fromConfig.ts"
 import { advertised, etcdNamespace, etcdOptions, listenAddress, makeFolder, tlsIdentity, wire } from "./fromSettings.ts"
 import * as InventorySqlite from "./inventory/InventorySqlite.ts"
 import * as ManifestEtcd from "./manifest/ManifestEtcd.ts"
@@ -88,10 +89,6 @@ export interface PortLayers<E> {
   readonly peerResolver: Layer.Layer<PeerResolver, E, ReplicationConfig | Membership | Inventory>
   readonly fetchClient: Layer.Layer<FetchClient, E, ReplicationConfig | Membership>
 }
-
-const fromConfig = <A, E, R>(
-  make: (settings: Settings) => Effect.Effect<Layer.Layer<A, E, R>, StartError, Scope.Scope>
-): Layer.Layer<A, E | StartError, R | ReplicationConfig> => Layer.unwrap(Effect.flatMap(ReplicationConfig, make))
 
 const nodeId = (settings: Settings) =>
   Option.match(settings.nodeId, { onNone: () => nodeIdOf(folders(settings).state), onSome: Effect.succeed })
@@ -183,7 +180,8 @@ export const layerPorts = <E = never>(
     Layer.provideMerge(ports.membership),
     Layer.provideMerge(Layer.provideMerge(identity, ports.inventory)),
     Layer.provideMerge(ports.backend),
-    Layer.provideMerge(ports.manifest)
+    Layer.provideMerge(ports.manifest),
+    oneConfig
   )
 }
 
@@ -333,7 +331,8 @@ export const layerActive: Layer.Layer<Services, StartError, Ports | ReplicationC
   Layer.provide(Placement.layer),
   Layer.provide(PathLock.layer),
   Layer.provideMerge(layerRoom),
-  Layer.provideMerge(Background.layer)
+  Layer.provideMerge(Background.layer),
+  oneConfig
 )
 
 /** Where spans, metrics and logs of everything above it go, besides where they go anyway. */
@@ -357,7 +356,8 @@ const telemetry: Layer.Layer<never, StartError, ReplicationConfig> = fromConfig(
 /** A node in full: {@link layerActive} on {@link layerPorts}. */
 export const layerNode: Layer.Layer<Services | Ports, StartError, ReplicationConfig> = layerActive.pipe(
   Layer.provideMerge(layerPorts()),
-  Layer.provide(telemetry)
+  Layer.provide(telemetry),
+  oneConfig
 )
 
 // -----------------------------------------------------------------------------
@@ -390,8 +390,7 @@ const inactive = (reason: string) => Layer.succeed(Replication, { _tag: "Inactiv
 export const layer = <E = StartError>(
   ports?: Layer.Layer<Ports, E, ReplicationConfig>
 ): Layer.Layer<Replication, StartError | E, ReplicationConfig> =>
-  Layer.unwrap(Effect.gen(function*() {
-    const settings = yield* ReplicationConfig
+  fromConfig(Effect.fnUntraced(function*(settings) {
     if (!settings.clusterEnabled) return inactive("cluster.enabled is false")
     if (!settings.replicationEnabled) return inactive("cluster.replication_enabled is false")
     const admission = yield* Effect.flatten(ReplicationGate)

@@ -123,6 +123,52 @@ describe("Replication", () => {
       assert.isFalse(yield* Context.get(stranger, Readiness).ready)
     }))
 
+  describe("of which one graph of layers has two", () => {
+    class A extends Context.Service<A, string>()("test/A") {}
+    class B extends Context.Service<B, string>()("test/B") {}
+    const id = Effect.map(Membership, ({ self }) => self.id)
+    const both = <E>(node: (name: string) => Layer.Layer<Membership, E>) =>
+      Effect.scoped(Layer.build(Layer.mergeAll(
+        Layer.effect(A, id).pipe(Layer.provide(node("a"))),
+        Layer.effect(B, id).pipe(Layer.provide(node("b")))
+      )))
+
+    it.live("refuses the second configuration: Effect would build one node for both", () =>
+      Effect.gen(function*() {
+        const folder = yield* temporaryFolder
+        const gated = Replication.layer()
+        const kinds = [
+          (name: string) => Layer.provide(Replication.layerNode, configure(folder, name)),
+          (name: string) =>
+            Layer.provide(
+              Layer.effect(
+                Membership,
+                Effect.map(Replication.Replication, (replication) =>
+                  replication._tag === "Active"
+                    ? Context.get(replication.services, Membership)
+                    : assert.fail(replication.reason))
+              ),
+              Layer.provide(gated, configure(folder, name))
+            )
+        ]
+        for (const kind of kinds) {
+          const error = yield* Effect.flip(both(kind))
+          assert.strictEqual(error._tag, "ConfigError")
+          assert.match(error.message, /another configuration already.+put Layer\.fresh around each whole node/)
+        }
+      }))
+
+    it.live("has two with Layer.fresh around each, and one where both have the same configuration", () =>
+      Effect.gen(function*() {
+        const folder = yield* temporaryFolder
+        const node = (name: string) => Layer.provide(Replication.layerNode, configure(folder, name))
+        const two = yield* both((name) => Layer.fresh(node(name)))
+        assert.deepStrictEqual([Context.get(two, A), Context.get(two, B)], ["a", "b"])
+        const one = yield* both(() => node("c"))
+        assert.deepStrictEqual([Context.get(one, A), Context.get(one, B)], ["c", "c"])
+      }))
+  })
+
   it.live("takes a port of your own in place of ours", () =>
     Effect.gen(function*() {
       const folder = yield* temporaryFolder
