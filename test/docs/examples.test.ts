@@ -34,6 +34,7 @@ const execute = (command: string, args: ReadonlyArray<string>, cwd: string) =>
 describe("the README", () => {
   const examples = blocks(read("README.md"), "ts").map((code) =>
     code.replaceAll("\"effect-file-replication\"", JSON.stringify(join(root, "src/index.ts")))
+      .replaceAll(/"effect-file-replication\/(.+)"/g, (_, name) => JSON.stringify(join(root, `src/${name}.ts`)))
   )
 
   it.live("has examples that compile, and the first one publishes a file", () =>

@@ -49,14 +49,15 @@ else {
   const fresh = () => `test-${namespaces++}`
   const open = (namespace: string, given: Given = {}) => openAt(theCluster().endpoints, namespace, given)
 
-  suite(
-    "etcd",
-    Effect.gen(function*() {
-      const namespace = fresh()
-      yield* (yield* open(namespace, { self: peer })).announce(other.address)
-      return yield* open(namespace)
-    })
-  )
+  suite("etcd", ({ other, self }) =>
+    Layer.effect(
+      Membership,
+      Effect.gen(function*() {
+        const namespace = fresh()
+        yield* (yield* open(namespace, { self: { id: other.id, role: "reader" } })).announce(other.address)
+        return yield* open(namespace, { self })
+      })
+    ))
 
   describe("MembershipEtcd", () => {
     const process = (namespace: string) =>

@@ -36,14 +36,15 @@ const execute = (path: string, sql: string) =>
     file.close()
   })
 
-suite(
-  "SQLite",
-  Effect.gen(function*() {
-    const path = yield* database
-    yield* (yield* open(path, { self: peer })).announce(other.address)
-    return yield* open(path)
-  })
-)
+suite("SQLite", ({ other, self }) =>
+  Layer.effect(
+    Membership,
+    Effect.gen(function*() {
+      const path = yield* database
+      yield* (yield* open(path, { self: { id: other.id, role: "reader" } })).announce(other.address)
+      return yield* open(path, { self })
+    })
+  ))
 
 describe("MembershipSqlite", () => {
   it.effect("tells of a member that comes, and of one that leaves, at the next heartbeat", () =>

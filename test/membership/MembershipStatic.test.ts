@@ -7,7 +7,11 @@ import { find, other, self, suite } from "../../src/testing/membership/suite.ts"
 const open = (peers: MembershipStatic.Options["peers"]) =>
   Effect.map(Layer.build(MembershipStatic.layer({ self, peers })), (context) => Context.get(context, Membership))
 
-suite("static", open([other, { ...self, address: { host: "10.0.0.1", port: 1 } }]))
+suite(
+  "static, with an entry for itself",
+  ({ other, self }) =>
+    MembershipStatic.layer({ self, peers: [other, { ...self, address: { host: "10.0.0.1", port: 1 } }] })
+)
 
 describe("MembershipStatic", () => {
   it.effect("refuses a list that names one id twice, and names the id", () =>

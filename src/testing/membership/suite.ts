@@ -1,8 +1,14 @@
 /** What every list of members must do, whatever keeps it. */
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Option, Queue, type Scope, Stream } from "effect"
+import { Context, Effect, Layer, Option, Queue, Stream } from "effect"
 import { NodeId } from "../../ports/FileEntry.ts"
-import type { Address, Member, Membership, MembershipError, NodeIdTaken } from "../../ports/Membership.ts"
+import {
+  type Address,
+  type Member,
+  Membership,
+  type MembershipError,
+  type NodeIdTaken
+} from "../../ports/Membership.ts"
 import { watermark } from "./marks.ts"
 
 export const self = { id: NodeId.make("node-1"), role: "writer" } as const
@@ -23,11 +29,23 @@ export const find = (list: ReadonlyArray<Member>, id: NodeId): Member => {
   return member
 }
 
-/** `open`: the membership as {@link self} sees it, {@link other} being the only other member, alive. */
+/** Who is in the list. */
+export interface Members {
+  /** Whose view of the list it is. It has not announced an address yet. */
+  readonly self: Membership["Service"]["self"]
+  /** The only other member, alive, with the address that it has announced. */
+  readonly other: { readonly id: NodeId; readonly address: Address }
+}
+
+/** `fresh`: a list with these members and nobody else; built anew for each test. */
 export const suite = (
   name: string,
-  open: Effect.Effect<Membership["Service"], MembershipError | NodeIdTaken, Scope.Scope>
+  fresh: (members: Members) => Layer.Layer<Membership, MembershipError | NodeIdTaken>
 ): void => {
+  const open = Effect.map(
+    Layer.build(Layer.suspend(() => fresh({ self, other }))),
+    (context) => Context.get(context, Membership)
+  )
   const here: Address = { host: "10.0.0.1", port: 4001 }
   const there: Address = { host: "::1", port: 4001 }
 
