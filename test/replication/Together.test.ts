@@ -188,7 +188,16 @@ describe("whoever brings files that are to go together", () => {
       while (slow.asked.length < 3) yield* Effect.yieldNow
       yield* TestClock.adjust("999 millis")
       assert.isUndefined(joining.pollUnsafe())
+      assert.strictEqual(made.waiting(), 164 - 3 * 4 - 3 * 4)
       yield* TestClock.adjust("1 millis")
       assert.strictEqual((yield* Fiber.join(joining)).length, 164 - 100 - 3 * 4 - 3 * 4)
+      assert.strictEqual(made.waiting(), 100)
+      // No more wait for a peer that has made none for so long, until it does.
+      assert.strictEqual((yield* made.join(placesOf(long.slice(0, 13)))).length, 13)
+      yield* TestClock.adjust("800 millis")
+      const patient = yield* Effect.forkChild(made.join(placesOf(long.slice(0, 13))))
+      while (slow.asked.length < 9) yield* Effect.yieldNow
+      yield* TestClock.adjust("900 millis")
+      assert.deepStrictEqual(yield* Fiber.join(patient), [])
     }))
 })

@@ -397,12 +397,15 @@ describe("of files that were to come together", () => {
       const { asked, way } = bundling(right)
       let heard = false
       const tells: Script = (...request) =>
-        Effect.suspend(() => {
-          heard = true
-          return honest(...request)
-        })
+        Effect.andThen(
+          Effect.sleep("100 millis"),
+          Effect.suspend(() => {
+            heard = true
+            return honest(...request)
+          })
+        )
       yield* Effect.gen(function*() {
-        yield* pulled(500)
+        yield* passing(pulled(500))
         assert.isTrue(heard)
         assert.isAtMost((yield* dialled).length, 64 + 32)
         assert.isAtLeast(asked.flatMap(({ paths }) => paths).length, 500 - 64 - 32)
