@@ -28,6 +28,7 @@ import {
   Pulling,
   Registration,
   RemovedMember,
+  Starting,
   Verification
 } from "./answers.ts"
 import { Authorization } from "./Authorization.ts"
@@ -41,8 +42,10 @@ const described = (summary: string, description?: string) => OpenApi.annotations
 
 export class NodeGroup extends HttpApiGroup.make("node")
   .add(
-    HttpApiEndpoint.get("health", "/health", { success: Health })
-      .annotateMerge(described("Whether the process serves")),
+    HttpApiEndpoint.get("health", "/health", { success: Schema.Union([Health, Starting]) })
+      .annotateMerge(
+        described("Whether the process serves", "200 from its start on; `starting` until the node is there.")
+      ),
     HttpApiEndpoint.get("ready", "/ready", { success: Status, error: NotReady })
       .annotateMerge(described(
         "Whether the node holds everything",

@@ -18,6 +18,9 @@ export const Health = Schema.Struct({
   version: Schema.String
 })
 
+/** Of a process whose node is not there yet: the manifest or the members may not have answered. */
+export const Starting = Schema.Struct({ status: Schema.Literal("starting"), version: Schema.String })
+
 /** Said with 503: the status of a node that is not ready, or why there is none. */
 export const NotReady = Schema.Union([
   Status,

@@ -1,6 +1,6 @@
 /**
  * The node's HTTP server. It listens before the node joins the cluster, so that a port that is taken keeps it from joining;
- * what is asked before anything serves is refused with 503.
+ * what is asked before anything serves is refused with 503, but for whether the process lives.
  *
  * Whoever talks to it is not trusted: a client that is slow, says nothing or stops reading is cut, and never keeps a
  * shutdown from ending.
@@ -8,9 +8,11 @@
 import * as NodeHttpServer from "@effect/platform-node/NodeHttpServer"
 import { Duration, Effect, Layer, Schema } from "effect"
 import { HttpServer } from "effect/http"
-import { createServer, type ServerResponse } from "node:http"
+import { createServer, type IncomingMessage, type ServerResponse } from "node:http"
 import type { Duplex } from "node:stream"
 import * as Admission from "../peer/Admission.ts"
+import { version } from "../version.ts"
+import type { Starting } from "./answers.ts"
 import { type Code, fresh, refuse } from "./refusals.ts"
 
 /** The address of `server.host` and `server.port` can't be listened on. */
@@ -77,7 +79,7 @@ const make = Effect.fnUntraced(function*({ host, port }: ServerOptions) {
   const admission = Admission.make(limits)
   const guests = new WeakMap<Duplex, Guest>()
   server.on("request", (request, response) => {
-    if (server.listenerCount("request") === 1) refuseEarly(response)
+    if (server.listenerCount("request") === 1) answerEarly(request, response)
     const guest = guests.get(request.socket)
     if (guest !== undefined) serve(guest, response)
     // With all of it here and nothing answered, the client waits for us and not we for it.
@@ -123,10 +125,15 @@ const make = Effect.fnUntraced(function*({ host, port }: ServerOptions) {
   })
 })
 
-/** The port is bound, and the node behind it is not built yet. */
-const refuseEarly = (response: ServerResponse): void => {
+/** The port is bound, and the node behind it is not built yet: that may last as long as nothing answers that it needs. */
+const answerEarly = (request: IncomingMessage, response: ServerResponse): void => {
+  const headers = { ...fresh, "content-type": "application/json" }
+  if (request.method === "GET" && request.url === "/health") {
+    response.writeHead(200, headers).end(JSON.stringify({ status: "starting", version } satisfies typeof Starting.Type))
+    return
+  }
   const body = JSON.stringify(refuse("Unavailable", "the node is starting; ask again"))
-  response.writeHead(503, { ...fresh, "content-type": "application/json", "retry-after": "1" }).end(body)
+  response.writeHead(503, { ...headers, "retry-after": "1" }).end(body)
 }
 
 /** What is no HTTP never comes as far as the routes, and is refused in their shape all the same. */

@@ -3,6 +3,7 @@ import { Context, Deferred, Effect, Exit, Fiber, Layer, Scope } from "effect"
 import { HttpServer, HttpServerRequest, HttpServerResponse } from "effect/http"
 import { connect, type Socket } from "node:net"
 import * as Server from "../../src/http/server.ts"
+import { version } from "../../src/version.ts"
 
 const listen = Layer.build(Server.layer({ host: "127.0.0.1", port: 0 }))
 
@@ -72,16 +73,20 @@ describe("the HTTP server", () => {
   )
 
   it.live(
-    "refuses what is asked before anything serves, and cuts who is connected when that ends",
+    "refuses what is asked before anything serves but whether it lives, and cuts who is connected when that ends",
     () =>
       Effect.gen(function*() {
         const context = yield* listen
         const { hostname, port } = new URL(
           HttpServer.formatAddress(Context.get(context, HttpServer.HttpServer).address)
         )
-        const get = Effect.promise(() =>
-          fetch(`http://${hostname}:${port}/`).then(async (each) => [each.status, await each.text()] as const)
-        )
+        const getFrom = (path: string) =>
+          Effect.promise(() =>
+            fetch(`http://${hostname}:${port}${path}`).then(async (each) => [each.status, await each.text()] as const)
+          )
+        const get = getFrom("/")
+        assert.deepStrictEqual(yield* getFrom("/health"), [200, JSON.stringify({ status: "starting", version })])
+        assert.strictEqual((yield* getFrom("/ready"))[0], 503)
         assert.deepStrictEqual(yield* get, [
           503,
           "{\"error\":{\"code\":\"Unavailable\",\"message\":\"the node is starting; ask again\"}}"
@@ -93,6 +98,7 @@ describe("the HTTP server", () => {
           Scope.provide(serving)
         )
         assert.deepStrictEqual(yield* get, [200, "answered"])
+        assert.deepStrictEqual(yield* getFrom("/health"), [200, "answered"])
         const connected = yield* Deferred.make<void>()
         const closed = yield* Deferred.make<void>()
         const socket = connect(Number(port), hostname, () => {
