@@ -171,11 +171,18 @@ const identity = fromConfig((settings) => {
   return Effect.succeed(Identity.layer({ dataFolder: data, inventory }))
 })
 
-/** The ports of a node, from its configuration; those that are given replace ours. */
-export const layerPorts = <E = never>(
-  given: Partial<PortLayers<E>> = {}
-): Layer.Layer<Ports, StartError | E, ReplicationConfig> => {
-  const ports: PortLayers<StartError | E> = { ...defaultPorts, ...given }
+/** The ports of a node, from its configuration; those that are given replace ours, each with errors of its own. */
+export const layerPorts = <M = never, B = never, I = never, S = never, R = never, F = never>(
+  given: {
+    readonly manifest?: PortLayers<M>["manifest"]
+    readonly backend?: PortLayers<B>["backend"]
+    readonly inventory?: PortLayers<I>["inventory"]
+    readonly membership?: PortLayers<S>["membership"]
+    readonly peerResolver?: PortLayers<R>["peerResolver"]
+    readonly fetchClient?: PortLayers<F>["fetchClient"]
+  } = {}
+): Layer.Layer<Ports, StartError | M | B | I | S | R | F, ReplicationConfig> => {
+  const ports: PortLayers<StartError | M | B | I | S | R | F> = { ...defaultPorts, ...given }
   return Layer.mergeAll(ports.peerResolver, ports.fetchClient).pipe(
     Layer.provideMerge(ports.membership),
     Layer.provideMerge(Layer.provideMerge(identity, ports.inventory)),

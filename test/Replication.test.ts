@@ -1,5 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Context, Deferred, Effect, Exit, Fiber, Layer, Option, Redacted, Schedule, Scope, Stream } from "effect"
+import { Context, Data, Deferred, Effect, Exit, Fiber, Layer, Option, Redacted, Schedule, Scope, Stream } from "effect"
 import { existsSync } from "node:fs"
 import { writeFile } from "node:fs/promises"
 import { connect } from "node:net"
@@ -168,6 +168,21 @@ describe("Replication", () => {
         assert.deepStrictEqual([Context.get(one, A), Context.get(one, B)], ["c", "c"])
       }))
   })
+
+  it.live("tells the errors of all ports that are given, by their types", () =>
+    Effect.gen(function*() {
+      class First extends Data.TaggedError("First")<{}> {}
+      class Second extends Data.TaggedError("Second")<{}> {}
+      const ports = Replication.layerPorts({
+        manifest: Layer.effect(Manifest, new First()),
+        backend: Layer.effect(Backend, new Second())
+      })
+      const folder = yield* temporaryFolder
+      const error: Replication.StartError | First | Second = yield* Effect.flip(
+        Layer.build(Layer.provide(ports, configure(folder, "a")))
+      )
+      assert.strictEqual(error._tag, "First")
+    }))
 
   it.live("takes a port of your own in place of ours", () =>
     Effect.gen(function*() {
