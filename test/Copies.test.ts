@@ -4,7 +4,8 @@ import { Context, Effect, Exit, Option, Scope } from "effect"
 import { rmSync } from "node:fs"
 import { join } from "node:path"
 import { DatabaseSync } from "node:sqlite"
-import { Revision } from "../src/ports/FileEntry.ts"
+import { type Registered, Revision } from "../src/ports/FileEntry.ts"
+import { FilePath } from "../src/ports/FilePath.ts"
 import { Manifest } from "../src/ports/Manifest.ts"
 import { Membership } from "../src/ports/Membership.ts"
 import { Copies } from "../src/replication/Copies.ts"
@@ -38,7 +39,7 @@ describe("Copies", () => {
       Effect.gen(function*() {
         const folder = yield* temporaryFolder
         const one = yield* start(folder, "one")
-        yield* publish(one, "db/lost", "nobody has it in a moment")
+        const lost = yield* publish(one, "db/lost", "nobody has it in a moment")
         rmSync(join(dataOf(folder, "one"), "db/lost"))
         const two = yield* start(folder, "two")
         const file = yield* publish(one, "db/a", "bytes")
@@ -47,6 +48,11 @@ describe("Copies", () => {
         const [, other] = yield* Context.get(two, Membership).members
         assert.isTrue(other === undefined || Option.isSome(other.address))
         assert.isBelow((yield* copies.survey).covered, file.revision)
+        // Whoever has it not says why.
+        const saysOf = (file: Registered) => Effect.map(copies.find(file), (sightings) => sightings[1]?.detail)
+        assert.strictEqual(yield* saysOf(lost), "holds no verified copy")
+        const unlisted = { entry: { ...lost.entry, path: FilePath.make("db/unlisted") }, revision: Revision.make(0) }
+        assert.strictEqual(yield* saysOf(unlisted), "does not find it in the manifest")
       }),
     20_000
   )

@@ -1,11 +1,15 @@
 /** A node that leaves, with nodes that are real. */
 import { assert, describe, it } from "@effect/vitest"
 import { Context, Effect, Exit, Option, Schedule, Scope } from "effect"
+import { rmSync } from "node:fs"
+import { join } from "node:path"
+import { FilePath } from "../src/ports/FilePath.ts"
 import { Membership } from "../src/ports/Membership.ts"
 import { PeerResolver } from "../src/ports/PeerResolver.ts"
 import { Drain, type DrainStatus } from "../src/replication/Drain.ts"
+import { Registrar } from "../src/replication/Registrar.ts"
 import { temporaryFolder } from "./support/folder.ts"
-import { type Node, publish, start, untilComplete } from "./support/realNode.ts"
+import { living, type Node, publish, start, untilComplete } from "./support/realNode.ts"
 
 const until = (node: Node, is: (status: DrainStatus) => boolean) =>
   Effect.repeat(Context.get(node, Drain).status, { until: is, schedule: Schedule.spaced("50 millis") })
@@ -44,6 +48,31 @@ describe("Drain", () => {
       }),
     30_000
   )
+
+  it.live("tells what the manifest does not know apart, until it is registered again", () =>
+    Effect.gen(function*() {
+      const folder = yield* temporaryFolder
+      yield* living(folder, "one", (one) =>
+        Effect.all([publish(one, "db/a", "a"), publish(one, "db/b", "b"), untilComplete(one)]))
+      // Another manifest altogether, in which one of them is registered again.
+      for (const end of ["", "-wal", "-shm"]) {
+        rmSync(join(folder, `manifest.db${end}`), { force: true })
+      }
+      const one = yield* start(folder, "one")
+      yield* publish(one, "db/b", "b")
+      yield* Context.get(one, Drain).start
+      const strange = yield* until(one, ({ orphans }) =>
+        orphans === 1)
+      assert.deepStrictEqual([strange.files, strange.left, strange.done], [2, 2, false])
+      assert.deepStrictEqual(strange.examples, [
+        { path: FilePath.make("db/b"), detail: "there is no other member" },
+        { path: FilePath.make("db/a"), detail: "it is not in the manifest" }
+      ])
+      yield* Context.get(one, Registrar).adopt({ path: "db/a" })
+      const known = yield* until(one, ({ orphans }) =>
+        orphans === 0)
+      assert.deepStrictEqual([known.files, known.left], [2, 2])
+    }), 30_000)
 
   it.live("is asked last while it drains, and like any other when it stays after all", () =>
     Effect.gen(function*() {

@@ -13,12 +13,20 @@ const address = "/api/v1/cluster/drain"
 /** Some files are on no other node. */
 export class NotDrained extends Schema.TaggedError<NotDrained>()("NotDrained", { status: DrainStatus }) {
   override get message(): string {
-    const { examples, files, lastError, left, looked } = this.status
+    const { examples, files, lastError, left, looked, orphans } = this.status
     if (Option.isSome(lastError)) return `this node must stay: ${lastError.value}`
     if (Option.isNone(looked)) return "this node must stay: its files have not been looked at yet"
     const shown = examples.slice(0, 20).map(({ detail, path }) => `  ${path}: ${detail}`)
     const more = left > shown.length ? [`  and ${left - shown.length} more`] : []
-    return [`this node must stay: no other node holds ${left} of its ${files} files`, ...shown, ...more].join("\n")
+    const whys = [
+      ...(left > orphans ? [`no other node holds ${left - orphans} of its ${files} files`] : []),
+      ...(orphans > 0 ? [`the manifest does not know ${orphans} of its ${files} files`] : [])
+    ]
+    const advice = orphans === 0 ? [] : [
+      "No node asks for what the manifest does not know: publish it again, register it where it lies "
+      + "(POST /api/v1/cluster/files) or move it away, and then drain again."
+    ]
+    return [`this node must stay: ${whys.join(", and ")}`, ...shown, ...more, ...advice].join("\n")
   }
 }
 
@@ -58,8 +66,9 @@ export const drainCommand = Command.make("drain", {
       }
       // Nothing is left, and it is done as soon as it is known that no other node leaves at the same time.
       const soon = Option.isSome(status.looked) && Option.isNone(status.lastError) && status.left === 0
+      const inVain = status.left > 0 && status.left === status.orphans
       const now = yield* Clock.currentTimeMillis
-      const over = now >= end + (soon ? lastLook : 0) && (timeout > 0 || Option.isSome(status.looked))
+      const over = inVain || now >= end + (soon ? lastLook : 0) && (timeout > 0 || Option.isSome(status.looked))
       if (over) {
         if (json) yield* Console.log(encode(status))
         return yield* new NotDrained({ status })
@@ -68,7 +77,7 @@ export const drainCommand = Command.make("drain", {
         yield* Console.log(
           status.left === 0
             ? `each of its ${status.files} files is on another node; now it listens for others that leave too`
-            : `no other node holds ${status.left} of ${status.files} files yet`
+            : `no other node holds ${status.left - status.orphans} of ${status.files} files yet`
         )
         told = status.left
       }

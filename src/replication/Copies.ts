@@ -76,7 +76,10 @@ export const askPeer = Effect.fnUntraced(function*(
   return yield* client.fetch({ id, address: where.success }, entry, last, { write: () => Effect.void }).pipe(
     Effect.as(sighting("Held", "has it")),
     Effect.catchTags({
-      FileNotOnPeer: () => Effect.succeed(sighting("Absent", "has it not verified")),
+      FileNotOnPeer: ({ code }) =>
+        Effect.succeed(
+          sighting("Absent", code === "manifest" ? "does not find it in the manifest" : "holds no verified copy")
+        ),
       ChecksumMismatch: () => Effect.succeed(sighting("Absent", "has other bytes in its manifest"))
     }),
     Effect.catch((error) => Effect.succeed(sighting("Silent", error.message)))
@@ -121,7 +124,7 @@ export const layer: Layer.Layer<Copies, never, FetchClient | Inventory | Manifes
       if (draining) return { node: self.id, kind: "Away", detail: "this node is about to leave" } satisfies Sighting
       return Option.exists(verified, ({ file }) => sameBytes(file.entry, entry))
         ? { node: self.id, kind: "Held", detail: "has it, this node" } satisfies Sighting
-        : { node: self.id, kind: "Absent", detail: "has it not verified, this node" } satisfies Sighting
+        : { node: self.id, kind: "Absent", detail: "holds no verified copy, this node" } satisfies Sighting
     })
 
     const survey = Effect.gen(function*() {

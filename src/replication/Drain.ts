@@ -23,6 +23,8 @@ export const DrainStatus = Schema.Struct({
   files: Schema.Natural,
   /** How many of them no other node holds, as far as is known. */
   left: Schema.Natural,
+  /** How many of these the manifest does not know: no node asks for them, so waiting is in vain. */
+  orphans: Schema.Natural,
   /** Some of these, and why. */
   examples: Schema.Array(Left),
   /** This node is not needed any more and can be stopped. */
@@ -48,6 +50,7 @@ const idle: DrainStatus = {
   looked: Option.none(),
   files: 0,
   left: 0,
+  orphans: 0,
   examples: [],
   done: false,
   lastError: Option.none()
@@ -108,7 +111,12 @@ export const layer: Layer.Layer<Drain, never, Background | Copies | Inventory | 
       others = now
 
       const alone: Array<FilePath> = []
+      const strange: Array<FilePath> = []
+      // A revision of 0 is of no history: no watermark says anything of it. Once the new history has been compared with
+      // it, no peer does either, for none gives what the manifest does not know.
+      const compared = Option.isSome((yield* inventory.progress).cursor)
       let files = 0
+      let orphans = 0
       let more = 0
       let after = Option.none<FilePath>()
       while (true) {
@@ -116,7 +124,11 @@ export const layer: Layer.Layer<Drain, never, Background | Copies | Inventory | 
         for (const { path, revision, state } of page) {
           if (state !== "Verified") continue
           files++
-          // A revision of 0 is of no history: no watermark says anything of it.
+          if (revision === 0 && compared) {
+            orphans++
+            if (strange.length < named) strange.push(path)
+            continue
+          }
           if ((revision > 0 && revision <= survey.covered) || confirmed.has(path)) continue
           if (alone.length < askedFor) alone.push(path)
           else more++
@@ -137,11 +149,13 @@ export const layer: Layer.Layer<Drain, never, Background | Copies | Inventory | 
         files++
         examples.push({ path, detail: "it is written and not registered yet" })
       }
-      const left = examples.length + more
+      const left = examples.length + more + orphans
+      for (const path of strange) examples.push({ path, detail: "it is not in the manifest" })
       return {
         looked: Option.some(yield* Clock.currentTimeMillis),
         files,
         left,
+        orphans,
         examples: examples.slice(0, named),
         done: left === 0 && began - since >= hearsay,
         lastError: Option.none()

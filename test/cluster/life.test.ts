@@ -1,7 +1,7 @@
 /** The life of a node, with processes as an operator runs them. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Schedule, Schema } from "effect"
-import { writeFile } from "node:fs/promises"
+import { rm, writeFile } from "node:fs/promises"
 import { join } from "node:path"
 import { DatabaseSync } from "node:sqlite"
 import { version } from "../../src/version.ts"
@@ -118,6 +118,35 @@ describe("drain and remove-node", () => {
         ])
       }),
     180_000
+  )
+})
+
+describe("drain", () => {
+  it.live(
+    "ends at once when only files are left that the manifest does not know, and says what to do",
+    () =>
+      Effect.gen(function*() {
+        const folder = yield* temporaryFolder
+        const file = yield* source(folder, "bytes")
+        const before = yield* served(folder, "one")
+        assert.strictEqual((yield* run(["publish", file, "--as", "db/a", "--url", before.url])).code, 0)
+        before.node.child.kill("SIGTERM")
+        assert.strictEqual(yield* before.node.exit, 0)
+        for (const end of ["", "-wal", "-shm"]) {
+          yield* Effect.promise(() => rm(join(folder, `manifest.db${end}`), { force: true }))
+        }
+        const one = yield* served(folder, "one")
+        const { code, stderr } = yield* run(["drain", "--url", one.url, "--timeout", "50"])
+        assert.strictEqual(code, 1)
+        assert.strictEqual(
+          stderr,
+          "file-replication: this node must stay: the manifest does not know 1 of its 1 files\n"
+            + "  db/a: it is not in the manifest\n"
+            + "No node asks for what the manifest does not know: publish it again, register it where it lies "
+            + "(POST /api/v1/cluster/files) or move it away, and then drain again.\n"
+        )
+      }),
+    40_000
   )
 })
 
