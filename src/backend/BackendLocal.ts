@@ -20,7 +20,7 @@ import { make as makeFileThreads } from "./fileThreads.ts"
 import * as FolderId from "./FolderId.ts"
 import { trimFolder } from "./leftovers.ts"
 import { walk } from "./listing.ts"
-import { find, isInside, isMissing, type Place, placeIn, placeOf, prune, type Roots } from "./places.ts"
+import { checkName, find, isInside, isMissing, type Place, placeIn, placeOf, prune, type Roots } from "./places.ts"
 import { feed, makeBuffers } from "./readAhead.ts"
 import { stageInMemory } from "./smallStaged.ts"
 import { hashing, type Local, stage, unseal } from "./staged.ts"
@@ -151,11 +151,15 @@ const make = Effect.fnUntraced(function*(
     yield* prune(roots, folder)
   })
 
-  const remove = Effect.fnUntraced(function*(path: FilePath) {
-    yield* staging.removeAll(path)
-    const { at } = yield* look(path)
-    yield* unname(at)
-  }, Effect.uninterruptible)
+  const remove = Effect.fnUntraced(
+    function*(path: FilePath) {
+      yield* staging.removeAll(path)
+      const at = yield* find(roots, path)
+      if ((yield* lstat(at.file)).isFile()) yield* unname(at)
+    },
+    Effect.catchIf(({ code }) => code === "ENAMETOOLONG", () => Effect.void),
+    Effect.uninterruptible
+  )
 
   const quarantine = Effect.fnUntraced(function*(path: FilePath) {
     const { at } = yield* look(path)
@@ -206,6 +210,7 @@ const make = Effect.fnUntraced(function*(
         }
       }).pipe(Effect.mapError(toBackendError("trim", options.stateFolder))),
     dropSealed: (kept) => Effect.mapError(staging.dropSealed(kept), toBackendError("dropSealed", "staging")),
+    checkName: (path) => Effect.mapError(checkName(roots, path), toBackendError("name", path)),
     remove: (path) => Effect.asVoid(orNone("remove", path, remove(path))),
     quarantine: (path) => Effect.asVoid(orNone("quarantine", path, quarantine(path))),
     id: FolderId.read(roots.data),

@@ -83,10 +83,12 @@ const make = (capacity: number): Backend["Service"] => {
     inode: held.inode
   })
 
-  const blocking = (path: FilePath): string | undefined => {
+  /** What keeps a file from being shown under a name. */
+  const checkName = (operation: string, path: FilePath): Effect.Effect<void, BackendError> => {
+    const unsafe = (detail: string) => Effect.fail(failed(operation, path, "Unsafe", detail))
+    if ((below.get(path) ?? 0) > 0) return unsafe("something that is no file stands under this name")
     const above = folders(path).find((folder) => files.has(FilePath.make(folder)))
-    if (above !== undefined) return `${above} is a file, and the path needs a folder there`
-    return undefined
+    return above === undefined ? Effect.void : unsafe(`${above} is a file, and the path needs a folder there`)
   }
 
   const put = (path: FilePath, stored: Stored): void => {
@@ -164,11 +166,7 @@ const make = (capacity: number): Backend["Service"] => {
           return yield* new DigestMismatch({ path, expected, actual })
         }
         if (files.has(path)) return yield* new AlreadyExists({ path })
-        if ((below.get(path) ?? 0) > 0) {
-          return yield* failed("commit", path, "Unsafe", "something that is no file stands under its final name")
-        }
-        const blocked = blocking(path)
-        if (blocked !== undefined) return yield* failed("commit", path, "Io", blocked)
+        yield* checkName("commit", path)
         const mtime = yield* Clock.currentTimeNanos
         const bytes = Buffer.concat(part.chunks)
         const held: Held = { sha256: actual, size: bytes.length, mtime, inode: ++inodes }
@@ -291,6 +289,7 @@ const make = (capacity: number): Backend["Service"] => {
         )
       )
     },
+    checkName: (path) => Effect.suspend(() => checkName("name", path)),
     remove: (path) =>
       Effect.sync(() => {
         for (const token of Array.from(parts.get(path)?.keys() ?? [])) drop(path, token)

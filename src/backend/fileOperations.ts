@@ -30,7 +30,7 @@ const isStraight = (folder: string): boolean => {
   try {
     return fs.realpathSync.native(folder) === folder
   } catch (cause) {
-    if (["ENOENT", "ENOTDIR", "ELOOP"].includes(codeOf(cause))) return false
+    if (["ENOENT", "ENOTDIR", "ELOOP", "ENAMETOOLONG"].includes(codeOf(cause))) return false
     throw cause
   }
 }

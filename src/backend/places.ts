@@ -6,7 +6,7 @@
  */
 import { Effect, Result } from "effect"
 import { dirname, join, sep } from "node:path"
-import { lstat, makeFolder, realPath, type Refused, refused, removeFolder, syncFolder, unsafe } from "./systemCalls.ts"
+import { lstat, makeFolder, realPath, type Refused, removeFolder, syncFolder, unsafe } from "./systemCalls.ts"
 
 /** The two folders of a node, as real paths. */
 export interface Roots {
@@ -40,11 +40,13 @@ export const placeIn = (roots: Roots, path: string): Result.Result<Place, Refuse
 export const placeOf = (roots: Roots, path: string): Effect.Effect<Place, Refused> =>
   Effect.fromResult(placeIn(roots, path))
 
+const throughLink = unsafe("a symbolic link stands in the way")
+
 /** Fails unless a folder exists and no symbolic link leads to it. */
 export const checkFolder = (folder: string): Effect.Effect<void, Refused> =>
   Effect.flatMap(
     realPath(folder),
-    (real) => real === folder ? Effect.void : Effect.fail(unsafe("a symbolic link stands in the way"))
+    (real) => real === folder ? Effect.void : Effect.fail(throughLink)
   )
 
 /** Where an existing file lies. Fails with `ENOENT` when its folder does not exist. */
@@ -79,8 +81,28 @@ const makeMissing = Effect.fnUntraced(function*(roots: Roots, folder: string, sy
 const mustBeFolder = Effect.fnUntraced(function*(folder: string, name: string) {
   const stat = yield* lstat(folder)
   if (stat.isSymbolicLink()) return yield* unsafe(`${name} is a symbolic link`)
-  if (!stat.isDirectory()) return yield* refused(`${name} is a file, and the path needs a folder there`)
+  if (!stat.isDirectory()) return yield* unsafe(`${name} is a file, and the path needs a folder there`)
 })
+
+/** Fails unless a file can have this name, and makes nothing. A file that stands there is fine. */
+export const checkName = Effect.fnUntraced(function*(roots: Roots, path: string) {
+  const { file, folder } = yield* placeOf(roots, path)
+  const stat = yield* unlessGone(lstat(file))
+  if (stat?.isFile() === false) return yield* unsafe("something that is no file stands under this name")
+  yield* checkAbove(folder)
+})
+
+/** Fails unless a folder, or the lowest one above it that exists, is where its name says. */
+const checkAbove = Effect.fnUntraced(function*(folder: string): Effect.fn.Return<void, Refused> {
+  const real = yield* unlessGone(realPath(folder))
+  if (real === folder) return
+  // A link that leads nowhere has no real path either.
+  if (real !== undefined || (yield* unlessGone(lstat(folder))) !== undefined) return yield* throughLink
+  yield* checkAbove(dirname(folder))
+})
+
+const unlessGone = <A>(effect: Effect.Effect<A, Refused>) =>
+  Effect.catchIf(effect, ({ code }) => code === "ENOENT", () => Effect.undefined)
 
 /** Removes a folder and those above it as long as they are empty. Somebody else may fill them meanwhile. */
 export const prune = (roots: Roots, folder: string): Effect.Effect<void> =>

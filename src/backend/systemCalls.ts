@@ -36,6 +36,8 @@ const reasonOf = (code: string): BackendError["reason"] => {
       return "Unreadable"
     case "ELOOP":
     case "EISDIR":
+    case "ENAMETOOLONG":
+    case "ENOTDIR":
     case "ENXIO":
     case "UNSAFE":
       return "Unsafe"

@@ -34,9 +34,9 @@ export interface FileStat {
 }
 
 /**
- * The disk refused. `NoSpace`: it is full. `NotFound`: no such file. `Unsafe`: a symbolic link or something that is
- * no file stands in the way, and following it could lead out of the data folder. `Unreadable`: it has lost the bytes.
- * `Io`: anything else.
+ * The disk refused. `NoSpace`: it is full. `NotFound`: no such file. `Unsafe`: no file can have this
+ * name here; it is too long, or something stands in the way: a symbolic link, which could lead out of the data folder, a
+ * file in place of a folder, or what is no file. `Unreadable`: it has lost the bytes. `Io`: anything else.
  */
 export class BackendError extends Schema.TaggedError<BackendError>()("BackendError", {
   operation: Schema.String,
@@ -184,7 +184,15 @@ export class Backend extends Context.Service<Backend, {
   readonly writing: (paths: ReadonlyArray<FilePath>) => Effect.Effect<ReadonlyMap<FilePath, Writing>>
   /** Whether `writing` sees every program that could write into the folder. */
   readonly seesWriters: Effect.Effect<boolean>
-  /** Deletes a file and whatever is staged for it. Fine when it is absent. */
+  /**
+   * Fails when a file could not be shown under a name, as far as that can be told before, and makes nothing. One that
+   * stands there is fine.
+   */
+  readonly checkName: (path: FilePath) => Effect.Effect<void, BackendError>
+  /**
+   * Deletes a file and whatever is staged for it. Fine when there is none, which no file can be where something else
+   * stands or under a name that is too long: what is no file stays.
+   */
   readonly remove: (path: FilePath) => Effect.Effect<void, BackendError>
   /** Sets a file aside, out of sight; only `trim` ever deletes it. Fine when it is absent. */
   readonly quarantine: (path: FilePath) => Effect.Effect<void, BackendError>

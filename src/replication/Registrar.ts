@@ -8,7 +8,7 @@
  * Registrations go through one bounded queue into the manifest, many in one request. Closing the scope drains it,
  * within a deadline; what is left stays pending.
  */
-import { Context, Duration, Effect, Exit, Fiber, FiberSet, Layer, Option, Schema, Scope, Stream } from "effect"
+import { Clock, Context, Duration, Effect, Exit, Fiber, FiberSet, Layer, Option, Schema, Scope, Stream } from "effect"
 import { agrees, Backend, BackendError, type FileStat, type Held, type Staged } from "../ports/Backend.ts"
 import { explain } from "../ports/explain.ts"
 import { FileEntry, type Registered } from "../ports/FileEntry.ts"
@@ -17,7 +17,7 @@ import { Inventory, type InventoryError, type Pending } from "../ports/Inventory
 import {
   Conflict,
   Gone,
-  type Manifest,
+  Manifest,
   maxReplacement,
   type Refusal,
   TooLarge,
@@ -99,6 +99,7 @@ export const layer = (
     Effect.gen(function*() {
       const backend = yield* Backend
       const inventory = yield* Inventory
+      const manifest = yield* Manifest
       const placement = yield* Placement
       const room = yield* Room
       const background = yield* Background
@@ -143,7 +144,13 @@ export const layer = (
             Effect.andThen(
               Effect.logError(error.message),
               Effect.as(inventory.unpend(entry.path), "Withdrawn" as const)
-            ))
+            )),
+          // It stays pending and is tried again; meanwhile its debt says why, where the manifest has told of it already.
+          Effect.tapErrorTag(
+            "BackendError",
+            ({ message }) =>
+              Effect.flatMap(Clock.currentTimeMillis, (now) => inventory.postpone(file, now, message, []))
+          )
         )
         if (placed === "Placed") return file
         return yield* new Gone({ path: entry.path, reason: "deleted while it was published" })
@@ -200,9 +207,25 @@ export const layer = (
         return { entry: yield* describe(file, sha256, size), token }
       })
 
+      /** Drops sealed files, all of them, when the disk could not show one. What the manifest has against it comes first. */
+      const checkNames = (files: ReadonlyArray<Replacing.Sealed>, givesWay = (_path: FilePath) => false) =>
+        Effect.forEach(
+          files,
+          ({ pending: { entry } }) =>
+            givesWay(entry.path) ? Effect.void : backend.checkName(entry.path).pipe(
+              Effect.catchTag("BackendError", (error) =>
+                Effect.flatMap(
+                  Effect.orElseSucceed(manifest.check([entry]), () => []),
+                  ([refusal]) => Effect.fail(refusal ?? error)
+                ))
+            ),
+          { discard: true }
+        ).pipe(Effect.tapError(() => Effect.forEach(files, ({ staged }) => staged.discard)))
+
       const conclude = Effect.fnUntraced(function*(file: NewFile, path: FilePath, staged: Staged) {
         yield* clear(path)
         const pending = yield* seal(file, staged)
+        yield* checkNames([{ pending, staged }])
         yield* inventory.pend(pending)
         return yield* finish(pending, staged)
       })
@@ -261,6 +284,9 @@ export const layer = (
               onSuccess: (path) => ({ path, reason })
             })
           ))
+        const isBelow = (path: FilePath, folder: FilePath) => path.startsWith(`${folder}/`)
+        /** A folder whose files are removed may become a file, and the other way round. */
+        const givesWay = (to: FilePath) => removed.some(({ path }) => isBelow(path, to) || isBelow(to, path))
         // Always in one order, so that two callers never wait for each other.
         const locked = entries.map(({ path }) => path).sort().map((path) => withLock(path))
         return yield* inTwoSteps(
@@ -277,7 +303,8 @@ export const layer = (
                       (each, n) =>
                         Effect.map(seal(add[n] ?? { path: "" }, each), (pending) => ({ pending, staged: each }))
                     )
-                  )
+                  ),
+                  Effect.tap((files) => checkNames(files, givesWay))
                 )
               )
             )
@@ -343,7 +370,9 @@ export const layer = (
             yield* resume(pending)
           }).pipe(
             withLock(pending.entry.path),
-            Effect.catch((error) => Effect.logWarning(`${pending.entry.path} is not registered yet: ${error.message}`))
+            Effect.catch((error) =>
+              Effect.logWarning(`${pending.entry.path} is not registered or not shown yet: ${error.message}`)
+            )
           )
         }
       }).pipe(Effect.catchTag("InventoryError", (error) => Effect.logError(error.message)))

@@ -31,8 +31,8 @@ export const layer: Layer.Layer<Unlinker, never, Backend | Background | Inventor
     const leases = yield* Leases
     const { withLock } = yield* PathLock
     const wake = yield* Queue.sliding<void>(1)
-    // What the disk refused to let go, and when it is tried again: it must not hold up the others.
-    const refused = new Map<FilePath, number>()
+    // What the disk refused to let go, why, and when it is tried again: it must not hold up the others.
+    const refused = new Map<FilePath, { readonly until: number; readonly why: string }>()
     // What was in use when it was last looked at; nor must that.
     const used = new Set<FilePath>()
 
@@ -54,14 +54,20 @@ export const layer: Layer.Layer<Unlinker, never, Backend | Background | Inventor
       const still = new Set(due.map(({ path }) => path))
       for (const path of refused.keys()) if (!still.has(path)) refused.delete(path)
       used.clear()
-      yield* Effect.forEach(due.filter(({ path }) => (refused.get(path) ?? 0) <= now), (each) =>
-        unlink(each).pipe(
-          Effect.andThen(Effect.sync(() => refused.delete(each.path))),
-          Effect.catchTag("BackendError", (error) => {
-            refused.set(each.path, now + pauseMillis)
-            return Effect.logError(`a deleted file could not be unlinked yet: ${error.message}`)
-          })
-        ), { discard: true })
+      yield* Effect.forEach(
+        due.filter(({ path }) => (refused.get(path)?.until ?? 0) <= now),
+        (each) =>
+          unlink(each).pipe(
+            Effect.andThen(Effect.sync(() => refused.delete(each.path))),
+            Effect.catchTag("BackendError", ({ message: why }) => {
+              const isTold = refused.get(each.path)?.why === why
+              refused.set(each.path, { until: now + pauseMillis, why })
+              if (isTold) return Effect.void
+              return Effect.logError(`a deleted file could not be unlinked yet, and goes once that is mended: ${why}`)
+            })
+          ),
+        { discard: true }
+      )
       if (due.length === limit) return 0
       const next = yield* inventory.nextDue(now)
       return Option.match(next, { onNone: () => pauseMillis, onSome: (at) => Math.min(at - now, pauseMillis) })

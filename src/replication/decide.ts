@@ -42,8 +42,9 @@ export const decide = (event: ManifestEvent, local: Local, context: Context): De
     }
   }
   const { entry } = event.file
-  const owe: Change = { _tag: "Owe", file: event.file, reason: "not pulled yet", due: context.now }
   const pending = local.pending !== undefined && sameBytes(local.pending.entry, entry)
+  const reason = pending ? "its bytes are on this disk and not shown yet" : "not pulled yet"
+  const owe: Change = { _tag: "Owe", file: event.file, reason, due: context.now }
   const verified = isVerified(local.row, entry)
   if (!pending && !verified) return { _tag: "Owe", change: owe }
   return { _tag: entry.origin_node_id === context.self ? "SkipSelf" : "SkipLocal", change: owe }

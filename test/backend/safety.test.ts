@@ -13,8 +13,8 @@ import { type Folders, fresh, local, run } from "./local.ts"
 
 const mib = 1024 * 1024
 
-/** Every operation on a path must be refused as unsafe. */
-const refusesAll = (path: string) =>
+/** Every operation on a path must be refused as unsafe; but what is no file under its very name has nothing to remove. */
+const refusesAll = (path: string, underItsName = true) =>
   Effect.gen(function*() {
     const backend = yield* Backend
     const file = pathOf(path)
@@ -32,13 +32,15 @@ const refusesAll = (path: string) =>
       ),
       backend.adopt(file),
       backend.stat(file),
-      backend.remove(file),
+      backend.checkName(file),
       backend.quarantine(file)
     ], (operation: Effect.Effect<unknown, unknown, Backend>) => Effect.flip(operation))
     assert.deepStrictEqual(
       errors.map((error) => error instanceof Object && "reason" in error ? error.reason : error),
       Array.from({ length: 8 }, () => "Unsafe")
     )
+    if (underItsName) yield* backend.remove(file)
+    else assert.strictEqual((yield* Effect.flip(backend.remove(file))).reason, "Unsafe")
   })
 
 describe("BackendLocal never follows a symbolic link", () => {
@@ -52,8 +54,8 @@ describe("BackendLocal never follows a symbolic link", () => {
         await mkdir(join(data, "a"))
         await symlink(outside, join(data, "a", "link"))
       })
-      yield* refusesAll("a/link/secret")
-      yield* refusesAll("a/link/inner/secret")
+      yield* refusesAll("a/link/secret", false)
+      yield* refusesAll("a/link/inner/secret", false)
       assert.deepStrictEqual(yield* Effect.promise(() => readdir(outside)), ["inner", "secret"])
       const backend = yield* Backend
       assert.strictEqual((yield* Effect.flip(Stream.runCollect(backend.list("a/link")))).reason, "Unsafe")
@@ -67,6 +69,12 @@ describe("BackendLocal never follows a symbolic link", () => {
       const error = yield* Effect.flip(write(pathOf("link/file"), bytes(10)))
       assert.include(error.message, "symbolic link")
       assert.isFalse(existsSync(join(state, "..", "nowhere")))
+      const backend = yield* Backend
+      for (const path of ["link", "link/file", "link/none/file"]) {
+        assert.strictEqual((yield* Effect.flip(backend.checkName(pathOf(path)))).reason, "Unsafe")
+        yield* backend.remove(pathOf(path))
+      }
+      assert.isTrue(lstatSync(join(data, "link")).isSymbolicLink())
     }))
 
   fresh("in place of a file", ({ data, state }) =>
@@ -78,6 +86,7 @@ describe("BackendLocal never follows a symbolic link", () => {
       })
       yield* refusesAll("file")
       assert.strictEqual(readFileSync(outside, "utf8"), "secret")
+      assert.isTrue(lstatSync(join(data, "file")).isSymbolicLink())
     }))
 
   fresh("in place of a staging file, which it drops", ({ data, state }) =>
@@ -124,6 +133,21 @@ describe("BackendLocal never follows a symbolic link", () => {
 })
 
 describe("BackendLocal", () => {
+  fresh(
+    "says of a name that is too long in this folder that no file can have it, and that none has",
+    () =>
+      Effect.gen(function*() {
+        const backend = yield* Backend
+        const long = pathOf(`${Array.from({ length: 20 }, () => "y".repeat(203)).join("/")}/z`)
+        const error = yield* Effect.flip(backend.checkName(long))
+        assert.deepInclude<object>(error, { reason: "Unsafe", detail: "the name is too long for this filesystem" })
+        // It makes the folders that can be made.
+        yield* Effect.flip(write(long, bytes(10)))
+        yield* backend.remove(long)
+        assert.deepStrictEqual(yield* backend.absent([long, pathOf("a/b")]), [pathOf("a/b")])
+      })
+  )
+
   fresh("refuses what is no file, without waiting for it", ({ data }) =>
     Effect.gen(function*() {
       yield* Effect.promise(async () => {
@@ -134,6 +158,7 @@ describe("BackendLocal", () => {
       yield* refusesAll("pipe")
       yield* refusesAll("device")
       yield* refusesAll("folder")
+      assert.isTrue(lstatSync(join(data, "folder")).isDirectory())
     }))
 
   fresh(
@@ -202,8 +227,8 @@ describe("BackendLocal", () => {
         folders,
         Effect.gen(function*() {
           const backend = yield* Backend
-          yield* refusesAll("own/staging/file")
-          yield* refusesAll("own")
+          yield* refusesAll("own/staging/file", false)
+          yield* refusesAll("own", false)
           yield* write(pathOf("owner/file"), bytes(1))
           yield* Effect.scoped(Effect.flatMap(backend.stage(pathOf("b")), (staged) => staged.seal))
           const listed = yield* Stream.runCollect(backend.list(""))

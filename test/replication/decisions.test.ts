@@ -29,7 +29,9 @@ describe("decide", () => {
   it("skips our own file whose bytes are sealed and about to be shown", () => {
     const ours = fileOf("db/a", 1, "self")
     const pending = { entry: ours.entry, token: "t" }
-    assert.strictEqual(decide(put(ours), { row: undefined, pending }, context)._tag, "SkipSelf")
+    const { _tag, change } = decide(put(ours), { row: undefined, pending }, context)
+    assert.strictEqual(_tag, "SkipSelf")
+    assert.deepInclude<object>(change, { reason: "its bytes are on this disk and not shown yet" })
   })
 
   it("owes a path that is here with other bytes", () => {

@@ -244,19 +244,24 @@ export const suite = (name: string, fresh: Layer.Layer<Backend, BackendError>): 
         yield* write(pathOf("a/file"), bytes(10))
         const path = pathOf("a/file/below/it")
         const error = yield* Effect.flip(write(path, bytes(10)))
-        assert.strictEqual(error._tag, "BackendError")
+        assert.strictEqual(error._tag === "BackendError" ? error.reason : error._tag, "Unsafe")
         assert.include(error.message, "is a file, and the path needs a folder there")
+        assert.strictEqual((yield* Effect.flip(backend.checkName(path))).reason, "Unsafe")
         assert.deepStrictEqual(yield* backend.stat(path), Option.none())
         assert.deepStrictEqual(yield* backend.adopt(path), Option.none())
         yield* backend.remove(path)
         assert.isTrue(Option.isSome(yield* backend.stat(pathOf("a/file"))))
       }))
 
-    live("refuses to commit where a folder stands", () =>
+    live("refuses to commit where a folder stands, which it does not remove", () =>
       Effect.gen(function*() {
+        const backend = yield* Backend
         yield* write(pathOf("a/folder/file"), bytes(10))
         const error = yield* Effect.flip(write(pathOf("a/folder"), bytes(10)))
         assert.strictEqual(error._tag === "BackendError" ? error.reason : error._tag, "Unsafe")
+        assert.strictEqual((yield* Effect.flip(backend.checkName(pathOf("a/folder")))).reason, "Unsafe")
+        yield* backend.remove(pathOf("a/folder"))
+        assert.isTrue(Option.isSome(yield* backend.stat(pathOf("a/folder/file"))))
       }))
 
     live("takes any name that is a valid path", () =>
@@ -271,7 +276,11 @@ export const suite = (name: string, fresh: Layer.Layer<Backend, BackendError>): 
           "-rf",
           "%2e%2e"
         ]
+        for (const path of [...paths, ...paths.map((path) => `no/folder/yet/${path}`)]) {
+          yield* backend.checkName(FilePath.make(path))
+        }
         yield* Effect.forEach(paths, (path) => write(FilePath.make(path), bytes(3)))
+        for (const path of paths) yield* backend.checkName(FilePath.make(path))
         const listed = yield* Stream.runCollect(backend.list(""))
         assert.deepStrictEqual(listed.map(({ path }) => String(path)).sort(), paths.sort())
       }))
