@@ -23,6 +23,10 @@ export const precondition = (
   return undefined
 }
 
+/** Whether a write says anything of the file that it expects. */
+export const isConditional = (headers: Readonly<Record<string, string | undefined>>): boolean =>
+  headers["if-match"] !== undefined || headers["if-none-match"] !== undefined
+
 /** A weak tag says too little to write by. */
 const namesExactly = (header: string, tag: string): boolean =>
   header.trim() === "*" || header.split(",").some((each) => each.trim() === tag)

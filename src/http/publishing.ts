@@ -1,8 +1,9 @@
 /** What publishing by a body and registering in place have in common. */
-import { Effect, Option, Schema } from "effect"
+import { Duration, Effect, Option, Schema } from "effect"
 import { HttpServerResponse } from "effect/http"
 import type { Registered } from "../ports/FileEntry.ts"
 import type { FilePath } from "../ports/FilePath.ts"
+import { Inventory } from "../ports/Inventory.ts"
 import { Manifest } from "../ports/Manifest.ts"
 import type { PublishError } from "../replication/Registrar.ts"
 import { Registration } from "./answers.ts"
@@ -11,6 +12,20 @@ import { refuse } from "./refusals.ts"
 /** What the manifest has under the path already, asked before: behind it, the same bytes answer as if they were new. */
 export const stoodBefore = Effect.fnUntraced(function*(path: FilePath) {
   return Option.getOrUndefined(yield* (yield* Manifest).get(path))
+})
+
+/** How long the manifest may take before the file is taken without its word. */
+const patience = Duration.seconds(2)
+
+/** The same, and while the manifest does not answer what this node knows of a file that it has verified. */
+export const stoodAsKnown = Effect.fnUntraced(function*(path: FilePath) {
+  const answer = yield* Effect.timeoutOption(stoodBefore(path), patience).pipe(
+    Effect.catchTag("Unavailable", () => Effect.succeedNone)
+  )
+  if (Option.isSome(answer)) return answer.value
+  const row = yield* (yield* Inventory).verified(path)
+  // At revision 0 only an earlier history knew it.
+  return Option.isSome(row) && row.value.file.revision > 0 ? row.value.file : undefined
 })
 
 const encode = Schema.encodeUnknownSync(Schema.toCodecJson(Registration))

@@ -7,6 +7,7 @@ import { connect } from "node:net"
 import { join } from "node:path"
 import { DatabaseSync } from "node:sqlite"
 import { Inventory } from "../../src/ports/Inventory.ts"
+import { Manifest, Unavailable } from "../../src/ports/Manifest.ts"
 import { temporaryFolder } from "../support/folder.ts"
 import { publish, start, stateOf } from "../support/realNode.ts"
 import { face } from "./face.ts"
@@ -122,5 +123,36 @@ describe("a manifest that does not answer", () => {
         }).pipe(Effect.provide(yield* face(node, { patienceMillis: 300 })), Effect.scoped)
       }),
     60_000
+  )
+
+  it.live(
+    "lets PUT take a file that is not to be compared with what stands, and no other",
+    () =>
+      Effect.gen(function*() {
+        const folder = yield* temporaryFolder
+        const node = yield* start(folder, "node")
+        yield* publish(node, "db/stands", "bytes")
+        const inner = Context.get(node, Manifest)
+        const away = Effect.fail(new Unavailable({ operation: "get", detail: "away" }))
+        const answers = yield* Effect.forEach([away, Effect.never], (answer, n) =>
+          Effect.gen(function*() {
+            const unseen = Context.add(node, Manifest, { ...inner, get: () => answer })
+            return yield* Effect.gen(function*() {
+              const headers = { "if-none-match": "*" }
+              const conditional = answer === away
+                ? [ask("PUT", "/api/v1/files/db/if", { headers, body: "bytes" })]
+                : []
+              const asked = [
+                put(`db/new-${n}`, "bytes"),
+                put("db/stands", "bytes"),
+                put("db/stands", "other"),
+                ...conditional
+              ]
+              return (yield* Effect.all(asked, { concurrency: 4 })).map(({ status }) => status)
+            }).pipe(Effect.provide(yield* face(unseen)))
+          }), { concurrency: 2 })
+        assert.deepStrictEqual(answers, [[201, 200, 409, 503], [201, 200, 409]])
+      }),
+    30_000
   )
 })

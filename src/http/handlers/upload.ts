@@ -10,8 +10,8 @@ import { Api } from "../Api.ts"
 import { bodyOf, encodingRefusal } from "../body.ts"
 import { filePathIn } from "../filePath.ts"
 import type { Pace } from "../pace.ts"
-import { precondition } from "../precondition.ts"
-import { notRegistered, refusalOf, registered, stoodBefore } from "../publishing.ts"
+import { isConditional, precondition } from "../precondition.ts"
+import { notRegistered, refusalOf, registered, stoodAsKnown, stoodBefore } from "../publishing.ts"
 import { refuse } from "../refusals.ts"
 import { unavailable } from "./cluster.ts"
 
@@ -37,8 +37,11 @@ export const uploadHandlers = ({ maxFileBytes, pace, patienceMillis = usualPatie
       const room = yield* Room
       const inventory = yield* Inventory
       const registrar = yield* Registrar
-      const services = yield* Effect.context<Manifest>()
+      const services = yield* Effect.context<Inventory | Manifest>()
       const limit = maxFileBytes === 0 ? Number.MAX_SAFE_INTEGER : maxFileBytes
+
+      const known = <A, E extends { readonly message: string }>(standing: Effect.Effect<A, E, Inventory | Manifest>) =>
+        Effect.mapError(Effect.provideContext(standing, services), unavailable)
 
       /** What is known to be in vain before the first byte. */
       const admit = Effect.fnUntraced(function*(request: HttpServerRequest.HttpServerRequest) {
@@ -64,7 +67,8 @@ export const uploadHandlers = ({ maxFileBytes, pace, patienceMillis = usualPatie
         const request = yield* HttpServerRequest.HttpServerRequest
         const path = yield* Effect.fromResult(filePathIn(request.url, 3))
         yield* admit(request)
-        const stood = yield* Effect.mapError(Effect.provideContext(stoodBefore(path), services), unavailable)
+        // What is safe here may wait for the manifest; what is said of the file that stands can't be told without it.
+        const stood = yield* (isConditional(request.headers) ? known(stoodBefore(path)) : known(stoodAsKnown(path)))
         const refusal = precondition(request.headers, stood?.entry.sha256)
         if (refusal !== undefined) return yield* Effect.fail(refusal)
         const arrived = yield* Deferred.make<void>()
