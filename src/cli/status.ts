@@ -8,6 +8,8 @@ import { Cursor, Manifest } from "../ports/Manifest.ts"
 import { Membership } from "../ports/Membership.ts"
 import { DrainStatus } from "../replication/Drain.ts"
 import { Status } from "../replication/Status.ts"
+import { folders } from "../ReplicationConfig.ts"
+import { isTaken } from "../sqlite/FolderLock.ts"
 import { type Client, faceOf, makeClient, named, patience } from "./client.ts"
 import { size } from "./demo/display.ts"
 import { configured, json, nodeFlags } from "./flags.ts"
@@ -94,10 +96,19 @@ const fromFiles = Effect.fnUntraced(function*(client: Option.Option<Client>) {
 
 const files = (count: number) => count === 1 ? "1 file" : `${count} files`
 
-const readiness = (live: Option.Option<Status>, face: string | undefined): string => {
+/** Where a node is asked, if it can be, and whether a process holds its folder. */
+interface Seen {
+  readonly face: string | undefined
+  readonly taken: Effect.Effect<boolean>
+}
+
+const readiness = (live: Option.Option<Status>, face: string | undefined, taken: boolean): string => {
   if (Option.isSome(live)) return live.value.ready ? "ready" : `not ready: ${live.value.reason}`
   return face === undefined
     ? "not asked: server.enabled is off or server.port is 0; this is what its files say"
+    : taken
+    ? `no answer from ${face}, though a process runs on its folder: it starts or stops, hangs, or serves elsewhere; this is `
+      + "what its files say"
     : `no answer from ${face}: it does not run, or serves elsewhere; this is what its files say`
 }
 
@@ -130,14 +141,17 @@ const walk = ({ catchUp }: Status, now: number): string => {
   return `${state}${at}: ${counts}${error}`
 }
 
-const pulls = ({ bytesPerSecond, eta, inFlight, paused }: Status): string => {
+/** Pure: how pulling goes. While it is paused nothing says how long the rest takes. */
+export const pulls = (
+  { bytesPerSecond, eta, inFlight, paused }: Pick<Status, "bytesPerSecond" | "eta" | "inFlight" | "paused">
+): string => {
+  if (paused.length > 0) return `paused (${paused.join(", ")}), ${inFlight} in flight`
   const end = Option.match(eta, {
     onNone: () => "",
     onSome: (millis) =>
       millis === 0 ? "" : `, done in about ${Duration.format(Duration.seconds(Math.ceil(millis / 1000)))}`
   })
-  const held = paused.length === 0 ? "" : `paused (${paused.join(", ")}), `
-  return `${held}${inFlight} in flight, ${size(bytesPerSecond)}/s${end}`
+  return `${inFlight} in flight, ${size(bytesPerSecond)}/s${end}`
 }
 
 const troubles = ({ manifestTrouble, membershipTrouble }: Status, now: number): Array<readonly [string, string]> =>
@@ -145,10 +159,11 @@ const troubles = ({ manifestTrouble, membershipTrouble }: Status, now: number): 
     { detail, since }
   ) => ["trouble", `since ${moment(since, now)}: ${detail}`])
 
-const render = (report: StatusReport, face: string | undefined, now: number): string => {
+const render = Effect.fnUntraced(function*(report: StatusReport, { face, taken }: Seen) {
+  const now = yield* Clock.currentTimeMillis
   const { draining, live, unlinking, verified, verifiedThrough } = report
   const lines: Array<readonly [string, string]> = [
-    ["state", readiness(live, face)],
+    ["state", readiness(live, face, Option.isNone(live) && (yield* taken))],
     ["verified", `${files(verified.files)}, ${size(verified.bytes)}; all of it through revision ${verifiedThrough}`],
     ["owed", owed(report, now)],
     ["manifest", position(report)]
@@ -163,7 +178,7 @@ const render = (report: StatusReport, face: string | undefined, now: number): st
     lines.push(["pulling", pulls(live.value)], ["catch-up", walk(live.value, now)])
   }
   return `${report.node}\n${sheet(lines)}`
-}
+})
 
 /** Pure: a line for a log or a bar, of what a glance is for. */
 export const summary = ({ live, node, owed, verified }: StatusReport): string => {
@@ -190,7 +205,7 @@ const interval = { terminal: Duration.seconds(1), plain: Duration.seconds(5) }
 /** Shows it again and again: redrawn in place on a terminal, a line each time otherwise. */
 const watch = Effect.fnUntraced(function*<E, R>(
   look: Effect.Effect<StatusReport, E, R>,
-  face: string | undefined,
+  seen: Seen,
   json: boolean
 ) {
   const terminal = yield* (yield* Stdio.Stdio).stdoutIsTerminal
@@ -198,7 +213,7 @@ const watch = Effect.fnUntraced(function*<E, R>(
     const report = yield* look
     if (json) return yield* Console.log(encodeReport(report))
     if (!terminal) return yield* Console.log(printable(summary(report)))
-    const text = `${render(report, face, yield* Clock.currentTimeMillis)}\n\n${bar(report)}`
+    const text = `${yield* render(report, seen)}\n\n${bar(report)}`
     yield* Effect.sync(() => process.stdout.write(`\u001b[H\u001b[2J${text}\n`))
   })
   return yield* draw.pipe(
@@ -217,19 +232,25 @@ export const statusCommand = Command.make("status", {
   )
 }, ({ json, watch: again, ...flags }) =>
   Effect.gen(function*() {
-    const show = Effect.fnUntraced(function*<E, R>(look: Effect.Effect<StatusReport, E, R>, face: string | undefined) {
-      if (again) return yield* watch(look, face, json)
+    const show = Effect.fnUntraced(function*<E, R>(look: Effect.Effect<StatusReport, E, R>, seen: Seen) {
+      if (again) return yield* watch(look, seen, json)
       const report = yield* look
-      yield* Console.log(json ? encodeReport(report) : render(report, face, yield* Clock.currentTimeMillis))
+      yield* Console.log(json ? encodeReport(report) : yield* render(report, seen))
     })
     const byAddress = yield* named(flags)
     if (Option.isSome(byAddress)) {
-      return yield* show(Effect.map(said(byAddress.value), fromNode), byAddress.value.url)
+      return yield* show(Effect.map(said(byAddress.value), fromNode), {
+        face: byAddress.value.url,
+        taken: Effect.succeed(false)
+      })
     }
     const settings = yield* configured(flags.config)
     const face = faceOf(settings)
     const client = face === undefined ? Option.none() : Option.some(yield* makeClient(face, Option.none()))
-    yield* Effect.provide(show(fromFiles(client), face), layerBeside(settings))
+    yield* Effect.provide(
+      show(fromFiles(client), { face, taken: isTaken(folders(settings).state) }),
+      layerBeside(settings)
+    )
   })).pipe(
     Command.withDescription("Say where this node stands: what it holds, what it owes, whether it is ready")
   )

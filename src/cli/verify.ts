@@ -20,7 +20,7 @@ export class DamageFound extends Schema.TaggedError<DamageFound>()("DamageFound"
 }) {
   override get message(): string {
     return `${this.damaged} files were damaged and set aside, ${this.missing} were missing; they are owed again, and the `
-      + "node pulls them from its peers as soon as it runs"
+      + "node pulls them from its peers while it runs"
   }
 }
 

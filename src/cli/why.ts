@@ -36,6 +36,12 @@ const answerText = ({ at_ms, detail, kind, not_before_ms }: Answer, now: number)
   return `${kind} (${moment(at_ms, now)}): ${detail}${rest}`
 }
 
+const suspect = ({ on_disk, suspect }: FileReport): ReadonlyArray<Line> => {
+  if (!suspect) return []
+  const what = on_disk === null ? "it is not there any more" : "what lies there has changed since, and may be wrong"
+  return [["suspect", `${what}; the next check tells, and "verify" is one`]]
+}
+
 const localLines = ({ local, pending }: FileReport, now: number): ReadonlyArray<Line> => {
   const ours: ReadonlyArray<Line> = pending ? [["pending", "written by this node and not settled yet"]] : []
   switch (local.state) {
@@ -69,7 +75,8 @@ const render = (known: FileReport, now: number): string =>
     sheet([
       ["manifest", manifestText(known.manifest)],
       ...localLines(known, now),
-      ["on disk", diskText(known, now)]
+      ["on disk", diskText(known, now)],
+      ...suspect(known)
     ])
   }`
 

@@ -72,6 +72,8 @@ export const FileReport = Schema.Struct({
   pending: Schema.Boolean,
   /** What lies under this name in the data folder; nothing is known of its bytes. */
   on_disk: Schema.NullOr(Schema.Struct({ size_bytes: Schema.Natural, mtime_ms: Schema.Int })),
+  /** Whether this node calls it verified and what lies there is not as it was then: the next check looks at its bytes. */
+  suspect: Schema.Boolean,
   /** Why the disk could not say so. */
   disk_error: Schema.NullOr(Schema.String)
 })
@@ -158,6 +160,8 @@ export const report = Effect.fn("FileReport.report")(function*(path: FilePath) {
   )
   const [local] = yield* inventory.look([path])
   const onDisk = yield* Effect.result(backend.stat(path))
+  const verified = local?.row?._tag === "Verified" ? [{ path, ...local.row.held }] : []
+  const differing = yield* Effect.orElseSucceed(backend.differing(verified), () => [])
   return {
     path,
     manifest,
@@ -166,6 +170,7 @@ export const report = Effect.fn("FileReport.report")(function*(path: FilePath) {
     on_disk: onDisk._tag === "Success" && Option.isSome(onDisk.success)
       ? { size_bytes: onDisk.success.value.size, mtime_ms: Number(onDisk.success.value.mtime / 1_000_000n) }
       : null,
+    suspect: differing.length > 0,
     disk_error: onDisk._tag === "Failure" ? onDisk.failure.message : null
   } satisfies FileReport
 })

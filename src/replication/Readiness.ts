@@ -219,7 +219,7 @@ export const layer = (
           paused: evidence.paused,
           unlinking: progress.unlinking,
           bytesPerSecond: rate,
-          eta: Option.fromUndefinedOr(etaMillis(progress.owed.bytes, rate)),
+          eta: Option.fromUndefinedOr(etaMillis(progress.owed.bytes, evidence.paused.length > 0 ? 0 : rate)),
           peers: evidence.peers,
           manifestTrouble: (yield* contact.state).trouble,
           membershipTrouble: yield* membership.trouble,

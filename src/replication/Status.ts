@@ -58,7 +58,7 @@ export const Status = Schema.Struct({
   unlinking: Schema.Natural,
   /** What comes over the wire, over the last seconds. */
   bytesPerSecond: Schema.Natural,
-  /** How long the owed bytes take at this rate, milliseconds; `none` when nothing comes. */
+  /** How long the owed bytes take at this rate, milliseconds; `none` when nothing comes, or pulling pauses. */
   eta: Schema.OptionFromNullOr(Schema.Natural),
   /** Other members that are alive and could be asked; `none` when it is not known. */
   peers: Schema.OptionFromNullOr(Schema.Natural),

@@ -9,7 +9,7 @@ import { Clock, Effect, Option, Schema } from "effect"
 import { setWithin } from "../internal/boundedMap.ts"
 import { Backend, type BackendError, type DigestMismatch, type Staged } from "../ports/Backend.ts"
 import type { ByteSink } from "../ports/ByteSink.ts"
-import { type Crowded, type Elsewhere, FetchClient, type FetchError } from "../ports/FetchClient.ts"
+import { type Crowded, type Elsewhere, FetchClient, type FetchError, ShortBody } from "../ports/FetchClient.ts"
 import type { FileEntry, NodeId, Registered, Sha256 } from "../ports/FileEntry.ts"
 import type { FilePath } from "../ports/FilePath.ts"
 import type { InventoryError, PeerAnswer } from "../ports/Inventory.ts"
@@ -179,7 +179,14 @@ export const make = Effect.fnUntraced(function*(
         return Effect.andThen(Metrics.received(peer.id, chunk.length), written)
       }
     }
+    const { path, size_bytes: size } = round.file.entry
+    // A client that says that all is here when it is not is no word about the manifest.
+    const short = Effect.map(
+      staged.length,
+      (length) => new ShortBody({ peer: peer.id, path, expected: size - offset, received: length - offset })
+    )
     return yield* client.fetch(peer, round.file.entry, offset, sink, elsewhere).pipe(
+      Effect.andThen(Effect.filterOrFail(short, ({ expected, received }) => received >= expected, (error) => error)),
       Effect.as(Option.none<FetchError>()),
       Effect.catchTag(
         [

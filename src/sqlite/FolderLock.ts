@@ -21,6 +21,30 @@ export class FolderTaken extends Schema.TaggedError<FolderTaken>()("FolderTaken"
 export const verifyLock = (stateFolder: string): Effect.Effect<void, FolderTaken, Scope.Scope> =>
   acquire(join(stateFolder, "verify"), "another verify reads these files; wait until it has ended")
 
+/** Whoever only looks holds the lock for less. */
+const acquireMillis = 100
+
+/** Whether a process holds the lock of a folder now. One that can't be told is not held. */
+export const isTaken = (folder: string): Effect.Effect<boolean> =>
+  Effect.sync(() => {
+    try {
+      const database = new DatabaseSync(join(folder, "lock"), { readOnly: true, timeout: 0 })
+      try {
+        database.prepare("SELECT count(*) FROM sqlite_schema").get()
+        return false
+      } catch (cause) {
+        return isBusy(cause)
+      } finally {
+        database.close()
+      }
+    } catch {
+      // No lock was ever held there.
+      return false
+    }
+  })
+
+const isBusy = (cause: unknown): boolean => cause instanceof Error && Reflect.get(cause, "errcode") === 5
+
 /** Holds the lock until the scope closes. Makes the folder. `busy`: what to say when another process holds it. */
 export const acquire = (
   folder: string,
@@ -30,7 +54,7 @@ export const acquire = (
     Effect.tryPromise({
       try: async () => {
         await mkdir(folder, { recursive: true })
-        const database = new DatabaseSync(join(folder, "lock"), { timeout: 0 })
+        const database = new DatabaseSync(join(folder, "lock"), { timeout: acquireMillis })
         try {
           database.exec("BEGIN EXCLUSIVE")
         } catch (cause) {
@@ -40,11 +64,10 @@ export const acquire = (
         return database
       },
       catch: (cause) => {
-        const isBusy = cause instanceof Error && Reflect.get(cause, "errcode") === 5
         const said = cause instanceof Error ? cause.message : String(cause)
         return new FolderTaken({
           folder,
-          detail: isBusy ? busy : said
+          detail: isBusy(cause) ? busy : said
         })
       }
     }),

@@ -46,6 +46,10 @@ describe("file-replication status", () => {
         assert.match(live.stdout, /verified +1 file, 10 B/)
         assert.match(live.stdout, /owed +1 file, 4 B, the oldest since \d{4}-/)
         assert.match(live.stdout, /manifest +revision 2 of 2/)
+        node.child.kill("SIGSTOP")
+        const frozen = yield* run(["status", "--config", config], { ARC_SERVER_PORT: url.port })
+        assert.match(frozen.stdout, /state +no answer from \S+, though a process runs on its folder: /)
+        node.child.kill("SIGCONT")
         node.child.kill("SIGTERM")
         assert.strictEqual(yield* node.exit, 0)
 
@@ -110,7 +114,18 @@ describe("file-replication why", () => {
         yield* publish(folder, config, "db/a", "ten bytes!")
         const held = yield* run(["why", "db/a", "--config", config])
         assert.match(held.stdout, /here +verified, 10 B, sha256 [0-9a-f]{64}/)
-        assert.match(held.stdout, /on disk +10 B, changed /)
+        assert.match(held.stdout, /on disk +10 B, changed [^\n]+\n$/)
+        const data = join(folder, "node", "data")
+        yield* Effect.promise(() => writeFile(join(data, "db/a"), "TEN bytes!"))
+        assert.match(
+          (yield* run(["why", "db/a", "--config", config])).stdout,
+          /here +verified, 10 B.*\n.*\n +suspect +what lies there has changed since, and may be wrong; the next check tells/
+        )
+        rmSync(join(data, "db/a"))
+        assert.match(
+          (yield* run(["why", "db/a", "--config", config])).stdout,
+          /on disk +no file under this name\n +suspect +it is not there any more; /
+        )
         const unknown = yield* run(["why", "db/b", "--config", config])
         assert.match(unknown.stdout, /manifest +not in it\n +here +nothing is known of it/)
         const wrong = yield* run(["why", "../a", "--config", config])

@@ -283,6 +283,17 @@ describe("a debt", () => {
       assert.strictEqual((yield* (yield* Puller).stats).wrongBytes.size, 0)
     }).pipe(onNode({ maxAttempts: 1, script: () => Effect.void })))
 
+  it.effect("that a client says to have paid and has not is the peer's fault, and not the manifest's", () =>
+    Effect.gen(function*() {
+      const receipts = yield* receiptsOf
+      yield* (yield* Puller).enqueue(fileOf("db/a"))
+      const receipt = yield* receipts
+      assert.include(
+        receipt._tag === "Postponed" ? receipt.reason : "",
+        "node-1 closed after 0 of 4 bytes of db/a"
+      )
+    }).pipe(onNode({ maxAttempts: 1, script: () => Effect.void })))
+
   it.effect("that failed before lets those go first that did not", () =>
     Effect.gen(function*() {
       const gate = yield* makeGate

@@ -6,6 +6,8 @@ import { FilePath } from "../../src/ports/FilePath.ts"
 import { Inventory, InventoryError, type Progress } from "../../src/ports/Inventory.ts"
 import { Manifest } from "../../src/ports/Manifest.ts"
 import { LocalCheck } from "../../src/replication/LocalCheck.ts"
+import type { PauseReason } from "../../src/replication/Pauses.ts"
+import { Puller } from "../../src/replication/Puller.ts"
 import { type Evidence, layer as layerReadiness, Readiness, unreadyReason } from "../../src/replication/Readiness.ts"
 import { encodeStatus, retryAfterMillis, Status } from "../../src/replication/Status.ts"
 import { bytesPerSecond, etaMillis, observe, type Sample } from "../../src/replication/throughput.ts"
@@ -247,6 +249,26 @@ describe("Readiness", () => {
         assert.strictEqual((yield* readiness.status).failed, 1)
       }).pipe(Effect.provide(clusterLayer({ script: gate.script })))
     }))
+
+  it.effect("says how long the rest takes while it comes, and not while pulling pauses", () =>
+    Effect.gen(function*() {
+      yield* register("db/a")
+      yield* untilOwing
+      const puller = yield* Puller
+      let bytes = 0
+      let paused: ReadonlyArray<PauseReason> = []
+      const { status } = yield* Effect.provideService(readinessWith(false), Puller, {
+        ...puller,
+        stats: Effect.map(puller.stats, (stats) => ({ ...stats, bytes: bytes += 1000 })),
+        paused: Effect.sync(() => paused)
+      })
+      yield* TestClock.adjust("5 seconds")
+      const rate = (yield* status).bytesPerSecond
+      assert.isAbove(rate, 0)
+      assert.isTrue(Option.isSome((yield* status).eta))
+      paused = ["disk"]
+      assert.deepStrictEqual([(yield* status).bytesPerSecond, (yield* status).eta], [rate, Option.none()])
+    }).pipe(Effect.provide(clusterLayer({ script: unreachable }))))
 
   it.effect("becomes JSON and back without a loss", () =>
     Effect.gen(function*() {

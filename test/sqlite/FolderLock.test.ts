@@ -2,7 +2,7 @@ import { assert, describe, it } from "@effect/vitest"
 import { Effect, Exit, Scope } from "effect"
 import { spawn } from "node:child_process"
 import { join } from "node:path"
-import { acquire } from "../../src/sqlite/FolderLock.ts"
+import { acquire, isTaken } from "../../src/sqlite/FolderLock.ts"
 import { temporaryFolder } from "../support/folder.ts"
 
 describe("FolderLock", () => {
@@ -10,10 +10,13 @@ describe("FolderLock", () => {
     Effect.gen(function*() {
       const folder = join(yield* temporaryFolder, "state")
       const scope = yield* Scope.make()
+      assert.isFalse(yield* isTaken(folder))
       yield* Scope.provide(acquire(folder), scope)
       const error = yield* Effect.flip(Effect.scoped(acquire(folder)))
       assert.include(error.message, "another node runs on it")
+      assert.isTrue(yield* isTaken(folder))
       yield* Scope.close(scope, Exit.void)
+      assert.isFalse(yield* isTaken(folder))
       yield* acquire(folder)
     }))
 
