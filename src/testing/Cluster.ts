@@ -11,18 +11,19 @@
  * Everything but the edges is the real thing: what one publishes the other follows, pulls, verifies and shows. A node
  * whose scope has closed is unreachable; what it held in memory is gone.
  */
-import { Context, Effect, Layer } from "effect"
+import { Context, Effect, Layer, Schema } from "effect"
 import * as BackendMemory from "../backend/BackendMemory.ts"
 import * as InventoryMemory from "../inventory/InventoryMemory.ts"
 import * as ManifestMemory from "../manifest/ManifestMemory.ts"
 import * as MembershipStatic from "../membership/MembershipStatic.ts"
 import * as PeerResolverOriginFirst from "../membership/PeerResolverOriginFirst.ts"
 import { Backend } from "../ports/Backend.ts"
+import { explain } from "../ports/explain.ts"
 import { FetchClient, FileNotOnPeer, PeerRejected, PeerUnreachable } from "../ports/FetchClient.ts"
 import { NodeId } from "../ports/FileEntry.ts"
 import { Inventory } from "../ports/Inventory.ts"
 import { Manifest } from "../ports/Manifest.ts"
-import type { MembershipError } from "../ports/Membership.ts"
+import { MembershipError } from "../ports/Membership.ts"
 import type { Ports } from "../Replication.ts"
 import * as Background from "../replication/Background.ts"
 import * as CatchUp from "../replication/CatchUp.ts"
@@ -51,7 +52,7 @@ export type Node =
   | Scrub.Scrub
 
 export interface Cluster {
-  /** One of the nodes. Each build is a node that begins with nothing. */
+  /** One of the nodes. Each build is a node that begins with nothing. Fails where the cluster has none of that id. */
   readonly layerTest: (id: string) => Layer.Layer<Node, MembershipError>
   /** What a test does to the manifest behind everybody's back: takes it away, puts a backup back. */
   readonly manifest: ManifestMemory.Control
@@ -115,11 +116,21 @@ const behaviour = Readiness.layer({ readyMaxLagMillis: 0, gated: true }).pipe(
   Layer.provideMerge(Background.layer)
 )
 
-/** Nodes that share a manifest and know each other; those named `writer…` are writers. */
-export const make = (ids: ReadonlyArray<string>): Effect.Effect<Cluster> =>
-  Effect.map(ManifestMemory.make, ({ control, manifest }) => {
+const decodeIds = Schema.decodeUnknownEffect(Schema.Array(NodeId))
+
+/**
+ * Nodes that share a manifest and know each other; those named `writer…` are writers. Fails where one of the names is no
+ * id of a node.
+ */
+export const make = (ids: ReadonlyArray<string>): Effect.Effect<Cluster, MembershipError> =>
+  Effect.gen(function*() {
+    const { control, manifest } = yield* ManifestMemory.make
     const nodes = new Map<string, Context.Context<Held>>()
-    const peers = ids.map((id, n) => ({ id: NodeId.make(id), address: { host: "memory", port: n + 1 } }))
+    const nodeIds = yield* Effect.mapError(
+      decodeIds(ids),
+      (error) => new MembershipError({ operation: "open", detail: explain(error) })
+    )
+    const peers = nodeIds.map((id, n) => ({ id, address: { host: "memory", port: n + 1 } }))
 
     /** Known to the others as long as it lives. */
     const reachable = (id: string) =>
@@ -129,7 +140,7 @@ export const make = (ids: ReadonlyArray<string>): Effect.Effect<Cluster> =>
           () => Effect.sync(() => nodes.delete(id))
         )))
 
-    const layerTest = (id: string): Layer.Layer<Node, MembershipError> =>
+    const layerOf = (id: NodeId): Layer.Layer<Node, MembershipError> =>
       behaviour.pipe(
         Layer.provideMerge(reachable(id)),
         Layer.provideMerge(PeerResolverOriginFirst.layer),
@@ -139,11 +150,18 @@ export const make = (ids: ReadonlyArray<string>): Effect.Effect<Cluster> =>
           Layer.fresh(InventoryMemory.layer),
           client(nodes),
           MembershipStatic.layer({
-            self: { id: NodeId.make(id), role: id.startsWith("writer") ? "writer" : "reader" },
+            self: { id, role: id.startsWith("writer") ? "writer" : "reader" },
             peers
           })
         ))
       )
+
+    const layerTest = (name: string): Layer.Layer<Node, MembershipError> => {
+      const id = nodeIds.find((id) => id === name)
+      if (id !== undefined) return layerOf(id)
+      const detail = `${JSON.stringify(name)} is none of the nodes of this cluster: ${nodeIds.join(", ")}`
+      return Layer.unwrap(Effect.fail(new MembershipError({ operation: "open", detail })))
+    }
 
     return { layerTest, manifest: control }
   })

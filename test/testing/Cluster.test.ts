@@ -42,6 +42,17 @@ describe("a cluster in memory", () => {
       assert.strictEqual((yield* Effect.flip(Context.get(reader, Readiness).gate))._tag, "NotReady")
     }))
 
+  it.live("says which names are no ids, and which ids are none of its nodes", () =>
+    Effect.gen(function*() {
+      const wrong = yield* Effect.flip(Cluster.make(["writer", "bad id!"]))
+      assert.include(wrong.message, "1: Expected 1 to 128 of A-Z a-z 0-9 . _ -")
+      const { layerTest } = yield* Cluster.make(["writer", "reader"])
+      for (const name of ["bad id!", "another"]) {
+        const unknown = yield* Effect.flip(Layer.build(layerTest(name)))
+        assert.include(unknown.message, `"${name}" is none of the nodes of this cluster: writer, reader`)
+      }
+    }))
+
   it.live("has a node for a test that needs only one, and a view over it", () =>
     Effect.gen(function*() {
       const { entry } = yield* (yield* Registrar).publish({ path: "db/a" }, text("a"))
