@@ -38,7 +38,8 @@ export class TooFewCopies extends Schema.TaggedError<TooFewCopies>()("TooFewCopi
     const lacks = ({ kind }: Copies.Sighting) => kind !== "Held"
     const files = this.files.slice(0, 20).map(({ path, sightings }) => {
       const who = sightings.filter(lacks).map(({ detail, node }) => `\n    ${node}: ${detail}`)
-      return `  ${path}: ${Copies.held(sightings)} of ${this.wanted}${who.join("")}`
+      const members = sightings.length < this.wanted ? `\n    there are only ${sightings.length} nodes` : ""
+      return `  ${path}: ${Copies.held(sightings)} of ${this.wanted}${who.join("")}${members}`
     })
     const more = this.files.length > 20 ? [`  and ${this.files.length - 20} files more`] : []
     const within = Duration.format(Duration.millis(this.timeoutMillis))

@@ -2,6 +2,7 @@
 import { Clock, Console, Duration, Effect, Option, Schema, Stdio } from "effect"
 import { Command, Flag } from "effect/cli"
 import { NodeStatus } from "../http/answers.ts"
+import { files } from "../internal/files.ts"
 import { NodeId, Revision } from "../ports/FileEntry.ts"
 import { Inventory } from "../ports/Inventory.ts"
 import { Cursor, Manifest } from "../ports/Manifest.ts"
@@ -93,8 +94,6 @@ const fromFiles = Effect.fnUntraced(function*(client: Option.Option<Client>) {
     live: Option.map(live, ({ word }) => word.status)
   } satisfies StatusReport
 })
-
-const files = (count: number) => count === 1 ? "1 file" : `${count} files`
 
 /** Where a node is asked, if it can be, and whether a process holds its folder. */
 interface Seen {

@@ -2,6 +2,7 @@
 import { Console, Duration, Effect, Layer, Schedule, Schema } from "effect"
 import { Command, Flag } from "effect/cli"
 import { NodeStatus, Verification } from "../http/answers.ts"
+import { filesWere } from "../internal/files.ts"
 import { Inventory } from "../ports/Inventory.ts"
 import * as PathLock from "../replication/PathLock.ts"
 import * as Scrub from "../replication/Scrub.ts"
@@ -19,8 +20,11 @@ export class DamageFound extends Schema.TaggedError<DamageFound>()("DamageFound"
   missing: Schema.Natural
 }) {
   override get message(): string {
-    return `${this.damaged} files were damaged and set aside, ${this.missing} were missing; they are owed again, and the `
-      + "node pulls them from its peers while it runs"
+    const damaged = `${filesWere(this.damaged)} damaged and set aside`
+    return `${damaged}, ${
+      filesWere(this.missing)
+    } missing; what was is owed again, and the node pulls it from its peers `
+      + "while it runs"
   }
 }
 

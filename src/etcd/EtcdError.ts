@@ -51,7 +51,9 @@ export const errorOf = (
   endpoint: string,
   failure: { readonly code: number; readonly details: string }
 ): EtcdError => {
-  const { code, details } = failure
+  const { code } = failure
+  // What the library appends when it has nothing to append.
+  const details = failure.details.replace(/\. Resolution note: $/, "")
   const error = (reason: EtcdError["reason"], detail = details) =>
     new EtcdError({ reason, operation, endpoint, detail })
   if (details.includes("required revision has been compacted")) return error("Compacted")

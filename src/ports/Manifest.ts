@@ -62,12 +62,17 @@ export class Conflict extends Schema.TaggedError<Conflict>()("Conflict", {
   }
 }
 
-/** The path was deleted. A deleted path never comes back with a late registration. */
+/**
+ * The path was deleted. A deleted path never comes back with a late registration. `replaced`: a file was to take its
+ * place, and no file stands there.
+ */
 export class Gone extends Schema.TaggedError<Gone>()("Gone", {
   path: FilePath,
-  reason: Schema.String
+  reason: Schema.String,
+  replaced: Schema.optionalKey(Schema.Literal(true))
 }) {
   override get message(): string {
+    if (this.replaced === true) return `${this.path} can't be replaced: ${this.reason}`
     return `${this.path} was deleted (${this.reason}); publish under another path`
   }
 }

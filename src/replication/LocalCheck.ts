@@ -6,6 +6,7 @@
  * it stays verified, with others it is set aside and owed again, and so is one that is gone. The manifest is not asked.
  */
 import { Context, Duration, Effect, Layer, Option, Queue, Semaphore, type Stream, SubscriptionRef } from "effect"
+import { filesWere } from "../internal/files.ts"
 import { Backend, type BackendError } from "../ports/Backend.ts"
 import type { FilePath } from "../ports/FilePath.ts"
 import { Inventory, type InventoryError } from "../ports/Inventory.ts"
@@ -86,7 +87,7 @@ export const layer = (
           page = next
         }
         if (lost > 0) {
-          yield* Effect.logWarning(`${lost} files were missing or damaged on this disk; they are owed again`)
+          yield* Effect.logWarning(`${filesWere(lost)} missing or damaged on this disk, and owed again from now on`)
         }
         yield* SubscriptionRef.set(checked, true)
       }).pipe(Effect.tapError(inDoubt))

@@ -8,6 +8,7 @@
  * waited for, not the newest one. A node of which a part has ended is not ready any more.
  */
 import { Clock, Context, Duration, Effect, Layer, Option, Schedule, Schema, Stream, SubscriptionRef } from "effect"
+import { filesAre } from "../internal/files.ts"
 import { Inventory, type InventoryError, type Progress } from "../ports/Inventory.ts"
 import { type Cursor, Manifest, Unavailable } from "../ports/Manifest.ts"
 import { Membership } from "../ports/Membership.ts"
@@ -93,7 +94,7 @@ export const unreadyReason = (evidence: Evidence, readyMaxLagMillis: number): st
   }
   const owedFor = Option.match(progress.oldestOwed, { onNone: () => undefined, onSome: (since) => now - since })
   if (owedFor === undefined || (readyMaxLagMillis > 0 && owedFor <= readyMaxLagMillis)) return ""
-  const owes = `${progress.owed.files} files are owed, ${progress.owed.bytes} bytes`
+  const owes = `${filesAre(progress.owed.files)} owed, ${progress.owed.bytes} bytes`
   if (paused.length > 0) return `${owes}, and pulling pauses: ${paused.map((reason) => whyPaused[reason]).join("; ")}`
   return Option.contains(peers, 0) ? `${owes}, and no peer is known that could have them` : owes
 }

@@ -9,6 +9,7 @@
  * within a deadline; what is left stays pending.
  */
 import { Clock, Context, Duration, Effect, Exit, Fiber, FiberSet, Layer, Option, Schema, Scope, Stream } from "effect"
+import { filesAre } from "../internal/files.ts"
 import { agrees, Backend, BackendError, type FileStat, type Held, type Staged } from "../ports/Backend.ts"
 import { explain } from "../ports/explain.ts"
 import { FileEntry, type Registered } from "../ports/FileEntry.ts"
@@ -64,7 +65,7 @@ export class Registrar extends Context.Service<Registrar, {
   readonly adopt: (file: NewFile, seen?: FileStat) => Effect.Effect<Registered, PublishError>
   /**
    * Writes files that take the place of others: nobody ever sees a part of it, on any node, at any time. At most 100
-   * paths in all. `Gone`: a file that should be replaced is not in the manifest any more, or a new path was deleted
+   * paths in all. `Gone`: a file that should be replaced is not in the manifest, or a new path was deleted
    * before; nothing was done. One replacement at a time; what is not finished when the process ends is finished by the
    * next start, before any other. Two nodes must not replace the same files: leave that to one.
    */
@@ -122,7 +123,7 @@ export const layer = (
         )
         if (Option.isSome(drained)) return
         const left = yield* FiberSet.size(finishing)
-        yield* Effect.logWarning(`${left} files are written but not registered; the next start registers them`)
+        yield* Effect.logWarning(`${filesAre(left)} written but not registered; the next start does that`)
       }))
 
       // The node's tracer, whoever publishes.
@@ -275,8 +276,6 @@ export const layer = (
         const paths = add.length + remove.length
         if (paths > maxReplacement) return yield* new TooLarge({ paths, limit: maxReplacement })
         const entries = yield* Effect.forEach(add, (file) => describe(file, "0".repeat(64), 0))
-        const twice = entries.find(({ path }, n) => entries.findIndex((other) => other.path === path) !== n)
-        if (twice !== undefined) return yield* new InvalidEntry({ path: twice.path, detail: "it is named twice" })
         const removed = yield* Effect.forEach(remove, ({ path, reason }) =>
           Schema.decodeEffect(FilePath)(path).pipe(
             Effect.mapBoth({
@@ -287,6 +286,9 @@ export const layer = (
         const isBelow = (path: FilePath, folder: FilePath) => path.startsWith(`${folder}/`)
         /** A folder whose files are removed may become a file, and the other way round. */
         const givesWay = (to: FilePath) => removed.some(({ path }) => isBelow(path, to) || isBelow(to, path))
+        const named = [...entries, ...removed].map(({ path }) => path)
+        const twice = entries.find(({ path }) => named.indexOf(path) !== named.lastIndexOf(path))
+        if (twice !== undefined) return yield* new InvalidEntry({ path: twice.path, detail: "it is named twice" })
         // Always in one order, so that two callers never wait for each other.
         const locked = entries.map(({ path }) => path).sort().map((path) => withLock(path))
         return yield* inTwoSteps(

@@ -13,6 +13,7 @@ import { Inventory, type Pending } from "../ports/Inventory.ts"
 import { Gone, Manifest, type Replacement } from "../ports/Manifest.ts"
 import { Membership } from "../ports/Membership.ts"
 import * as Traces from "../telemetry/Traces.ts"
+import { inManifest } from "./FileReport.ts"
 import { Placement } from "./Placement.ts"
 import { manifestAgain } from "./retry.ts"
 
@@ -113,7 +114,11 @@ export const make = Effect.gen(function*() {
     const done = add.every(({ entry }, n) =>
       Option.exists(added[n] ?? Option.none(), (file) => sameBytes(file.entry, entry))
     )
-    if (!done) return yield* new Gone({ path: absent.path, reason: "it is not in the manifest any more" })
+    if (done) return
+    const { path } = absent
+    const standing = yield* Effect.provideService(inManifest(path), Manifest, manifest)
+    const reason = standing.state === "deleted" ? `it was deleted (${standing.reason})` : "it is not in the manifest"
+    return yield* new Gone({ path, reason, replaced: true })
   })
 
   const show = Effect.fnUntraced(function*(pending: Pending, given: Given) {

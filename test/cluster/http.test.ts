@@ -56,7 +56,7 @@ describe("a node's HTTP server", () => {
         assert.strictEqual(refused.headers.get("cache-control"), "no-store")
         const status = yield* decodeStatus(refused.body)
         assert.deepStrictEqual([status.node, status.ready, status.owed.files], ["reader", false, 1])
-        assert.strictEqual(status.reason, "1 files are owed, 10 bytes, and no peer is known that could have them")
+        assert.strictEqual(status.reason, "1 file is owed, 10 bytes, and no peer is known that could have them")
 
         const source = join(folder, "source")
         yield* Effect.promise(() => writeFile(source, "some bytes"))

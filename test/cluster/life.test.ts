@@ -66,13 +66,14 @@ describe("publish --wait", () => {
 
         two.node.child.kill("SIGTERM")
         assert.strictEqual(yield* two.node.exit, 0)
-        for (const [where, as] of [[beside, "db/b"], [there, "db/d"]] as const) {
-          const gone = yield* publish(where, as, "--wait", "2", "--timeout", "1")
+        const few = "    there are only 2 nodes\n"
+        for (const [where, as, wait, more] of [[beside, "db/b", 2, ""], [there, "db/d", 3, few]] as const) {
+          const gone = yield* publish(where, as, "--wait", String(wait), "--timeout", "1")
           assert.strictEqual(gone.code, 1)
           assert.strictEqual(
             gone.stderr,
-            "file-replication: published, but a file is not on 2 nodes within 1s:\n"
-              + `  ${as}: 1 of 2\n    two: gives no sign of life and was not asked\n`
+            `file-replication: published, but a file is not on ${wait} nodes within 1s:\n`
+              + `  ${as}: 1 of ${wait}\n    two: gives no sign of life and was not asked\n${more}`
           )
           assert.match(gone.stdout, new RegExp(`^${as} `))
         }

@@ -100,7 +100,7 @@ layer(node, { timeout: 120_000, excludeTestServices: true })("commands that ask 
   it.effect("status says how the node stands, and watches it", () =>
     Effect.gen(function*() {
       const { folder, here, there, url } = yield* Node
-      assert.match(fine(yield* there("status")), /^node\n {2}state +not ready: 1 files are owed/)
+      assert.match(fine(yield* there("status")), /^node\n {2}state +not ready: 1 file is owed/)
       const report = yield* decode(StatusReport, fine(yield* here("status", "--json")))
       assert.deepStrictEqual([String(report.node), report.owed.files, report.live._tag], ["node", 1, "Some"])
       const watching = yield* start(["status", "--watch", "--url", url], {}, folder)
@@ -160,7 +160,7 @@ layer(node, { timeout: 120_000, excludeTestServices: true })("commands that ask 
       const damaged = yield* here("verify", "--rate", "0")
       assert.strictEqual(damaged.code, 1)
       assert.match(damaged.stdout, /1 damaged, 0 missing/)
-      assert.match(damaged.stderr, /\nfile-replication: 1 files were damaged|^file-replication: 1 files were damaged/)
+      assert.match(damaged.stderr, /\nfile-replication: 1 file was damaged|^file-replication: 1 file was damaged/)
     }), patience)
 
   it.effect("pause and resume hold and let go, and need the token", () =>

@@ -107,7 +107,7 @@ replication_max_serve_bytes_per_second = 65536`
         const { reason } = yield* right.until(({ failed, manifestTrouble, ready }) =>
           !ready && failed === 1 && Option.isSome(manifestTrouble)
         )
-        assert.match(reason, /^1 files are owed, 262144 bytes/)
+        assert.match(reason, /^1 file is owed, 262144 bytes/)
         const alone = yield* left.until(({ verified }) => verified.files === 3)
         assert.deepStrictEqual([alone.ready, Option.isNone(alone.manifestTrouble)], [true, true])
         const why = yield* run(["why", "db/underway", "--url", right.url], {}, undefined, there.there)

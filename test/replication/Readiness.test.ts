@@ -192,7 +192,7 @@ describe("Readiness", () => {
       yield* register("db/a")
       yield* untilOwing
       assert.isFalse(yield* readiness.ready)
-      assert.include((yield* readiness.status).reason, "1 files are owed")
+      assert.include((yield* readiness.status).reason, "1 file is owed")
     }).pipe(Effect.provide(clusterLayer({ script: unreachable }))))
 
   it.effect("is not said of a node that owes and knows no peer, and says so", () =>
@@ -203,7 +203,7 @@ describe("Readiness", () => {
       const { ready, reason } = yield* readiness.status
       assert.deepStrictEqual([ready, reason], [
         false,
-        "1 files are owed, 4 bytes, and no peer is known that could have them"
+        "1 file is owed, 4 bytes, and no peer is known that could have them"
       ])
     }).pipe(Effect.provide(clusterLayer({ peers: [] }))))
 
@@ -307,7 +307,7 @@ describe("the gate", () => {
         yield* owing
         const refused = yield* Effect.flip(readiness.gate)
         assert.strictEqual(refused._tag, "NotReady")
-        assert.include(refused.message, "1 files are owed")
+        assert.include(refused.message, "1 file is owed")
         assert.strictEqual(Option.getOrThrow(refused.status).owed.files, 1)
         assert.isAtLeast(refused.retryAfterMillis, 1000)
         yield* pulls.open

@@ -83,7 +83,9 @@ describe("Registrar.replace", () => {
         registrar.replace([{ path: "db/123", bytes: text("123") }], merged("db/1", "db/2", "db/3"))
       )
       assert.strictEqual(error._tag, "Gone")
-      assert.include(error.message, "db/1 was deleted")
+      assert.strictEqual(error.message, "db/1 can't be replaced: it was deleted (merged)")
+      const never = yield* Effect.flip(registrar.replace([{ path: "db/123", bytes: text("123") }], merged("db/never")))
+      assert.strictEqual(never.message, "db/never can't be replaced: it is not in the manifest")
       assert.deepStrictEqual(yield* manifest.head, head)
       assert.strictEqual(yield* standingPaths, "db/12 db/3")
       assert.deepStrictEqual(yield* inventory.pendings, [])
@@ -99,10 +101,12 @@ describe("Registrar.replace", () => {
         registrar.replace([{ path: "db/a", bytes }], merged(...Array.from({ length: 100 }, (_, n) => `db/${n}`))),
         registrar.replace([{ path: "db/a", bytes }, { path: "db/a", bytes }], []),
         registrar.replace([{ path: "../a", bytes }], []),
+        registrar.replace([{ path: "db/a", bytes }], merged("db/a")),
         registrar.replace([{ path: "db/a", bytes }], merged("/etc/passwd"))
       ], Effect.flip)
       assert.deepStrictEqual(refusals.map(({ _tag }) => _tag), [
         "TooLarge",
+        "InvalidEntry",
         "InvalidEntry",
         "InvalidEntry",
         "InvalidEntry"
