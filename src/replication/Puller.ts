@@ -7,12 +7,13 @@
 import { Context, Effect, Layer, Option, PubSub, Stream } from "effect"
 import type { Scope } from "effect"
 import type { Backend } from "../ports/Backend.ts"
-import type { FetchClient } from "../ports/FetchClient.ts"
+import { FetchClient } from "../ports/FetchClient.ts"
 import type { Registered } from "../ports/FileEntry.ts"
 import type { FilePath } from "../ports/FilePath.ts"
 import { Inventory, type InventoryError } from "../ports/Inventory.ts"
 import type { Membership } from "../ports/Membership.ts"
 import type { PeerResolver } from "../ports/PeerResolver.ts"
+import * as Asking from "./asking.ts"
 import { Background } from "./Background.ts"
 import * as Feed from "./Feed.ts"
 import * as Pauses from "./Pauses.ts"
@@ -31,7 +32,10 @@ export class Puller extends Context.Service<Puller, {
   readonly offer: (debts: ReadonlyArray<Feed.Debt>) => Effect.Effect<void>
   /** Counts a file that was found to be here before it was ever queued. */
   readonly skipped: (file: Registered) => Effect.Effect<void>
-  /** Why a file waits that no peer has failed to deliver: for room on the disk, or for others; `none` unless it does. */
+  /**
+   * What becomes of a file that no peer has failed to deliver: it waits for room on the disk, or for others, or a peer is
+   * asked for it now; `none` unless it is one of these.
+   */
   readonly waitsFor: (path: FilePath) => Effect.Effect<Option.Option<string>>
   /** Stops the pull of a path that was deleted. */
   readonly withdraw: (path: FilePath) => Effect.Effect<void>
@@ -66,13 +70,22 @@ export const layer = (
       const receipts = yield* PubSub.unbounded<Receipt>()
       const feed = yield* Feed.start(options.queueSize, pauses)
       const rearmed = yield* Rearm.start(background, feed.lookNow)
-      const workers = yield* Workers.start(options, { feed, pauses, rearmed, receipts })
+      const asking = Asking.make(yield* FetchClient)
+      const workers = yield* Workers.start(options, { feed, pauses, rearmed, receipts }).pipe(
+        Effect.provideService(FetchClient, asking.client)
+      )
 
       return {
         enqueue: feed.enqueue,
         offer: feed.offer,
         skipped: (file) => Effect.sync(() => feed.skip(file)),
-        waitsFor: (path) => Effect.sync(() => feed.waitsFor(path)),
+        waitsFor: (path) =>
+          Effect.sync(() =>
+            Option.orElse(
+              feed.waitsFor(path),
+              () => Option.map(asking.of(path), (peer) => `${peer} is asked for it now`)
+            )
+          ),
         withdraw: (path) =>
           Effect.sync(() => {
             const file = feed.withdraw(path)
