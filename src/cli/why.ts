@@ -37,7 +37,7 @@ const answerText = ({ at_ms, detail, kind, not_before_ms }: Answer, now: number)
 }
 
 const suspect = ({ on_disk, suspect }: FileReport): ReadonlyArray<Line> => {
-  if (!suspect) return []
+  if (suspect !== true) return []
   const what = on_disk === null ? "it is not there any more" : "what lies there has changed since, and may be wrong"
   return [["suspect", `${what}; the next check tells, and "verify" is one`]]
 }

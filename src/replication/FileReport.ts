@@ -72,8 +72,11 @@ export const FileReport = Schema.Struct({
   pending: Schema.Boolean,
   /** What lies under this name in the data folder; nothing is known of its bytes. */
   on_disk: Schema.NullOr(Schema.Struct({ size_bytes: Schema.Natural, mtime_ms: Schema.Int })),
-  /** Whether this node calls it verified and what lies there is not as it was then: the next check looks at its bytes. */
-  suspect: Schema.Boolean,
+  /**
+   * Whether this node calls it verified and what lies there is not as it was then: the next check looks at its bytes. An
+   * older node leaves this out.
+   */
+  suspect: Schema.optionalKey(Schema.Boolean),
   /** Why the disk could not say so. */
   disk_error: Schema.NullOr(Schema.String)
 })

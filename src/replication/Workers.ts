@@ -313,12 +313,17 @@ export const start = Effect.fnUntraced(function*(
       Effect.onExit(effect, (exit) => Exit.isSuccess(exit) && exit.value ? Effect.void : feed.giveBack(place))
   )
 
+  // So few at a time while none can go together: what is left goes alone, and a peer may soon say that it takes them.
+  const few = 8
+  let most: number = mostTogether.files
   /** Lets files go together; those that can't are left to the workers. */
-  const gather = pauses.open.pipe(
-    Effect.andThen(feed.takeTogether(mostTogether.files)),
-    Effect.flatMap(together.join),
-    Effect.flatMap(feed.leaveAlone)
-  )
+  const gather = Effect.gen(function*() {
+    yield* pauses.open
+    const places = yield* feed.takeTogether(most)
+    const left = yield* together.join(places)
+    most = left.length < places.length ? mostTogether.files : few
+    yield* feed.leaveAlone(left)
+  })
   yield* background.run("what lets files go together", Effect.forever(gather))
 
   const { smallWorkers = 0, workers } = options
