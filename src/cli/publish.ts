@@ -5,12 +5,15 @@ import { basename } from "node:path"
 import { CopiesOf, Registration } from "../http/answers.ts"
 import * as ExactJson from "../ports/ExactJson.ts"
 import type { Registered } from "../ports/FileEntry.ts"
+import { Inventory } from "../ports/Inventory.ts"
+import { Manifest } from "../ports/Manifest.ts"
 import { layerGuestBackend, layerPorts, layerRoom, type StartError } from "../Replication.ts"
 import * as Background from "../replication/Background.ts"
 import * as Copies from "../replication/Copies.ts"
 import * as PathLock from "../replication/PathLock.ts"
 import * as Placement from "../replication/Placement.ts"
 import * as Registrar from "../replication/Registrar.ts"
+import * as WalkNote from "../replication/walkNote.ts"
 import { folders, ReplicationConfig, type Settings } from "../ReplicationConfig.ts"
 import * as FolderLock from "../sqlite/FolderLock.ts"
 import { type Client, fileAddress, place } from "./client.ts"
@@ -57,6 +60,21 @@ export const targets = (files: ReadonlyArray<string>, as: Option.Option<string>)
   })
 
 /**
+ * Where no node has followed the manifest yet, its position behind what was published is kept: else nothing would tell of
+ * which history the revisions here are, and a node that starts later would take what another one lacks for deleted.
+ */
+const keepPosition = Effect.gen(function*() {
+  const manifest = yield* Manifest
+  const inventory = yield* Inventory
+  const { cursor } = yield* inventory.progress
+  if (Option.isSome(cursor)) return
+  const before = yield* WalkNote.recall(inventory)
+  // What an earlier history knew must still be told from this one.
+  if (Option.isSome(before) && Option.isSome(yield* manifest.lost(before.value))) return
+  yield* WalkNote.remember(inventory, yield* manifest.head)
+})
+
+/**
  * A registrar without a node around it: it writes into the node's data folder. Beside a running node it is a guest, and
  * leaves what the node has unfinished alone; without one it is the node for this moment, and finishes what is pending.
  */
@@ -71,7 +89,13 @@ export const layerRegistrar = (
       finishesPending: alone,
       reconcileIntervalMillis: 0
     })
+    const position = Layer.effectDiscard(Effect.gen(function*() {
+      const ports = yield* Effect.context<Inventory | Manifest>()
+      const keep = Effect.provideContext(keepPosition, ports)
+      yield* Effect.addFinalizer(() => Effect.ignore(Effect.timeoutOption(keep, "2 seconds")))
+    }))
     return Layer.merge(registrar, Copies.layer).pipe(
+      Layer.provide(position),
       Layer.provide(Placement.layer),
       Layer.provide(PathLock.layer),
       Layer.provide(layerRoom),

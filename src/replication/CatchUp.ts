@@ -16,7 +16,7 @@
  * Events are followed while the walk goes on, from the head that was read before it; until it has reached the end their
  * cursor is kept in memory only, so that a crash begins the walk again.
  */
-import { Cause, Clock, Context, Duration, Effect, Exit, Layer, Option, Random, Result, Schedule, Schema } from "effect"
+import { Cause, Clock, Context, Duration, Effect, Exit, Layer, Option, Random, Result, Schedule } from "effect"
 import { Semaphore, Stream } from "effect"
 import type { Backend } from "../ports/Backend.ts"
 import type { Registered } from "../ports/FileEntry.ts"
@@ -33,6 +33,7 @@ import * as Orphans from "./orphans.ts"
 import { Puller } from "./Puller.ts"
 import { Unlinker } from "./Unlinker.ts"
 import * as Walk from "./walk.ts"
+import * as WalkNote from "./walkNote.ts"
 
 export interface CatchUpOptions {
   /** Between a delete event and the unlink, milliseconds. */
@@ -84,11 +85,6 @@ const pause = Duration.seconds(1)
 
 /** Between two looks at a queue that is too full for the walk. */
 const breath = Duration.millis(50)
-
-/** The name under which the inventory keeps where the first walk began: before its end there is no cursor. */
-const walkNote = "walk"
-
-const CursorText = Schema.fromJsonString(Cursor)
 
 const notYet: Omit<CatchUpStatus, "confirmed" | "orphans"> = {
   running: false,
@@ -293,13 +289,6 @@ export const layer = (
       // Where to begin
       // ---------------------------------------------------------------------
 
-      const recalled = Effect.map(
-        inventory.recall(walkNote),
-        Option.flatMap((text) =>
-          Result.getSuccess(Schema.decodeResult(CursorText)(text))
-        )
-      )
-
       const barrier = Effect.suspend(() => {
         if (status.barrier !== "waiting") {
           return Effect.void
@@ -332,7 +321,7 @@ export const layer = (
       const begin = Effect.gen(function*() {
         yield* barrier
         const { cursor } = yield* inventory.progress
-        const stood = Option.isSome(cursor) ? cursor : yield* recalled
+        const stood = Option.isSome(cursor) ? cursor : yield* WalkNote.recall(inventory)
         const lost = Option.isSome(stood) ? yield* answered("lost", manifest.lost(stood.value)) : Option.none()
         if (Option.contains(lost, "EpochChanged")) {
           yield* Effect.logWarning("the manifest has another history; it is compared with everything here")
@@ -354,7 +343,7 @@ export const layer = (
           }
           return false
         }
-        yield* inventory.remember(walkNote, Option.some(yield* Effect.orDie(Schema.encodeEffect(CursorText)(at))))
+        yield* WalkNote.remember(inventory, at)
         position = at
         return true
       })
@@ -374,7 +363,8 @@ export const layer = (
       yield* background.run(
         "the follower of the manifest",
         session.pipe(
-          Effect.catchTag("CursorLost", (lost) => Effect.logWarning(lost.message)),
+          Effect.catchTag("CursorLost", (lost) =>
+            Effect.logWarning(lost.message)),
           Effect.catchTag(["InventoryError", "Unavailable"], failed),
           Effect.forever
         )
@@ -382,7 +372,8 @@ export const layer = (
       if (options.enabled && options.walkIntervalMillis > 0) {
         const rest = Effect.flatMap(
           Random.nextBetween(0.9, 1.1),
-          (factor) => Effect.sleep(Duration.millis(options.walkIntervalMillis * factor))
+          (factor) =>
+            Effect.sleep(Duration.millis(options.walkIntervalMillis * factor))
         )
         yield* background.run("the walk over the manifest", Effect.forever(Effect.andThen(rest, walkAgain)))
       }

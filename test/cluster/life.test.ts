@@ -1,7 +1,7 @@
 /** The life of a node, with processes as an operator runs them. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Schedule, Schema } from "effect"
-import { rm, writeFile } from "node:fs/promises"
+import { copyFile, readFile, rm, writeFile } from "node:fs/promises"
 import { join } from "node:path"
 import { DatabaseSync } from "node:sqlite"
 import { version } from "../../src/version.ts"
@@ -122,6 +122,38 @@ describe("drain and remove-node", () => {
   )
 })
 
+describe("publish without a node", () => {
+  it.live(
+    "keeps what it published when a backup of the manifest is put back before a node starts for the first time",
+    () =>
+      Effect.gen(function*() {
+        const folder = yield* temporaryFolder
+        const file = yield* source(folder, "bytes")
+        const config = yield* configure(folder, "one")
+        const publish = (as: string) =>
+          Effect.map(run(["publish", file, "--as", as, "--config", config]), ({ code }) => assert.strictEqual(code, 0))
+        const manifest = join(folder, "manifest.db")
+        yield* publish("db/a")
+        yield* Effect.promise(() => copyFile(manifest, join(folder, "backup")))
+        yield* publish("db/b")
+        for (const end of ["", "-wal", "-shm"]) yield* Effect.promise(() => rm(`${manifest}${end}`, { force: true }))
+        yield* Effect.promise(() => copyFile(join(folder, "backup"), manifest))
+        const one = yield* served(folder, "one")
+        const status = Effect.promise(async () => {
+          const answer: unknown = await (await fetch(`${one.url}/api/v1/cluster/status`)).json()
+          return JSON.stringify(answer)
+        })
+        yield* Effect.repeat(status, {
+          until: (text) => /"completed_ms":\d/.test(text),
+          schedule: Schedule.spaced("50 millis")
+        })
+        assert.include(yield* status, "\"orphans\":1,")
+        assert.strictEqual(yield* Effect.promise(() => readFile(join(folder, "one/data/db/b"), "utf8")), "bytes")
+      }),
+    30_000
+  )
+})
+
 describe("drain", () => {
   it.live(
     "ends at once when only files are left that the manifest does not know, and says what to do",
@@ -129,10 +161,8 @@ describe("drain", () => {
       Effect.gen(function*() {
         const folder = yield* temporaryFolder
         const file = yield* source(folder, "bytes")
-        const before = yield* served(folder, "one")
-        assert.strictEqual((yield* run(["publish", file, "--as", "db/a", "--url", before.url])).code, 0)
-        before.node.child.kill("SIGTERM")
-        assert.strictEqual(yield* before.node.exit, 0)
+        const config = yield* configure(folder, "one")
+        assert.strictEqual((yield* run(["publish", file, "--as", "db/a", "--config", config])).code, 0)
         for (const end of ["", "-wal", "-shm"]) {
           yield* Effect.promise(() => rm(join(folder, `manifest.db${end}`), { force: true }))
         }
