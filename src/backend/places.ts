@@ -96,9 +96,12 @@ export const checkName = Effect.fnUntraced(function*(roots: Roots, path: string)
 const checkAbove = Effect.fnUntraced(function*(folder: string): Effect.fn.Return<void, Refused> {
   const real = yield* unlessGone(realPath(folder))
   if (real === folder) return
+  if (real !== undefined) return yield* throughLink
+  const stat = yield* unlessGone(lstat(folder))
   // A link that leads nowhere has no real path either.
-  if (real !== undefined || (yield* unlessGone(lstat(folder))) !== undefined) return yield* throughLink
-  yield* checkAbove(dirname(folder))
+  if (stat?.isSymbolicLink() === true) return yield* throughLink
+  // Where it stands by now, somebody has just made it.
+  yield* checkAbove(stat === undefined ? dirname(folder) : folder)
 })
 
 const unlessGone = <A>(effect: Effect.Effect<A, Refused>) =>

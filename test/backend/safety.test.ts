@@ -77,6 +77,15 @@ describe("BackendLocal never follows a symbolic link", () => {
       assert.isTrue(lstatSync(join(data, "link")).isSymbolicLink())
     }))
 
+  fresh("but takes none for one where a folder is made meanwhile", () =>
+    Effect.gen(function*() {
+      const backend = yield* Backend
+      for (let n = 0; n < 1000; n++) {
+        const names = Array.from({ length: 4 }, (_, each) => backend.checkName(pathOf(`made ${n}/below/${each}`)))
+        yield* Effect.all([...names, write(pathOf(`made ${n}/below/file`), bytes(10))], { concurrency: "unbounded" })
+      }
+    }))
+
   fresh("in place of a file", ({ data, state }) =>
     Effect.gen(function*() {
       const outside = join(state, "..", "outside")
