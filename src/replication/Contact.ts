@@ -25,7 +25,7 @@ export interface ContactState {
   readonly gap: Option.Option<Gap>
 }
 
-/** Pure: whether events up to a position have been taken. */
+/** Pure: whether a cursor is of the same history as a position, and not before it. */
 const isReached = (at: Cursor, cursor: Option.Option<Cursor>): boolean =>
   Option.exists(cursor, ({ epoch, revision }) => epoch === at.epoch && revision >= at.revision)
 
@@ -35,7 +35,7 @@ export const gapBehind = (gap: Option.Option<Gap>, cursor: Option.Option<Cursor>
 
 /**
  * Pure: the position whose events are waited for. It stays until it is reached, so that its age is that of the gap,
- * however far the manifest goes on meanwhile.
+ * however far the manifest goes on meanwhile. One that is not in the manifest's history any more is not waited for.
  */
 export const nextGap = (
   gap: Option.Option<Gap>,
@@ -43,7 +43,9 @@ export const nextGap = (
   cursor: Option.Option<Cursor>,
   now: number
 ): Option.Option<Gap> =>
-  Option.filter(gapBehind(gap, cursor), ({ at }) => at.epoch === head.epoch).pipe(
+  Option.filter(gapBehind(gap, cursor), ({ at }) => isReached(at, Option.some(head))).pipe(
+    // A clock that was set back made it young again for as long.
+    Option.map(({ at, since }) => ({ at, since: Math.min(since, now) })),
     Option.orElse(() => gapBehind(Option.some({ at: head, since: now }), cursor))
   )
 

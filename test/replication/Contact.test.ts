@@ -19,6 +19,7 @@ describe("the gap behind the manifest", () => {
     assert.deepStrictEqual(gap, Option.some({ at: cursor(3), since: 1000 }))
     assert.deepStrictEqual(nextGap(gap, cursor(9), at(2), 2000), gap)
     assert.deepStrictEqual(gapBehind(gap, at(3)), Option.none())
+    assert.deepStrictEqual(nextGap(gap, cursor(9), at(2), 500), Option.some({ at: cursor(3), since: 500 }))
     // Whoever keeps up with a manifest that goes on all the time is never far behind.
     assert.deepStrictEqual(nextGap(gap, cursor(9), at(3), 2000), Option.some({ at: cursor(9), since: 2000 }))
     assert.deepStrictEqual(nextGap(gap, cursor(9), at(9), 2000), Option.none())
@@ -28,6 +29,10 @@ describe("the gap behind the manifest", () => {
     const gap = Option.some({ at: cursor(3), since: 1000 })
     const other = cursor(1, "f")
     assert.deepStrictEqual(nextGap(gap, other, at(2), 2000), Option.some({ at: other, since: 2000 }))
+    // Of a backup that was put back, which has the same name and never told of that position.
+    const restored = cursor(2)
+    assert.deepStrictEqual(nextGap(gap, restored, at(1), 2000), Option.some({ at: restored, since: 2000 }))
+    assert.deepStrictEqual(nextGap(gap, restored, at(2), 2000), Option.none())
   })
 
   /** A manifest whose stream of events does something else from the moment on that `broken` says. */
