@@ -23,8 +23,8 @@ export const DrainStatus = Schema.Struct({
   files: Schema.Natural,
   /** How many of them no other node holds, as far as is known. */
   left: Schema.Natural,
-  /** How many of these the manifest does not know: no node asks for them, so waiting is in vain. */
-  orphans: Schema.Natural,
+  /** How many of these the manifest does not know: no node asks for them, so waiting is in vain. An older node says none. */
+  orphans: Schema.Natural.pipe(Schema.withDecodingDefaultKey(Effect.succeed(0))),
   /** Some of these, and why. */
   examples: Schema.Array(Left),
   /** This node is not needed any more and can be stopped. */
