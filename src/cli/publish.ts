@@ -70,7 +70,7 @@ const keepPosition = Effect.gen(function*() {
   if (Option.isSome(cursor)) return
   const before = yield* WalkNote.recall(inventory)
   // What an earlier history knew must still be told from this one.
-  if (Option.isSome(before) && Option.isSome(yield* manifest.lost(before.value))) return
+  if (Option.isSome(before) && Option.contains(yield* manifest.lost(before.value), "EpochChanged")) return
   yield* WalkNote.remember(inventory, yield* manifest.head)
 })
 

@@ -130,10 +130,17 @@ describe("publish without a node", () => {
         const folder = yield* temporaryFolder
         const file = yield* source(folder, "bytes")
         const config = yield* configure(folder, "one")
-        const publish = (as: string) =>
-          Effect.map(run(["publish", file, "--as", as, "--config", config]), ({ code }) => assert.strictEqual(code, 0))
+        const publish = (as: string, by = config) =>
+          Effect.map(run(["publish", file, "--as", as, "--config", by]), ({ code }) => assert.strictEqual(code, 0))
         const manifest = join(folder, "manifest.db")
         yield* publish("db/a")
+        yield* publish("db/other", yield* configure(folder, "two"))
+        // As when tombstones were collected: what is kept of the position is older than they were.
+        yield* Effect.sync(() => {
+          const database = new DatabaseSync(manifest)
+          database.exec("UPDATE meta SET gc_seq = 2")
+          database.close()
+        })
         yield* Effect.promise(() => copyFile(manifest, join(folder, "backup")))
         yield* publish("db/b")
         for (const end of ["", "-wal", "-shm"]) yield* Effect.promise(() => rm(`${manifest}${end}`, { force: true }))
