@@ -60,17 +60,16 @@ export const targets = (files: ReadonlyArray<string>, as: Option.Option<string>)
   })
 
 /**
- * Where no node has followed the manifest yet, its position behind what was published is kept: else nothing would tell of
- * which history the revisions here are, and a node that starts later would take what another one lacks for deleted.
+ * The manifest's position behind what was published is kept: else nothing would tell of which history the revisions here
+ * are before a node has followed it that far, and one that starts later would take what another history lacks for deleted.
  */
 const keepPosition = Effect.gen(function*() {
   const manifest = yield* Manifest
   const inventory = yield* Inventory
-  const { cursor } = yield* inventory.progress
-  if (Option.isSome(cursor)) return
-  const before = yield* WalkNote.recall(inventory)
   // What an earlier history knew must still be told from this one.
-  if (Option.isSome(before) && Option.contains(yield* manifest.lost(before.value), "EpochChanged")) return
+  for (const at of yield* WalkNote.positions(inventory)) {
+    if (Option.contains(yield* manifest.lost(at), "EpochChanged")) return
+  }
   yield* WalkNote.remember(inventory, yield* manifest.head)
 })
 

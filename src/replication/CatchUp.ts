@@ -321,13 +321,18 @@ export const layer = (
       const begin = Effect.gen(function*() {
         yield* barrier
         const { cursor } = yield* inventory.progress
-        const stood = Option.isSome(cursor) ? cursor : yield* WalkNote.recall(inventory)
-        const lost = Option.isSome(stood) ? yield* answered("lost", manifest.lost(stood.value)) : Option.none()
-        if (Option.contains(lost, "EpochChanged")) {
+        const stood = yield* WalkNote.positions(inventory)
+        const losses = yield* Effect.forEach(stood, (at) =>
+          answered("lost", manifest.lost(at)))
+        if (
+          losses.some((lost) =>
+            Option.contains(lost, "EpochChanged")
+          )
+        ) {
           yield* Effect.logWarning("the manifest has another history; it is compared with everything here")
           yield* turn.withPermit(inventory.apply([{ _tag: "NewHistory" }]))
         }
-        if (Option.isSome(cursor) && Option.isNone(lost)) {
+        if (Option.isSome(cursor) && losses.every(Option.isNone)) {
           position = cursor.value
           walked = true
           note({ barrier: "reached" })
@@ -363,8 +368,7 @@ export const layer = (
       yield* background.run(
         "the follower of the manifest",
         session.pipe(
-          Effect.catchTag("CursorLost", (lost) =>
-            Effect.logWarning(lost.message)),
+          Effect.catchTag("CursorLost", (lost) => Effect.logWarning(lost.message)),
           Effect.catchTag(["InventoryError", "Unavailable"], failed),
           Effect.forever
         )
@@ -372,8 +376,7 @@ export const layer = (
       if (options.enabled && options.walkIntervalMillis > 0) {
         const rest = Effect.flatMap(
           Random.nextBetween(0.9, 1.1),
-          (factor) =>
-            Effect.sleep(Duration.millis(options.walkIntervalMillis * factor))
+          (factor) => Effect.sleep(Duration.millis(options.walkIntervalMillis * factor))
         )
         yield* background.run("the walk over the manifest", Effect.forever(Effect.andThen(rest, walkAgain)))
       }

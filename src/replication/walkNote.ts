@@ -1,7 +1,7 @@
 /**
- * Where the first walk over the manifest began, kept in the inventory. Before its end there is no cursor, and this
- * position is all that tells of which history the revisions here are: what this one has no more was deleted, what another
- * one lacks was not.
+ * Where the first walk over the manifest began, or what was published here without a node ended, kept in the inventory.
+ * Where there is no cursor, or an earlier one, this position is all that tells of which history the revisions here are:
+ * what this one has no more was deleted, what another one lacks was not.
  */
 import { Effect, Option, Result, Schema } from "effect"
 import type { Inventory } from "../ports/Inventory.ts"
@@ -22,3 +22,13 @@ export const remember = (inventory: Inventory["Service"], at: Cursor) =>
     Effect.orDie(Schema.encodeEffect(CursorText)(at)),
     (text) => inventory.remember(name, Option.some(text))
   )
+
+/** The positions that tell of which history the revisions here are: the cursor, and what was kept where it is further. */
+export const positions = Effect.fnUntraced(function*(inventory: Inventory["Service"]) {
+  const { cursor } = yield* inventory.progress
+  const further = Option.filter(
+    yield* recall(inventory),
+    ({ epoch, revision }) => Option.isNone(cursor) || (epoch === cursor.value.epoch && revision > cursor.value.revision)
+  )
+  return [...Option.toArray(cursor), ...Option.toArray(further)]
+})

@@ -124,7 +124,7 @@ describe("drain and remove-node", () => {
 
 describe("publish without a node", () => {
   it.live(
-    "keeps what it published when a backup of the manifest is put back before a node starts for the first time",
+    "keeps what it published when a backup of the manifest is put back before a node has followed it",
     () =>
       Effect.gen(function*() {
         const folder = yield* temporaryFolder
@@ -142,20 +142,29 @@ describe("publish without a node", () => {
           database.close()
         })
         yield* Effect.promise(() => copyFile(manifest, join(folder, "backup")))
+        const putBack = Effect.promise(async () => {
+          for (const end of ["", "-wal", "-shm"]) await rm(`${manifest}${end}`, { force: true })
+          await copyFile(join(folder, "backup"), manifest)
+        })
+        const untilCompared = (url: string) =>
+          Effect.repeat(Effect.promise(() => fetch(`${url}/api/v1/cluster/status`).then((answer) => answer.text())), {
+            until: (text) => text.includes("\"confirmed\":true"),
+            schedule: Schedule.spaced("50 millis")
+          })
         yield* publish("db/b")
-        for (const end of ["", "-wal", "-shm"]) yield* Effect.promise(() => rm(`${manifest}${end}`, { force: true }))
-        yield* Effect.promise(() => copyFile(join(folder, "backup"), manifest))
+        yield* putBack
         const one = yield* served(folder, "one")
-        const status = Effect.promise(async () => {
-          const answer: unknown = await (await fetch(`${one.url}/api/v1/cluster/status`)).json()
-          return JSON.stringify(answer)
-        })
-        yield* Effect.repeat(status, {
-          until: (text) => /"completed_ms":\d/.test(text),
-          schedule: Schedule.spaced("50 millis")
-        })
-        assert.include(yield* status, "\"orphans\":1,")
-        assert.strictEqual(yield* Effect.promise(() => readFile(join(folder, "one/data/db/b"), "utf8")), "bytes")
+        assert.include(yield* untilCompared(one.url), "\"orphans\":1,")
+        one.node.child.kill("SIGTERM")
+        assert.strictEqual(yield* one.node.exit, 0)
+        // And behind what a node has followed.
+        yield* publish("db/c")
+        yield* putBack
+        assert.include(yield* untilCompared((yield* served(folder, "one")).url), "\"orphans\":2,")
+        for (const name of ["b", "c"]) {
+          const text = yield* Effect.promise(() => readFile(join(folder, "one/data/db", name), "utf8"))
+          assert.strictEqual(text, "bytes")
+        }
       }),
     30_000
   )
