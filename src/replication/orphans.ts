@@ -16,8 +16,9 @@ import type { Walk } from "./walk.ts"
 /** The name under which the inventory keeps how many files nobody knew when the folder was last compared. */
 const noteName = "strangers"
 
-/** Between two comparisons of the folder while there are such files. */
+/** Between two comparisons of the folder while there are such files; and so many times as long as the last one took. */
 const again = Duration.minutes(5)
+const restTimes = 20
 
 export interface Orphans {
   readonly count: Effect.Effect<number, InventoryError>
@@ -33,6 +34,7 @@ export const make = Effect.fnUntraced(function*(strangers: Walk["strangers"]): E
   const inventory = yield* Inventory
   const background = yield* Background
   let counted: number | undefined
+  let took = Duration.zero
 
   const strange = Effect.suspend(() =>
     counted !== undefined
@@ -41,7 +43,8 @@ export const make = Effect.fnUntraced(function*(strangers: Walk["strangers"]): E
   )
 
   const compare = Effect.gen(function*() {
-    const { example, files } = yield* strangers
+    const [spent, { example, files }] = yield* Effect.timed(strangers)
+    took = spent
     yield* inventory.remember(noteName, files === 0 ? Option.none() : Option.some(String(files)))
     counted = files
     return example
@@ -49,7 +52,7 @@ export const make = Effect.fnUntraced(function*(strangers: Walk["strangers"]): E
 
   yield* background.run(
     "the count of files that nobody knows",
-    Effect.sleep(again).pipe(
+    Effect.suspend(() => Effect.sleep(Duration.max(again, Duration.times(took, restTimes)))).pipe(
       Effect.andThen(strange),
       Effect.andThen((files) => files === 0 ? Effect.void : Effect.asVoid(compare)),
       Effect.catchTag(["BackendError", "InventoryError", "Unavailable"], ({ message }) => Effect.logWarning(message)),
