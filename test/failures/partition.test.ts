@@ -123,6 +123,7 @@ replication_max_serve_bytes_per_second = 65536`
         assert.deepStrictEqual(left.shows().map(([name]) => name), ["before", "left", "right", "underway"])
         assert.deepStrictEqual(right.shows(), left.shows())
       }),
-    120_000
+    // Connections that a cut has broken, and what rests, are tried again after longer and longer.
+    300_000
   )
 }
