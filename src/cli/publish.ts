@@ -67,7 +67,8 @@ const keepPosition = Effect.gen(function*() {
   const manifest = yield* Manifest
   const inventory = yield* Inventory
   // What an earlier history knew must still be told from this one.
-  for (const at of yield* WalkNote.positions(inventory)) {
+  const { cursor } = yield* inventory.progress
+  for (const at of yield* WalkNote.positions(inventory, cursor)) {
     if (Option.contains(yield* manifest.lost(at), "EpochChanged")) return
   }
   yield* WalkNote.remember(inventory, yield* manifest.head)

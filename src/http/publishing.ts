@@ -3,7 +3,7 @@ import { Duration, Effect, Option, Schema } from "effect"
 import { HttpServerResponse } from "effect/http"
 import type { Registered } from "../ports/FileEntry.ts"
 import type { FilePath } from "../ports/FilePath.ts"
-import { Inventory } from "../ports/Inventory.ts"
+import { Inventory, knownHere } from "../ports/Inventory.ts"
 import { Manifest } from "../ports/Manifest.ts"
 import type { PublishError } from "../replication/Registrar.ts"
 import { Registration } from "./answers.ts"
@@ -23,9 +23,7 @@ export const stoodAsKnown = Effect.fnUntraced(function*(path: FilePath) {
     Effect.catchTag("Unavailable", () => Effect.succeedNone)
   )
   if (Option.isSome(answer)) return answer.value
-  const row = yield* (yield* Inventory).verified(path)
-  // At revision 0 only an earlier history knew it.
-  return Option.isSome(row) && row.value.file.revision > 0 ? row.value.file : undefined
+  return Option.getOrUndefined(yield* knownHere(yield* Inventory, path))
 })
 
 const encode = Schema.encodeUnknownSync(Schema.toCodecJson(Registration))

@@ -6,7 +6,7 @@
 import { Clock, Effect, Option } from "effect"
 import type { FileEntry } from "../ports/FileEntry.ts"
 import type { FilePath } from "../ports/FilePath.ts"
-import { Inventory } from "../ports/Inventory.ts"
+import { Inventory, knownHere } from "../ports/Inventory.ts"
 import { getAll, Manifest, Unavailable } from "../ports/Manifest.ts"
 import { Refused } from "./answers.ts"
 
@@ -36,19 +36,18 @@ export const make = Effect.gen(function*() {
     )
   })
 
-  const knownHere = Effect.fnUntraced(function*(path: FilePath, away: Unavailable) {
-    const known = yield* inventory.verified(path).pipe(
+  const byItself = Effect.fnUntraced(function*(path: FilePath, away: Unavailable) {
+    const known = yield* knownHere(inventory, path).pipe(
       Effect.mapError(({ message }) => new Refused({ code: "backend", reason: message }))
     )
-    // At revision 0 only an earlier history knew it.
-    if (Option.exists(known, ({ file }) => file.revision > 0)) return Option.map(known, ({ file }) => file.entry)
-    return yield* new Refused({ code: "raft", reason: away.message })
+    if (Option.isNone(known)) return yield* new Refused({ code: "raft", reason: away.message })
+    return Option.some(known.value.entry)
   })
 
   const listed: Listing = (paths) =>
     ask(paths).pipe(
       Effect.map((files) => files.map(Option.map(({ entry }) => entry))),
-      Effect.catchTag("Unavailable", (away) => Effect.forEach(paths, (path) => knownHere(path, away)))
+      Effect.catchTag("Unavailable", (away) => Effect.forEach(paths, (path) => byItself(path, away)))
     )
   return listed
 })

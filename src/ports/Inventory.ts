@@ -22,7 +22,7 @@
  *
  * A file that this node writes is *pending* besides, from the moment its bytes are sealed until it is settled.
  */
-import { Context, type Effect, type Option, type Result, Schema, type Stream } from "effect"
+import { Context, Effect, Option, type Result, Schema, type Stream } from "effect"
 import { Held } from "./Backend.ts"
 import { FileEntry, NodeId, type Registered, Revision } from "./FileEntry.ts"
 import { FilePath } from "./FilePath.ts"
@@ -237,3 +237,16 @@ export class Inventory extends Context.Service<Inventory, {
   /** The progress now, then whenever it has changed: the latest, changes in between left out. */
   readonly changes: Stream.Stream<Progress, InventoryError>
 }>()("file-replication/Inventory") {}
+
+/**
+ * What this node knows of a file by itself, while the manifest does not answer: what it has verified. At revision 0 only
+ * an earlier history of the manifest knew it.
+ */
+export const knownHere = (
+  inventory: Inventory["Service"],
+  path: FilePath
+): Effect.Effect<Option.Option<Registered>, InventoryError> =>
+  Effect.map(
+    inventory.verified(path),
+    Option.flatMap(({ file }) => file.revision > 0 ? Option.some(file) : Option.none())
+  )

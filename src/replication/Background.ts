@@ -31,7 +31,6 @@ export const layer: Layer.Layer<Background> = Layer.effect(
   Background,
   Effect.gen(function*() {
     const failed = yield* Deferred.make<never, BackgroundFailed>()
-    let first = Option.none<BackgroundFailed>()
     return {
       run: Effect.fnUntraced(function*(what, effect) {
         let closing = false
@@ -40,7 +39,6 @@ export const layer: Layer.Layer<Background> = Layer.effect(
             if (closing && exit._tag === "Failure" && Cause.hasInterruptsOnly(exit.cause)) return Effect.void
             const detail = exit._tag === "Failure" ? Cause.pretty(exit.cause) : "without a reason"
             const error = new BackgroundFailed({ what, detail })
-            if (Option.isNone(first)) first = Option.some(error)
             return Effect.andThen(Effect.logError(error.message), Deferred.fail(failed, error))
           }),
           Effect.forkScoped
@@ -49,7 +47,10 @@ export const layer: Layer.Layer<Background> = Layer.effect(
         yield* Effect.addFinalizer(() => Effect.sync(() => (closing = true)))
       }),
       failure: Deferred.await(failed),
-      failed: Effect.sync(() => first)
+      failed: Effect.flatMap(
+        Deferred.poll(failed),
+        Option.match({ onNone: () => Effect.succeedNone, onSome: (end) => Effect.asSome(Effect.flip(end)) })
+      )
     }
   })
 )

@@ -321,7 +321,7 @@ export const layer = (
       const begin = Effect.gen(function*() {
         yield* barrier
         const { cursor } = yield* inventory.progress
-        const stood = yield* WalkNote.positions(inventory)
+        const stood = yield* WalkNote.positions(inventory, cursor)
         const losses = yield* Effect.forEach(stood, (at) =>
           answered("lost", manifest.lost(at)))
         if (

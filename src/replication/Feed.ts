@@ -146,9 +146,12 @@ export const start = Effect.fnUntraced(function*(
     return true
   }
 
-  const aside = yield* Aside.make<Place>((place) => {
-    if (!admit(place)) drop(place)
-  })
+  /** The same of one that has its place still. */
+  const readmit = (place: Place, list?: List): void => {
+    if (!admit(place, list)) drop(place)
+  }
+
+  const aside = yield* Aside.make<Place>((place) => readmit(place))
 
   /** Gives whether it waited beside the queue. */
   const removed = (place: Place): boolean => parked.remove(place) || aside.remove(place)
@@ -353,14 +356,14 @@ export const start = Effect.fnUntraced(function*(
         Effect.sync(() => {
           // So it goes alone: only what is known to be absent goes together.
           place.known = {}
-          if (!admit(place)) drop(place)
+          readmit(place)
         }),
         wakeIfRoom
       ),
     leaveAlone: (some) =>
       Effect.andThen(
         Effect.sync(() => {
-          for (const place of some) if (!admit(place, "left")) drop(place)
+          for (const place of some) readmit(place, "left")
         }),
         // Of the others, which were not left, more is read for the room that they leave.
         wakeIfRoom

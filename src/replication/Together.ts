@@ -300,8 +300,9 @@ export const make = Effect.fnUntraced(function*({ arrived, onBytes, onWrong, ope
 
   const deskOf = (peer: Peer): Desk => {
     const key = keyOf(peer)
-    const made = { peer, waiting: [], few: Latch.makeUnsafe(true), stuck: false, onTheirWay: 0, scheduled: false }
-    const desk = desks.get(key) ?? made
+    const standing = desks.get(key)
+    if (standing !== undefined) return standing
+    const desk = { peer, waiting: [], few: Latch.makeUnsafe(true), stuck: false, onTheirWay: 0, scheduled: false }
     desks.set(key, desk)
     return desk
   }

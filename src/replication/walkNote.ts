@@ -24,8 +24,7 @@ export const remember = (inventory: Inventory["Service"], at: Cursor) =>
   )
 
 /** The positions that tell of which history the revisions here are: the cursor, and what was kept where it is further. */
-export const positions = Effect.fnUntraced(function*(inventory: Inventory["Service"]) {
-  const { cursor } = yield* inventory.progress
+export const positions = Effect.fnUntraced(function*(inventory: Inventory["Service"], cursor: Option.Option<Cursor>) {
   const further = Option.filter(
     yield* recall(inventory),
     ({ epoch, revision }) => Option.isNone(cursor) || (epoch === cursor.value.epoch && revision > cursor.value.revision)
